@@ -1,0 +1,812 @@
+/**
+ * Everything that can go wrong, as tagged errors.
+ *
+ * A *soft* error is the broker's refusal of one operation: it closes the channel of that operation and appears in its
+ * error channel. A *hard* error ends or prevents a connection: one `AmqpConnectionError` with a `reason` for each way
+ * that can happen. The rest are the outcomes of publishing, the end of consumers, and values that AMQP cannot carry.
+ * All are `Schema.TaggedError`s, so they cross process boundaries, and no field of any of them holds a secret.
+ *
+ * The module decides what an error *is*. It does not decide which operation a reply code belongs to: the engine does.
+ *
+ * @since 0.1.0
+ */
+import * as Schema from "effect/Schema"
+import { replyCodes } from "./internal/replyCodes.ts"
+
+// -----------------------------------------------------------------------------
+// soft errors
+// -----------------------------------------------------------------------------
+
+const softFields = {
+  /** The reply code of `channel.close`. */
+  replyCode: Schema.Int,
+  /** The broker's own words. */
+  replyText: Schema.String,
+  /** The operation that provoked it, as the specification calls it: `"queue.declare"`. */
+  operation: Schema.String,
+  /** The queue or exchange that the operation named; empty where it names none. */
+  entity: Schema.String,
+  /** Class of the method that provoked it; 0 where the broker did not say. */
+  classId: Schema.Int,
+  /** Method that provoked it; 0 where the broker did not say. */
+  methodId: Schema.Int
+}
+
+interface SoftParts {
+  readonly replyText: string
+  readonly operation: string
+  readonly entity: string
+}
+
+const softMessage = (error: SoftParts, advice: string): string => {
+  const target = error.entity === "" ? "" : ` ${JSON.stringify(error.entity)}`
+  return `${error.operation}${target} was refused: ${error.replyText}. ${advice}`
+}
+
+/**
+ * 403: the user may not do this, or the name belongs to the broker (`amq.*`, the default exchange), or another
+ * consumer is exclusive.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpAccessRefused
+  extends Schema.TaggedError<AmqpAccessRefused>("effect-amqp/AmqpAccessRefused")("AmqpAccessRefused", softFields)
+{
+  override get message(): string {
+    return softMessage(this, "Check the user's permissions on this vhost, and that the name is not reserved.")
+  }
+}
+
+/**
+ * 404: the queue or exchange does not exist, or the node that holds it is down.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpNotFound
+  extends Schema.TaggedError<AmqpNotFound>("effect-amqp/AmqpNotFound")("AmqpNotFound", softFields)
+{
+  override get message(): string {
+    return softMessage(this, "Declare it before use, and check its name and the vhost.")
+  }
+}
+
+/**
+ * 405: the queue is exclusive to another connection.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpResourceLocked
+  extends Schema.TaggedError<AmqpResourceLocked>("effect-amqp/AmqpResourceLocked")("AmqpResourceLocked", softFields)
+{
+  override get message(): string {
+    return softMessage(this, "An exclusive queue can only be used by the connection that declared it.")
+  }
+}
+
+/**
+ * 406: the request contradicts what exists or is not valid: another durability or argument, a queue in use, an unknown
+ * delivery tag, a message that is too large, an acknowledgement that came too late.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpPreconditionFailed
+  extends Schema.TaggedError<AmqpPreconditionFailed>("effect-amqp/AmqpPreconditionFailed")(
+    "AmqpPreconditionFailed",
+    softFields
+  )
+{
+  override get message(): string {
+    return softMessage(this, "Compare the options with what the broker already holds.")
+  }
+}
+
+/**
+ * 311: the content is larger than the broker accepts at this time.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpContentTooLarge
+  extends Schema.TaggedError<AmqpContentTooLarge>("effect-amqp/AmqpContentTooLarge")("AmqpContentTooLarge", softFields)
+{
+  override get message(): string {
+    return softMessage(this, "Send a smaller message.")
+  }
+}
+
+/**
+ * A channel that the broker closed with a reply code that the specification does not list as soft (or with 313, which
+ * no broker uses). Only ever a `cause`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpChannelException
+  extends Schema.TaggedError<AmqpChannelException>("effect-amqp/AmqpChannelException")(
+    "AmqpChannelException",
+    softFields
+  )
+{
+  override get message(): string {
+    return softMessage(this, `The broker closed the channel with reply code ${this.replyCode}.`)
+  }
+}
+
+/**
+ * The broker's refusals that close one channel (specification 1.2, class "soft-error").
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type SoftError =
+  | AmqpAccessRefused
+  | AmqpNotFound
+  | AmqpResourceLocked
+  | AmqpPreconditionFailed
+  | AmqpContentTooLarge
+  | AmqpChannelException
+
+const softErrors = [
+  AmqpAccessRefused,
+  AmqpNotFound,
+  AmqpResourceLocked,
+  AmqpPreconditionFailed,
+  AmqpContentTooLarge,
+  AmqpChannelException
+] as const
+
+/** The fields of every soft error. */
+export type SoftErrorProps = ConstructorParameters<typeof AmqpNotFound>[0]
+
+const softByName = {
+  "content-too-large": AmqpContentTooLarge,
+  "no-consumers": AmqpChannelException,
+  "access-refused": AmqpAccessRefused,
+  "not-found": AmqpNotFound,
+  "resource-locked": AmqpResourceLocked,
+  "precondition-failed": AmqpPreconditionFailed
+} as const
+
+/**
+ * The error of a `channel.close`, by its reply code.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromChannelClose = (props: SoftErrorProps): SoftError => {
+  const known = replyCodes[props.replyCode]
+  const SoftClass = known?.severity === "soft" ? softByName[known.name] : AmqpChannelException
+  return new SoftClass(props)
+}
+
+// -----------------------------------------------------------------------------
+// reasons of AmqpConnectionError: the broker's hard errors
+// -----------------------------------------------------------------------------
+
+const replyFields = {
+  /** The reply code of `connection.close`. */
+  replyCode: Schema.Int,
+  /** The broker's own words. */
+  replyText: Schema.String,
+  /** Class of the method that provoked it; 0 where the broker did not say. */
+  classId: Schema.Int,
+  /** Method that provoked it; 0 where the broker did not say. */
+  methodId: Schema.Int
+}
+
+const reply = <Self>() => <const Tag extends string>(tag: Tag) =>
+  Schema.TaggedError<Self>(`effect-amqp/${tag}`)(tag, replyFields)
+
+/**
+ * 320: an operator closed the connection, the node shuts down, or the vhost or user was deleted.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ConnectionForced extends reply<ConnectionForced>()("ConnectionForced") {
+  override get message(): string {
+    return `the broker closed the connection: ${this.replyText}`
+  }
+}
+
+/**
+ * 402: the client tried to work with an unknown vhost.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class InvalidPath extends reply<InvalidPath>()("InvalidPath") {
+  override get message(): string {
+    return `the broker does not know this vhost: ${this.replyText}`
+  }
+}
+
+/**
+ * 501: the broker could not decode a frame.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class FrameError extends reply<FrameError>()("FrameError") {
+  override get message(): string {
+    return `the broker refused a frame: ${this.replyText}`
+  }
+}
+
+/**
+ * 502: a frame held a value that the broker could not decode.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class SyntaxError extends reply<SyntaxError>()("SyntaxError") {
+  override get message(): string {
+    return `the broker refused a value: ${this.replyText}`
+  }
+}
+
+/**
+ * 503: the request is not possible, for example an exchange of an unknown type.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class CommandInvalid extends reply<CommandInvalid>()("CommandInvalid") {
+  override get message(): string {
+    return `the broker refused a command: ${this.replyText}`
+  }
+}
+
+/**
+ * 504: a channel was used in a state that does not allow it.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ChannelError extends reply<ChannelError>()("ChannelError") {
+  override get message(): string {
+    return `the broker refused the use of a channel: ${this.replyText}`
+  }
+}
+
+/**
+ * 505: a frame came in the wrong order.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class UnexpectedFrame extends reply<UnexpectedFrame>()("UnexpectedFrame") {
+  override get message(): string {
+    return `the broker did not expect a frame: ${this.replyText}`
+  }
+}
+
+/**
+ * 506: the broker ran out of a resource.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ResourceError extends reply<ResourceError>()("ResourceError") {
+  override get message(): string {
+    return `the broker ran out of resources: ${this.replyText}`
+  }
+}
+
+/**
+ * 530: the vhost does not exist or may not be used, a limit is reached, or a consumer tag is taken.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class NotAllowed extends reply<NotAllowed>()("NotAllowed") {
+  override get message(): string {
+    return `the broker does not allow this: ${this.replyText}. Check the vhost, its limits and the user's access to it`
+  }
+}
+
+/**
+ * 540: the broker does not implement the request.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class NotImplemented extends reply<NotImplemented>()("NotImplemented") {
+  override get message(): string {
+    return `the broker does not implement this: ${this.replyText}`
+  }
+}
+
+/**
+ * 541: the broker failed internally.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class InternalError extends reply<InternalError>()("InternalError") {
+  override get message(): string {
+    return `the broker failed: ${this.replyText}`
+  }
+}
+
+/**
+ * The broker closed the connection with a reply code that the specification does not list as hard.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class UnknownReply extends reply<UnknownReply>()("UnknownReply") {
+  override get message(): string {
+    return `the broker closed the connection with code ${this.replyCode}: ${this.replyText}`
+  }
+}
+
+// -----------------------------------------------------------------------------
+// reasons of AmqpConnectionError: the client's own
+// -----------------------------------------------------------------------------
+
+/**
+ * No connection to the endpoint: refused, unreachable, unknown host, or not open within `connectTimeout`.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ConnectFailed extends Schema.TaggedError<ConnectFailed>("effect-amqp/ConnectFailed")("ConnectFailed", {
+  endpoint: Schema.String,
+  /** The platform's code, for example `"ECONNREFUSED"`; empty where it gives none. */
+  code: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `cannot connect to ${this.endpoint}: ${this.detail}. Check that a broker listens there`
+  }
+}
+
+/**
+ * TLS could not be established: an untrusted or mismatching certificate, or a refused client certificate.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class TlsFailed extends Schema.TaggedError<TlsFailed>("effect-amqp/TlsFailed")("TlsFailed", {
+  endpoint: Schema.String,
+  /** The code of the TLS library, for example `"SELF_SIGNED_CERT_IN_CHAIN"`; empty where it gives none. */
+  code: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    const code = this.code === "" ? "" : ` (${this.code})`
+    return `TLS with ${this.endpoint} failed: ${this.detail}${code}. Check the certificates and the server name`
+  }
+}
+
+/**
+ * The broker refused the credentials (403 at login), or offers no mechanism that the client may use.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class AuthenticationFailed
+  extends Schema.TaggedError<AuthenticationFailed>("effect-amqp/AuthenticationFailed")("AuthenticationFailed", {
+    mechanism: Schema.String,
+    detail: Schema.String
+  })
+{
+  override get message(): string {
+    const mechanism = this.mechanism === "" ? "" : ` with ${this.mechanism}`
+    return `authentication${mechanism} failed: ${this.detail}. Check the user name, the password and the mechanisms`
+  }
+}
+
+/**
+ * The peer speaks another protocol, or another version of AMQP.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ProtocolVersionMismatch
+  extends Schema.TaggedError<ProtocolVersionMismatch>("effect-amqp/ProtocolVersionMismatch")(
+    "ProtocolVersionMismatch",
+    {
+      /** What the peer offers, for example `"AMQP 0-8"`. */
+      offered: Schema.String
+    }
+  )
+{
+  override get message(): string {
+    return `the peer offers ${this.offered}, this client speaks AMQP 0-9-1`
+  }
+}
+
+/**
+ * The handshake was not over within `handshakeTimeout`.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class HandshakeTimeout
+  extends Schema.TaggedError<HandshakeTimeout>("effect-amqp/HandshakeTimeout")("HandshakeTimeout", {
+    /** The step that got no answer, for example `"connection.start-ok"`. */
+    step: Schema.String,
+    timeoutMillis: Schema.Finite
+  })
+{
+  override get message(): string {
+    return `the handshake was not over after ${this.timeoutMillis} ms: no answer to ${this.step}`
+  }
+}
+
+/**
+ * Nothing was received for two heartbeat intervals (specification 4.2.7).
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class HeartbeatTimeout
+  extends Schema.TaggedError<HeartbeatTimeout>("effect-amqp/HeartbeatTimeout")("HeartbeatTimeout", {
+    intervalSeconds: Schema.Finite
+  })
+{
+  override get message(): string {
+    return `the broker sent nothing for two heartbeat intervals of ${this.intervalSeconds} s`
+  }
+}
+
+/**
+ * The socket went away without a word of the protocol: end of file, reset, or a failed write.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ConnectionLost extends Schema.TaggedError<ConnectionLost>("effect-amqp/ConnectionLost")("ConnectionLost", {
+  /** What the connection was doing: `"open"`, or the step of the handshake. */
+  phase: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return this.phase === "open"
+      ? `the connection was lost: ${this.detail}`
+      : `the connection was lost during the handshake (${this.phase}): ${this.detail}`
+  }
+}
+
+/**
+ * The connection was closed by its own scope or by `close`.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ConnectionClosed
+  extends Schema.TaggedError<ConnectionClosed>("effect-amqp/ConnectionClosed")("ConnectionClosed", {})
+{
+  override get message(): string {
+    return "the connection was closed by this client"
+  }
+}
+
+/**
+ * The peer broke the protocol, or a limit that protects this client.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ProtocolViolation
+  extends Schema.TaggedError<ProtocolViolation>("effect-amqp/ProtocolViolation")("ProtocolViolation", {
+    /** The reply code that the client gives for it, from the specification's list of hard errors. */
+    replyCode: Schema.Int,
+    detail: Schema.String
+  })
+{
+  override get message(): string {
+    return `the peer broke the protocol: ${this.detail}`
+  }
+}
+
+const reasons = [
+  ConnectionForced,
+  InvalidPath,
+  FrameError,
+  SyntaxError,
+  CommandInvalid,
+  ChannelError,
+  UnexpectedFrame,
+  ResourceError,
+  NotAllowed,
+  NotImplemented,
+  InternalError,
+  UnknownReply,
+  ConnectFailed,
+  TlsFailed,
+  AuthenticationFailed,
+  ProtocolVersionMismatch,
+  HandshakeTimeout,
+  HeartbeatTimeout,
+  ConnectionLost,
+  ConnectionClosed,
+  ProtocolViolation
+] as const
+
+/**
+ * Why a connection ended or did not come about.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type AmqpConnectionErrorReason = InstanceType<typeof reasons[number]>
+
+/**
+ * Anything that ends or prevents a connection. Recover by `Effect.catchTag("AmqpConnectionError", …)`, or by one
+ * reason with `Effect.catchReason("AmqpConnectionError", "NotAllowed", …)`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpConnectionError
+  extends Schema.TaggedError<AmqpConnectionError>("effect-amqp/AmqpConnectionError")("AmqpConnectionError", {
+    reason: Schema.Union(reasons)
+  })
+{
+  override readonly cause = this.reason
+
+  override get message(): string {
+    return `AMQP connection: ${this.reason.message}`
+  }
+}
+
+const hardByName = {
+  "connection-forced": ConnectionForced,
+  "invalid-path": InvalidPath,
+  "frame-error": FrameError,
+  "syntax-error": SyntaxError,
+  "command-invalid": CommandInvalid,
+  "channel-error": ChannelError,
+  "unexpected-frame": UnexpectedFrame,
+  "resource-error": ResourceError,
+  "not-allowed": NotAllowed,
+  "not-implemented": NotImplemented,
+  "internal-error": InternalError
+} as const
+
+/**
+ * The error of a `connection.close`, by its reply code.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromConnectionClose = (props: ConstructorParameters<typeof UnknownReply>[0]): AmqpConnectionError => {
+  const known = replyCodes[props.replyCode]
+  const HardClass = known?.severity === "hard" ? hardByName[known.name] : UnknownReply
+  return new AmqpConnectionError({ reason: new HardClass(props) })
+}
+
+// -----------------------------------------------------------------------------
+// channels, publishing, consuming
+// -----------------------------------------------------------------------------
+
+/**
+ * The channel had already gone when the operation wanted to use it, or went away under it for another operation's
+ * fault.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpChannelClosed
+  extends Schema.TaggedError<AmqpChannelClosed>("effect-amqp/AmqpChannelClosed")("AmqpChannelClosed", {
+    /** The operation that could not be done. */
+    operation: Schema.String,
+    /** What closed the channel; absent where its own scope or `close` did. */
+    cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError]))
+  })
+{
+  override get message(): string {
+    const why = this.cause === undefined ? "it was closed by its scope" : this.cause.message
+    return `${this.operation}: the channel is closed: ${why}`
+  }
+}
+
+/** What closed a channel; `undefined` is its own scope. */
+export type ChannelCloseCause = AmqpChannelClosed["cause"]
+
+const publishFields = {
+  exchange: Schema.String,
+  routingKey: Schema.String
+}
+
+/**
+ * The broker could not take responsibility for the message (`basic.nack`), for example because the queue is full.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpPublishNacked
+  extends Schema.TaggedError<AmqpPublishNacked>("effect-amqp/AmqpPublishNacked")("AmqpPublishNacked", publishFields)
+{
+  override get message(): string {
+    return `the broker refused the message to ${route(this)}: it was not stored by every queue. Publish it again later`
+  }
+}
+
+/**
+ * A mandatory message that no queue wanted, or whose queues could not take it: the broker gave it back.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpMessageReturned
+  extends Schema.TaggedError<AmqpMessageReturned>("effect-amqp/AmqpMessageReturned")("AmqpMessageReturned", {
+    ...publishFields,
+    /** 312 (no route) on RabbitMQ. */
+    replyCode: Schema.Int,
+    replyText: Schema.String,
+    /** The body as the broker returned it. */
+    body: Schema.Uint8Array
+  })
+{
+  override get message(): string {
+    return `the message to ${route(this)} came back: ${this.replyText} (${this.replyCode}). Bind a queue to this key`
+  }
+}
+
+/**
+ * The channel went away between the write and the confirm: the message may or may not be stored.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpPublishUnconfirmed
+  extends Schema.TaggedError<AmqpPublishUnconfirmed>("effect-amqp/AmqpPublishUnconfirmed")("AmqpPublishUnconfirmed", {
+    ...publishFields,
+    /** What closed the channel; absent where its own scope or `close` did. */
+    cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError]))
+  })
+{
+  override get message(): string {
+    const why = this.cause === undefined ? "the channel was closed by its scope" : this.cause.message
+    return `no confirm for the message to ${route(this)}, its outcome is unknown: ${why}`
+  }
+}
+
+const route = (error: { readonly exchange: string; readonly routingKey: string }): string =>
+  `exchange ${JSON.stringify(error.exchange)}, routing key ${JSON.stringify(error.routingKey)}`
+
+/**
+ * The broker cancelled the consumer: its queue was deleted, or the node that held it is gone.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpConsumerCancelled
+  extends Schema.TaggedError<AmqpConsumerCancelled>("effect-amqp/AmqpConsumerCancelled")("AmqpConsumerCancelled", {
+    queue: Schema.String,
+    consumerTag: Schema.String
+  })
+{
+  override get message(): string {
+    return `the broker cancelled consumer ${JSON.stringify(this.consumerTag)} of queue ${JSON.stringify(this.queue)}: ` +
+      "the queue was deleted or its node is gone"
+  }
+}
+
+/**
+ * A delivery whose channel went away cannot be settled any more; the broker delivers it again.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpStaleDelivery
+  extends Schema.TaggedError<AmqpStaleDelivery>("effect-amqp/AmqpStaleDelivery")("AmqpStaleDelivery", {
+    deliveryTag: Schema.Finite,
+    /** The epoch of the connection that the delivery came from. */
+    epoch: Schema.Int
+  })
+{
+  override get message(): string {
+    return `delivery ${this.deliveryTag} of epoch ${this.epoch} can no longer be settled: its channel is gone, ` +
+      "the broker delivers it again"
+  }
+}
+
+/**
+ * A value that AMQP cannot carry. Nothing was written.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpEncodeError
+  extends Schema.TaggedError<AmqpEncodeError>("effect-amqp/AmqpEncodeError")("AmqpEncodeError", {
+    /** Where the value is: `"headers.retries[2]"`. */
+    path: Schema.String,
+    reason: Schema.String
+  })
+{
+  override get message(): string {
+    return this.path === "" ? `cannot encode: ${this.reason}` : `cannot encode ${this.path}: ${this.reason}`
+  }
+}
+
+/**
+ * Bytes that are not what they claim to be.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpDecodeError
+  extends Schema.TaggedError<AmqpDecodeError>("effect-amqp/AmqpDecodeError")("AmqpDecodeError", {
+    /** Where the bytes are: `"headers.retries[2]"`. */
+    path: Schema.String,
+    reason: Schema.String
+  })
+{
+  override get message(): string {
+    return this.path === "" ? `cannot decode: ${this.reason}` : `cannot decode ${this.path}: ${this.reason}`
+  }
+}
+
+// -----------------------------------------------------------------------------
+// guards
+// -----------------------------------------------------------------------------
+
+const isOneOf = (classes: ReadonlyArray<new(...args: never) => object>, u: unknown): boolean =>
+  classes.some((Class) => u instanceof Class)
+
+/**
+ * Whether a value is a broker's refusal that closed one channel.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isSoft = (u: unknown): u is SoftError => isOneOf(softErrors, u)
+
+/**
+ * Whether a value ended or prevented a connection.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isHard = (u: unknown): u is AmqpConnectionError => u instanceof AmqpConnectionError
+
+const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
+  switch (reason._tag) {
+    case "ConnectionForced":
+    case "ResourceError":
+    case "InternalError":
+    case "ConnectFailed":
+    case "HandshakeTimeout":
+    case "HeartbeatTimeout":
+    case "ConnectionLost":
+      return true
+    // A vhost that is missing stays missing; a limit is a matter of time.
+    case "NotAllowed":
+      return /limit|is down|not running/i.test(reason.replyText)
+    default:
+      return false
+  }
+}
+
+/**
+ * Whether the same operation may succeed later without a change to the program: the default input of recovery
+ * schedules.
+ *
+ * **Details**
+ *
+ * Lost, forced and refused connections are transient; refused credentials, a failed TLS verification and protocol
+ * errors are not. Where one code has two meanings, the broker's text decides: 404 for a queue whose node is down is
+ * transient, 404 for one that does not exist is not; 406 for a late acknowledgement is transient, other 406 are not.
+ * An exclusive queue (405) is transient: a dead connection of one's own may still hold it. Nacked and unconfirmed
+ * publishes are transient, returned ones are not.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isTransient = (u: unknown): boolean => {
+  if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
+  if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
+  if (u instanceof AmqpNotFound) return /is down|inaccessible|not running/i.test(u.replyText)
+  if (u instanceof AmqpPreconditionFailed) return /timed out|timeout/i.test(u.replyText)
+  return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
+    u instanceof AmqpConsumerCancelled
+}
