@@ -1,0 +1,131 @@
+/**
+ * Checks that every import in `src` points down: A ← B ← D and A ← C ← D.
+ *
+ * The table is the design. A new module has to be given its layer here first; cycles are the linter's job.
+ */
+import * as Fs from "node:fs"
+import * as Path from "node:path"
+
+interface Layer {
+  readonly title: string
+  /** The layers whose modules it may import. */
+  readonly sees: ReadonlyArray<string>
+  /** The packages it may import. */
+  readonly packages: RegExp
+  readonly modules: ReadonlyArray<string>
+}
+
+/** Modules of effect that hold values and run nothing. */
+const data =
+  /^effect\/(BigDecimal|Brand|Chunk|Data|DateTime|Duration|Equal|Function|Hash|Inspectable|Option|Order|Pipeable|Predicate|Redacted|Result|Schema|Types)$/
+const effect = /^effect\//
+const effectAndNode = /^(effect\/|@effect\/platform-node\/|node(:|$))/
+
+const layers: Readonly<Record<string, Layer>> = {
+  A: {
+    title: "pure: bytes and values",
+    sees: ["A"],
+    packages: data,
+    modules: [
+      "AmqpAuth.ts",
+      "AmqpError.ts",
+      "AmqpMessage.ts",
+      "AmqpProtocol.ts",
+      "AmqpTable.ts",
+      "AmqpUri.ts",
+      "internal/frames.ts",
+      "internal/properties.ts",
+      "internal/replyCodes.ts",
+      "internal/spec.ts",
+      "internal/wire.ts"
+    ]
+  },
+  B: {
+    title: "engine: plain synchronous classes",
+    sees: ["A", "B"],
+    packages: data,
+    modules: [
+      "internal/assembler.ts",
+      "internal/channelState.ts",
+      "internal/confirms.ts",
+      "internal/deliveries.ts",
+      "internal/handshake.ts",
+      "internal/outbox.ts",
+      "internal/rpcQueue.ts",
+      "internal/session.ts",
+      "internal/unsettled.ts"
+    ]
+  },
+  C: {
+    title: "shell: the transport service",
+    sees: ["A", "C"],
+    packages: effect,
+    modules: ["AmqpTransport.ts"]
+  },
+  D: {
+    title: "the Effect API",
+    sees: ["A", "B", "C", "D"],
+    packages: effect,
+    modules: [
+      "AmqpChannel.ts",
+      "AmqpConnection.ts",
+      "AmqpConsumer.ts",
+      "AmqpPublisher.ts",
+      "AmqpRpc.ts",
+      "AmqpSchema.ts",
+      "AmqpTelemetry.ts",
+      "AmqpTopology.ts",
+      "internal/connectionInternals.ts"
+    ]
+  },
+  node: {
+    title: "the transport of Node, the one module that knows the platform",
+    sees: ["A", "C", "D"],
+    packages: effectAndNode,
+    modules: ["NodeAmqp.ts"]
+  },
+  index: {
+    title: "the barrel",
+    sees: ["A", "C", "D"],
+    packages: /^$/,
+    modules: ["index.ts"]
+  }
+}
+
+const layerOf = new Map(Object.entries(layers).flatMap(([name, layer]) => layer.modules.map((path) => [path, name])))
+
+/** The specifier in `from "x"`, `import "x"`, `import("x")` and `/// <reference types="x" />`, outside doc comments. */
+const imports = /^(?!\s*\*).*?(?:\bfrom|^import|\bimport\(|^\/\/\/ <reference types=)\s*"([^"]+)"/gm
+
+const root = Path.resolve(import.meta.dirname, "../src")
+const files = Fs.readdirSync(root, { recursive: true, encoding: "utf8" })
+  .map((file) => file.replaceAll(Path.sep, "/"))
+  .filter((file) => file.endsWith(".ts"))
+  .sort()
+const problems: Array<string> = []
+
+for (const file of files) {
+  const name = layerOf.get(file)
+  const layer = layers[name ?? ""]
+  if (layer === undefined) {
+    problems.push(`src/${file} has no layer: add it to the table in scripts/check-layers.ts`)
+    continue
+  }
+  const from = `src/${file} (${name}, ${layer.title})`
+  for (const [, specifier = ""] of Fs.readFileSync(Path.join(root, file), "utf8").matchAll(imports)) {
+    if (!specifier.startsWith(".")) {
+      if (!layer.packages.test(specifier)) problems.push(`${from} must not import "${specifier}"`)
+      continue
+    }
+    const target = Path.posix.join(Path.posix.dirname(file), specifier)
+    const targetLayer = layerOf.get(target)
+    if (targetLayer === undefined) problems.push(`${from} imports "${specifier}", which has no layer`)
+    else if (!layer.sees.includes(targetLayer)) {
+      problems.push(`${from} must not import "${specifier}" (${targetLayer}): it sees ${layer.sees.join(", ")} only`)
+    }
+  }
+}
+
+for (const problem of problems) console.error(problem)
+if (problems.length > 0) process.exitCode = 1
+else console.log(`Layers: ${files.length} modules in order.`)
