@@ -1,0 +1,39 @@
+import { defineConfig } from "vitest/config"
+import type { Reporter } from "vitest/node"
+
+/** One line after the summary. A file that does not load counts as a failure, and so does a run of no test at all. */
+const totals: Reporter = {
+  onTestRunEnd(modules, errors) {
+    const tests = modules.flatMap((module) => Array.from(module.children.allTests(), (test) => test.result().state))
+    const passed = tests.filter((state) => state === "passed").length
+    const failed = tests.filter((state) => state === "failed").length + errors.length +
+      modules.flatMap((module) => module.errors()).length
+    if (passed + failed === 0) process.exitCode = 1
+    process.stdout.write(`${passed} passed, ${failed} failed\n`)
+  }
+}
+
+export default defineConfig({
+  test: {
+    reporters: ["default", totals],
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/integration/**"],
+          sequence: { groupOrder: 0 }
+        }
+      },
+      {
+        test: {
+          name: "integration",
+          include: ["test/integration/**/*.test.ts"],
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 1 }
+        }
+      }
+    ]
+  }
+})
