@@ -287,7 +287,7 @@ export const parse = (uri: string | Redacted.Redacted): Result.Result<AmqpUri, A
   Result.gen(function*() {
     const shape = uriShape.exec(Redacted.isRedacted(uri) ? Redacted.value(uri) : uri)
     if (shape === null) return yield* fail("scheme", "must be amqp:// or amqps://")
-    const [, schemeText = "", authorityText = "", vhost, queryText = "", fragment] = shape
+    const [, schemeText = "", authorityText = "", vhost, search = "", fragment] = shape
     const scheme = schemeText.toLowerCase() === "amqps" ? "amqps" : "amqp"
 
     const authority = authorityShape.exec(authorityText)
@@ -311,12 +311,9 @@ export const parse = (uri: string | Redacted.Redacted): Result.Result<AmqpUri, A
         )
       }
     }
-    if (vhost !== undefined) {
-      if (vhost.includes("/")) return yield* fail("vhost", "is one path segment: a \"/\" in its name is written %2F")
-      out.vhost = yield* decode("vhost", vhost, segmentText)
-    }
+    if (vhost !== undefined) out.vhost = yield* decode("vhost", vhost, segmentText)
     if (fragment !== undefined) return yield* fail("fragment", "must be absent: a \"#\" in another part is written %23")
-    out.query = yield* parseQuery(queryText, scheme)
+    out.query = yield* parseQuery(search, scheme)
     return out
   })
 

@@ -172,6 +172,7 @@ describe("parse", () => {
     ["amqp://[12345::]", "host"],
     ["amqp://[1.2.3.4::]", "host"],
     ["amqp://[::256.1.1.1]", "host"],
+    ["amqp://[::a1.2.3.4]", "host"],
     ["amqp://::1", "port"],
     ["amqp://host:70000", "port"],
     ["amqp://host:65536", "port"],
