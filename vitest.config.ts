@@ -31,6 +31,7 @@ export default defineConfig({
           include: ["test/integration/**/*.test.ts"],
           testTimeout: 30_000,
           hookTimeout: 60_000,
+          globalSetup: ["test/harness/globalSetup.ts"],
           sequence: { groupOrder: 1 }
         }
       }
