@@ -37,6 +37,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/properties.ts",
       "internal/replyCodes.ts",
       "internal/spec.ts",
+      "internal/tableValue.ts",
       "internal/wire.ts"
     ]
   },
