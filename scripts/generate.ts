@@ -62,13 +62,20 @@ const base = read(specification)
 const additions = read(here("amqp-additions.xml"))
 
 const domains = new Map((base.domain ?? []).map((domain) => [domain.name, domain.type]))
-const classes = (base.class ?? []).map((amqpClass): XmlClass => ({
+const byIndex = (a: { readonly index: string }, b: { readonly index: string }): number =>
+  Number(a.index) - Number(b.index)
+
+/** The methods of a class, each completed by the addition of its name. */
+const methodsOf = (amqpClass: XmlClass): Array<XmlMethod> => {
+  const merged = new Map((amqpClass.method ?? []).map((method) => [method.name, method]))
+  const added = additions.class?.find((addition) => addition.name === amqpClass.name)?.method ?? []
+  for (const method of added) merged.set(method.name, { ...merged.get(method.name), ...method })
+  return [...merged.values()].toSorted(byIndex)
+}
+const classes = (base.class ?? []).toSorted(byIndex).map((amqpClass): XmlClass => ({
   ...amqpClass,
-  method: [
-    ...(amqpClass.method ?? []),
-    ...(additions.class ?? []).filter((added) => added.name === amqpClass.name).flatMap((added) => added.method ?? [])
-  ].toSorted((a, b) => Number(a.index) - Number(b.index))
-})).toSorted((a, b) => Number(a.index) - Number(b.index))
+  method: methodsOf(amqpClass)
+}))
 
 // -----------------------------------------------------------------------------
 // names and types
@@ -329,9 +336,9 @@ import type { Reader, Writer } from "./wire.ts"
 // -----------------------------------------------------------------------------
 
 ${
-  (base.constant ?? []).filter((constant) => constant.name.startsWith("frame-")).map((constant) =>
-    `export const ${camel(constant.name)} = ${constant.value}`
-  ).join("\n")
+  (base.constant ?? []).filter((constant) => constant.name.startsWith("frame-") && constant.class === undefined).map((
+    constant
+  ) => `export const ${camel(constant.name)} = ${constant.value}`).join("\n")
 }
 
 /** Ids (class in the high, method in the low 16 bits), senders, content and replies of each method. */

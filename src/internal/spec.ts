@@ -19,7 +19,6 @@ export const frameBody = 3
 export const frameHeartbeat = 8
 export const frameMinSize = 4096
 export const frameEnd = 206
-export const frameError = 501
 
 /** Ids (class in the high, method in the low 16 bits), senders, content and replies of each method. */
 export const methods = {
@@ -94,7 +93,7 @@ export const methods = {
   "basic.ack": { id: 0x003c0050, client: true, server: true, content: false, replies: [] },
   "basic.reject": { id: 0x003c005a, client: true, server: false, content: false, replies: [] },
   "basic.recover-async": { id: 0x003c0064, client: true, server: false, content: false, replies: [] },
-  "basic.recover": { id: 0x003c006e, client: true, server: false, content: false, replies: [] },
+  "basic.recover": { id: 0x003c006e, client: true, server: false, content: false, replies: ["basic.recover-ok"] },
   "basic.recover-ok": { id: 0x003c006f, client: false, server: true, content: false, replies: [] },
   "basic.nack": { id: 0x003c0078, client: true, server: true, content: false, replies: [] },
   "confirm.select": { id: 0x0055000a, client: true, server: false, content: false, replies: ["confirm.select-ok"] },

@@ -1,0 +1,153 @@
+/**
+ * Messages: the properties and the body that a publisher gives, and the content that a broker delivers, returns or
+ * hands out.
+ *
+ * A received message keeps its header as bytes until its properties are asked for, so a consumer that only wants the
+ * body does not pay for them, and a header that cannot be decoded is the problem of that message alone. Nothing here
+ * interprets a body: content type and encoding are for the application.
+ *
+ * @since 0.1.0
+ */
+import { AmqpDecodeError } from "./AmqpError.ts"
+import { type InputTable, type PlainTable, readTableTagged, type Value } from "./AmqpTable.ts"
+import { type BasicProperties, readBasicProperties } from "./internal/spec.ts"
+import { Reader, utf8Decode } from "./internal/wire.ts"
+
+/**
+ * The properties of a received message; absent ones were not sent (specification 1.8).
+ *
+ * **Details**
+ *
+ * `timestamp` is in seconds since 1970, a `bigint` only beyond 2^53 - 1. `expiration` is a number of milliseconds as a
+ * string. `deliveryMode` 2 is persistent, 1 transient. `headers` are plain values; `headersTagged` of a message keeps
+ * the exact wire types. The specification reserves `clusterId`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Properties = BasicProperties<PlainTable>
+
+/**
+ * The properties of a message to publish: as `Properties`, with headers of any value that a field table can hold.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type PropertiesInput = BasicProperties<InputTable>
+
+/**
+ * A message to publish.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Publish {
+  /** Defaults to the default exchange (`""`), which routes to the queue that the routing key names. */
+  readonly exchange?: string | undefined
+  /** Defaults to `""`. At most 255 bytes. */
+  readonly routingKey?: string | undefined
+  /** A string is sent as UTF-8. Bodies of 16 KiB and more are not copied: do not change them afterwards. */
+  readonly body: Uint8Array | string
+  readonly properties?: PropertiesInput | undefined
+  /** Whether the broker must give back a message that no queue takes. Defaults to `false`. Needs confirms or tx. */
+  readonly mandatory?: boolean | undefined
+}
+
+/** The private tag by which returned messages are told apart starts with this; see `internal/confirms.ts`. */
+export const pairingPrefix = "\u0001"
+
+/** Reads the properties of a content header from the flags on. */
+const decode = (reader: Reader): Properties => {
+  const flags = reader.u16()
+  if ((flags & 0x3) !== 0) throw new AmqpDecodeError({ path: "properties", reason: "unknown property flags" })
+  const properties = readBasicProperties(reader, flags)
+  if (reader.remaining !== 0) {
+    throw new AmqpDecodeError({ path: "properties", reason: `${reader.remaining} bytes after the last property` })
+  }
+  if (properties.clusterId?.startsWith(pairingPrefix) !== true) return properties
+  const { clusterId: _, ...visible } = properties
+  return visible
+}
+
+/**
+ * A message that came from a broker.
+ *
+ * **Gotchas**
+ *
+ * `body` is a view into the buffer that was received: copy it (`body.slice()`) to keep it for long, or a small message
+ * keeps 64 KiB alive.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class AmqpMessage {
+  readonly exchange: string
+  readonly routingKey: string
+  readonly body: Uint8Array
+  private readonly header: Uint8Array
+  private readonly headerStart: number
+  private readonly headerEnd: number
+  private decoded: Properties | AmqpDecodeError | undefined
+
+  /** @internal */
+  constructor(
+    exchange: string,
+    routingKey: string,
+    body: Uint8Array,
+    header: Uint8Array,
+    headerStart: number,
+    headerEnd: number
+  ) {
+    this.exchange = exchange
+    this.routingKey = routingKey
+    this.body = body
+    this.header = header
+    this.headerStart = headerStart
+    this.headerEnd = headerEnd
+    this.decoded = undefined
+  }
+
+  private decode(): Properties | AmqpDecodeError {
+    if (this.decoded !== undefined) return this.decoded
+    try {
+      this.decoded = decode(new Reader(this.header, this.headerStart, this.headerEnd))
+    } catch (error) {
+      if (!(error instanceof AmqpDecodeError)) throw error
+      this.decoded = error
+    }
+    return this.decoded
+  }
+
+  /**
+   * The properties, decoded on first use. Throws the `AmqpDecodeError` of a header that is not decodable: look at
+   * `decodeError` first where peers are not trusted.
+   */
+  get properties(): Properties {
+    const decoded = this.decode()
+    if (decoded instanceof AmqpDecodeError) throw decoded
+    return decoded
+  }
+
+  /** Why the properties cannot be decoded; `undefined` for every well-formed message. */
+  get decodeError(): AmqpDecodeError | undefined {
+    const decoded = this.decode()
+    return decoded instanceof AmqpDecodeError ? decoded : undefined
+  }
+
+  /** The headers with their exact wire types, in order, duplicates included. Throws as `properties` does. */
+  get headersTagged(): Value | undefined {
+    const { contentEncoding, contentType, headers } = this.properties
+    if (headers === undefined) return undefined
+    const reader = new Reader(this.header, this.headerStart + 2, this.headerEnd)
+    if (contentType !== undefined) reader.shortString()
+    if (contentEncoding !== undefined) reader.shortString()
+    return readTableTagged(reader, "headers")
+  }
+
+  /** The body as text. Throws an `AmqpDecodeError` where it is not UTF-8. */
+  get text(): string {
+    const text = utf8Decode(this.body)
+    if (text === undefined) throw new AmqpDecodeError({ path: "body", reason: "it is not UTF-8" })
+    return text
+  }
+}

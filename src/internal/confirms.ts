@@ -1,0 +1,136 @@
+/**
+ * Publisher confirms: which publish each `basic.ack`, `basic.nack` and `basic.return` speaks of.
+ *
+ * Publishes are numbered from 1 in the order in which they are written. Acknowledgements come out of order, for many at
+ * once, and for numbers that are settled already; each waiter hears exactly one outcome. A `basic.return` names no
+ * number: a mandatory publish carries its own in the property that the specification reserves, which brokers relay and
+ * `AmqpMessage` hides. Matching by content instead would mix up equal messages whose routing changed in between.
+ *
+ * @since 0.1.0
+ */
+import type { ChannelCloseCause } from "../AmqpError.ts"
+import { type AmqpMessage, pairingPrefix } from "../AmqpMessage.ts"
+import type { BasicReturn } from "./spec.ts"
+
+/** What became of a publish. */
+export type PublishOutcome =
+  | { readonly _tag: "Confirmed" }
+  | { readonly _tag: "Nacked" }
+  | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
+  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause }
+
+/** A publish that waits for its outcome. */
+export interface PublishWaiter {
+  readonly exchange: string
+  readonly onOutcome: (outcome: PublishOutcome) => void
+}
+
+/** Shared by all confirms: nothing is allocated per acknowledgement. */
+const confirmed: PublishOutcome = { _tag: "Confirmed" }
+const nacked: PublishOutcome = { _tag: "Nacked" }
+
+/** The value of the reserved property for a publish. */
+export const pairingTag = (sequence: number): string => pairingPrefix + sequence.toString(36)
+
+/** The unsettled publishes of one channel. */
+export class Confirms {
+  /** The number of the latest publish; 0 before the first. */
+  latest = 0
+  /** Publishes without an outcome. */
+  unsettled = 0
+  /** The lowest number that may be unsettled. */
+  private oldest = 1
+  /** A ring of a power of two entries, indexed by the low bits of the number. */
+  private ring: Array<PublishWaiter | undefined> = new Array<PublishWaiter | undefined>(64)
+  private readonly notify: (waiter: PublishWaiter, outcome: PublishOutcome) => void
+  private readonly idle = new Set<() => void>()
+
+  constructor(notify: (waiter: PublishWaiter, outcome: PublishOutcome) => void) {
+    this.notify = notify
+  }
+
+  /** Takes the next number, once the publish has been encoded. */
+  add(waiter: PublishWaiter): void {
+    const sequence = ++this.latest
+    if (sequence - this.oldest >= this.ring.length) this.grow()
+    this.ring[sequence & (this.ring.length - 1)] = waiter
+    this.unsettled++
+  }
+
+  private grow(): void {
+    const next = new Array<PublishWaiter | undefined>(this.ring.length * 2)
+    for (let sequence = this.oldest; sequence < this.latest; sequence++) {
+      next[sequence & (next.length - 1)] = this.ring[sequence & (this.ring.length - 1)]
+    }
+    this.ring = next
+  }
+
+  /** `basic.ack` or `basic.nack` from the broker. Numbers that are settled or unknown are ignored. */
+  settle(tag: number, multiple: boolean, acknowledged: boolean): void {
+    const outcome = acknowledged ? confirmed : nacked
+    if (!multiple) return this.resolve(tag, outcome)
+    const last = tag === 0 ? this.latest : Math.min(tag, this.latest)
+    for (let sequence = this.oldest; sequence <= last; sequence++) this.resolve(sequence, outcome)
+  }
+
+  /** `basic.return`. Returns whether the message was one of this channel's unsettled publishes. */
+  returned(clusterId: string | undefined, method: BasicReturn, message: AmqpMessage): boolean {
+    if (clusterId === undefined || !clusterId.startsWith(pairingPrefix)) return false
+    const sequence = Number.parseInt(clusterId.slice(pairingPrefix.length), 36)
+    if (this.waiter(sequence) === undefined) return false
+    this.resolve(sequence, { _tag: "Returned", method, message })
+    return true
+  }
+
+  private waiter(sequence: number): PublishWaiter | undefined {
+    if (!(sequence >= this.oldest && sequence <= this.latest)) return undefined
+    return this.ring[sequence & (this.ring.length - 1)]
+  }
+
+  private resolve(sequence: number, outcome: PublishOutcome): void {
+    const waiter = this.waiter(sequence)
+    if (waiter === undefined) return
+    const mask = this.ring.length - 1
+    this.ring[sequence & mask] = undefined
+    this.unsettled--
+    while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
+    this.notify(waiter, outcome)
+    if (this.unsettled === 0) this.releaseIdle()
+  }
+
+  /** The channel is gone: every unsettled publish learns why. */
+  fail(outcomeOf: (waiter: PublishWaiter) => PublishOutcome): void {
+    for (let sequence = this.oldest; sequence <= this.latest; sequence++) {
+      const waiter = this.waiter(sequence)
+      if (waiter !== undefined) this.resolve(sequence, outcomeOf(waiter))
+    }
+    this.releaseIdle()
+  }
+
+  /** The unsettled publishes, oldest first. */
+  waiters(): ReadonlyArray<PublishWaiter> {
+    const waiters: Array<PublishWaiter> = []
+    for (let sequence = this.oldest; sequence <= this.latest; sequence++) {
+      const waiter = this.waiter(sequence)
+      if (waiter !== undefined) waiters.push(waiter)
+    }
+    return waiters
+  }
+
+  /** Calls back once, when every publish has its outcome. */
+  onIdle(callback: () => void): void {
+    this.idle.add(callback)
+  }
+
+  /** Takes back an `onIdle`. */
+  offIdle(callback: () => void): void {
+    this.idle.delete(callback)
+  }
+
+  private releaseIdle(): void {
+    if (this.idle.size === 0) return
+    const callbacks = [...this.idle]
+    this.idle.clear()
+    for (const callback of callbacks) callback()
+  }
+}
