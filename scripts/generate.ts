@@ -103,7 +103,6 @@ const readTypes: Record<string, string> = {
   table: "PlainTable",
   timestamp: "number | bigint"
 }
-const writeTypes: Record<string, string> = { ...readTypes, table: "InputTable" }
 
 /** How a field is written; `path` names it in an `AmqpEncodeError`. */
 const writeField = (type: string, value: string, path: string): string => {
@@ -238,9 +237,9 @@ for (const amqpClass of classes) {
     }
     if (body.length > 0) {
       writers.push(
-        `const write${type} = (w: Writer, m: ${hasTable ? `${type}<InputTable>` : type}): void => {\n${
-          body.join("\n")
-        }\n}`
+        `const write${type} = (w: Writer, ${visible.length === 0 ? "_m" : "m"}: ${
+          hasTable ? `${type}<InputTable>` : type
+        }): void => {\n${body.join("\n")}\n}`
       )
     }
     writeCases.push(

@@ -11,7 +11,10 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
-import { replyCodes } from "./internal/replyCodes.ts"
+import { type ReplyCode, replyCodes } from "./internal/replyCodes.ts"
+
+type SoftCode = Extract<ReplyCode, { readonly severity: "soft" }>
+type HardCode = Extract<ReplyCode, { readonly severity: "hard" }>
 
 // -----------------------------------------------------------------------------
 // soft errors
@@ -125,12 +128,10 @@ export class AmqpContentTooLarge
  * @category errors
  * @since 0.1.0
  */
-export class AmqpChannelException
-  extends Schema.TaggedError<AmqpChannelException>("effect-amqp/AmqpChannelException")(
-    "AmqpChannelException",
-    softFields
-  )
-{
+export class AmqpChannelException extends Schema.TaggedError<AmqpChannelException>("effect-amqp/AmqpChannelException")(
+  "AmqpChannelException",
+  softFields
+) {
   override get message(): string {
     return softMessage(this, `The broker closed the channel with reply code ${this.replyCode}.`)
   }
@@ -160,16 +161,16 @@ const softErrors = [
 ] as const
 
 /** The fields of every soft error. */
-export type SoftErrorProps = ConstructorParameters<typeof AmqpNotFound>[0]
+type SoftErrorProps = Pick<AmqpNotFound, keyof typeof softFields>
 
-const softByName = {
+const softByName: Record<SoftCode["name"], new(props: SoftErrorProps) => SoftError> = {
   "content-too-large": AmqpContentTooLarge,
   "no-consumers": AmqpChannelException,
   "access-refused": AmqpAccessRefused,
   "not-found": AmqpNotFound,
   "resource-locked": AmqpResourceLocked,
   "precondition-failed": AmqpPreconditionFailed
-} as const
+}
 
 /**
  * The error of a `channel.close`, by its reply code.
@@ -557,7 +558,14 @@ export class AmqpConnectionError
   }
 }
 
-const hardByName = {
+interface ReplyProps {
+  readonly replyCode: number
+  readonly replyText: string
+  readonly classId: number
+  readonly methodId: number
+}
+
+const hardByName: Record<HardCode["name"], new(props: ReplyProps) => AmqpConnectionErrorReason> = {
   "connection-forced": ConnectionForced,
   "invalid-path": InvalidPath,
   "frame-error": FrameError,
@@ -569,7 +577,7 @@ const hardByName = {
   "not-allowed": NotAllowed,
   "not-implemented": NotImplemented,
   "internal-error": InternalError
-} as const
+}
 
 /**
  * The error of a `connection.close`, by its reply code.
@@ -577,10 +585,11 @@ const hardByName = {
  * @category constructors
  * @since 0.1.0
  */
-export const fromConnectionClose = (props: ConstructorParameters<typeof UnknownReply>[0]): AmqpConnectionError => {
-  const known = replyCodes[props.replyCode]
+export const fromConnectionClose = (close: ReplyProps): AmqpConnectionError => {
+  const { classId, methodId, replyCode, replyText } = close
+  const known = replyCodes[replyCode]
   const HardClass = known?.severity === "hard" ? hardByName[known.name] : UnknownReply
-  return new AmqpConnectionError({ reason: new HardClass(props) })
+  return new AmqpConnectionError({ reason: new HardClass({ replyCode, replyText, classId, methodId }) })
 }
 
 // -----------------------------------------------------------------------------
@@ -686,7 +695,9 @@ export class AmqpConsumerCancelled
   })
 {
   override get message(): string {
-    return `the broker cancelled consumer ${JSON.stringify(this.consumerTag)} of queue ${JSON.stringify(this.queue)}: ` +
+    return `the broker cancelled consumer ${JSON.stringify(this.consumerTag)} of queue ${
+      JSON.stringify(this.queue)
+    }: ` +
       "the queue was deleted or its node is gone"
   }
 }

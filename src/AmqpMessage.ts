@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import { AmqpDecodeError } from "./AmqpError.ts"
-import { type InputTable, type PlainTable, readTableTagged, type Value } from "./AmqpTable.ts"
+import { type InputTable, type PlainTable, readTableTagged, type Table } from "./AmqpTable.ts"
 import { type BasicProperties, readBasicProperties } from "./internal/spec.ts"
 import { Reader, utf8Decode } from "./internal/wire.ts"
 
@@ -64,9 +64,7 @@ const decode = (reader: Reader): Properties => {
   if (reader.remaining !== 0) {
     throw new AmqpDecodeError({ path: "properties", reason: `${reader.remaining} bytes after the last property` })
   }
-  if (properties.clusterId?.startsWith(pairingPrefix) !== true) return properties
-  const { clusterId: _, ...visible } = properties
-  return visible
+  return properties
 }
 
 /**
@@ -88,6 +86,7 @@ export class AmqpMessage {
   private readonly headerStart: number
   private readonly headerEnd: number
   private decoded: Properties | AmqpDecodeError | undefined
+  private pairingTag: string | undefined
 
   /** @internal */
   constructor(
@@ -105,17 +104,35 @@ export class AmqpMessage {
     this.headerStart = headerStart
     this.headerEnd = headerEnd
     this.decoded = undefined
+    this.pairingTag = undefined
   }
 
   private decode(): Properties | AmqpDecodeError {
     if (this.decoded !== undefined) return this.decoded
     try {
-      this.decoded = decode(new Reader(this.header, this.headerStart, this.headerEnd))
+      const properties = decode(new Reader(this.header, this.headerStart, this.headerEnd))
+      if (properties.clusterId?.startsWith(pairingPrefix)) {
+        const { clusterId, ...visible } = properties
+        this.pairingTag = clusterId
+        this.decoded = visible
+      } else {
+        this.decoded = properties
+      }
     } catch (error) {
       if (!(error instanceof AmqpDecodeError)) throw error
       this.decoded = error
     }
     return this.decoded
+  }
+
+  /**
+   * The private tag of a publish that came back; see `internal/confirms.ts`.
+   *
+   * @internal
+   */
+  get pairing(): string | undefined {
+    this.decode()
+    return this.pairingTag
   }
 
   /**
@@ -135,7 +152,7 @@ export class AmqpMessage {
   }
 
   /** The headers with their exact wire types, in order, duplicates included. Throws as `properties` does. */
-  get headersTagged(): Value | undefined {
+  get headersTagged(): Table | undefined {
     const { contentEncoding, contentType, headers } = this.properties
     if (headers === undefined) return undefined
     const reader = new Reader(this.header, this.headerStart + 2, this.headerEnd)

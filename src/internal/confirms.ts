@@ -17,7 +17,8 @@ export type PublishOutcome =
   | { readonly _tag: "Confirmed" }
   | { readonly _tag: "Nacked" }
   | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
-  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause }
+  /** `own`: this publish provoked the end of the channel. */
+  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly own: boolean }
 
 /** A publish that waits for its outcome. */
 export interface PublishWaiter {
@@ -32,6 +33,12 @@ const nacked: PublishOutcome = { _tag: "Nacked" }
 /** The value of the reserved property for a publish. */
 export const pairingTag = (sequence: number): string => pairingPrefix + sequence.toString(36)
 
+/** Both run their callbacks at the end of the batch. */
+export interface ConfirmsHooks {
+  readonly later: (callback: () => void) => void
+  readonly settle: (waiter: PublishWaiter, outcome: PublishOutcome) => void
+}
+
 /** The unsettled publishes of one channel. */
 export class Confirms {
   /** The number of the latest publish; 0 before the first. */
@@ -42,11 +49,11 @@ export class Confirms {
   private oldest = 1
   /** A ring of a power of two entries, indexed by the low bits of the number. */
   private ring: Array<PublishWaiter | undefined> = new Array<PublishWaiter | undefined>(64)
-  private readonly notify: (waiter: PublishWaiter, outcome: PublishOutcome) => void
+  private readonly hooks: ConfirmsHooks
   private readonly idle = new Set<() => void>()
 
-  constructor(notify: (waiter: PublishWaiter, outcome: PublishOutcome) => void) {
-    this.notify = notify
+  constructor(hooks: ConfirmsHooks) {
+    this.hooks = hooks
   }
 
   /** Takes the next number, once the publish has been encoded. */
@@ -73,13 +80,10 @@ export class Confirms {
     for (let sequence = this.oldest; sequence <= last; sequence++) this.resolve(sequence, outcome)
   }
 
-  /** `basic.return`. Returns whether the message was one of this channel's unsettled publishes. */
-  returned(clusterId: string | undefined, method: BasicReturn, message: AmqpMessage): boolean {
-    if (clusterId === undefined || !clusterId.startsWith(pairingPrefix)) return false
-    const sequence = Number.parseInt(clusterId.slice(pairingPrefix.length), 36)
-    if (this.waiter(sequence) === undefined) return false
-    this.resolve(sequence, { _tag: "Returned", method, message })
-    return true
+  /** `basic.return` of the publish with this pairing tag. */
+  returned(tag: string | undefined, method: BasicReturn, message: AmqpMessage): void {
+    if (tag === undefined) return
+    this.resolve(Number.parseInt(tag.slice(pairingPrefix.length), 36), { _tag: "Returned", method, message })
   }
 
   private waiter(sequence: number): PublishWaiter | undefined {
@@ -94,7 +98,7 @@ export class Confirms {
     this.ring[sequence & mask] = undefined
     this.unsettled--
     while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
-    this.notify(waiter, outcome)
+    this.hooks.settle(waiter, outcome)
     if (this.unsettled === 0) this.releaseIdle()
   }
 
@@ -128,9 +132,7 @@ export class Confirms {
   }
 
   private releaseIdle(): void {
-    if (this.idle.size === 0) return
-    const callbacks = [...this.idle]
+    for (const callback of this.idle) this.hooks.later(callback)
     this.idle.clear()
-    for (const callback of callbacks) callback()
   }
 }

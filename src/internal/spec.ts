@@ -680,7 +680,7 @@ const writeConnectionOpen = (w: Writer, m: ConnectionOpen): void => {
   w.u8(0)
 }
 
-const writeConnectionOpenOk = (w: Writer, m: ConnectionOpenOk): void => {
+const writeConnectionOpenOk = (w: Writer, _m: ConnectionOpenOk): void => {
   w.u8(0)
 }
 
@@ -707,11 +707,11 @@ const writeConnectionUpdateSecret = (w: Writer, m: ConnectionUpdateSecret): void
   w.shortString(m.reason)
 }
 
-const writeChannelOpen = (w: Writer, m: ChannelOpen): void => {
+const writeChannelOpen = (w: Writer, _m: ChannelOpen): void => {
   w.u8(0)
 }
 
-const writeChannelOpenOk = (w: Writer, m: ChannelOpenOk): void => {
+const writeChannelOpenOk = (w: Writer, _m: ChannelOpenOk): void => {
   w.u32(0)
 }
 
@@ -924,7 +924,7 @@ const writeBasicGetOk = (w: Writer, m: BasicGetOk): void => {
   w.u32(w.integer(m.messageCount, 0xffff_ffff))
 }
 
-const writeBasicGetEmpty = (w: Writer, m: BasicGetEmpty): void => {
+const writeBasicGetEmpty = (w: Writer, _m: BasicGetEmpty): void => {
   w.u8(0)
 }
 

@@ -418,3 +418,10 @@ const ascii = (bytes: Uint8Array, start: number, end: number): string | undefine
   }
   return text
 }
+
+/** The longest prefix of a text that fits into `max` bytes of UTF-8. */
+export const truncateUtf8 = (text: string, max: number): string => {
+  const bytes = new Uint8Array(max)
+  const { read } = textEncoder.encodeInto(text.toWellFormed(), bytes)
+  return text.slice(0, read)
+}

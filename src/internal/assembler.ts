@@ -1,0 +1,82 @@
+/**
+ * Puts one channel's contents together: method, header, then body frames until the announced size is there
+ * (specification 4.2.6). Checks the order and the sizes; what a content is for, its channel knows.
+ *
+ * @since 0.1.0
+ */
+import { violation } from "./frames.ts"
+import { type Reader, view } from "./wire.ts"
+
+const noBytes: Uint8Array = new Uint8Array(0)
+const basicClass = 60
+
+/** A content that is being received. The fields are valid once `header`, `body` or `bodyEnd` has returned `true`. */
+export class Assembler {
+  /** What holds the content header. */
+  headerBytes = noBytes
+  /** Where the property flags begin. */
+  headerStart = 0
+  headerEnd = 0
+  /** The whole body: a view of the received chunk where it lay in one piece, else a buffer of its own. */
+  content: Uint8Array = noBytes
+  private phase: "idle" | "header" | "body" = "idle"
+  private size = 0
+  private received = 0
+
+  /** A method with content has arrived. */
+  begin(): void {
+    if (this.phase !== "idle") throw violation(505, "a method came in the middle of a content")
+    this.phase = "header"
+  }
+
+  /** Another method has arrived: not allowed inside a content. */
+  expectIdle(): void {
+    if (this.phase !== "idle") throw violation(505, "a method came in the middle of a content")
+  }
+
+  /** The content header. Returns whether the content is complete, as it is without a body. */
+  header(reader: Reader, maxSize: number): boolean {
+    if (this.phase !== "header") throw violation(505, "a content header came without its method")
+    const classId = reader.u16()
+    if (classId !== basicClass) throw violation(501, `a content header of class ${classId}`)
+    if (reader.u16() !== 0) throw violation(501, "a content header with a weight")
+    const size = reader.u64()
+    if (size > maxSize) throw violation(501, `a content of ${size} bytes, the limit is ${maxSize}`)
+    this.headerBytes = reader.bytes
+    this.headerStart = reader.offset
+    this.headerEnd = reader.end
+    this.size = size
+    this.received = 0
+    this.content = noBytes
+    this.phase = size === 0 ? "idle" : "body"
+    return size === 0
+  }
+
+  /** A piece of a body frame. */
+  body(bytes: Uint8Array, start: number, end: number): void {
+    if (this.phase !== "body") throw violation(505, "a body frame came without its content header")
+    const length = end - start
+    if (length > this.size - this.received) throw violation(501, "a content is longer than its header says")
+    if (length === this.size) this.content = view(bytes, start, end)
+    else {
+      if (this.received === 0) this.content = new Uint8Array(this.size)
+      this.content.set(view(bytes, start, end), this.received)
+    }
+    this.received += length
+  }
+
+  /** The end of a body frame. Returns whether the content is complete. */
+  bodyEnd(): boolean {
+    if (this.phase !== "body") throw violation(505, "a body frame came without its content header")
+    if (this.received < this.size) return false
+    this.phase = "idle"
+    return true
+  }
+
+  /** Drops a content that will not be completed. */
+  reset(): void {
+    this.phase = "idle"
+    this.content = noBytes
+    this.headerBytes = noBytes
+  }
+}

@@ -1,0 +1,599 @@
+/**
+ * One channel of one epoch, without Effect: its pending requests in order, its mode, its consumers and unsettled
+ * deliveries, its unconfirmed publishes, and the one way in which all of these end.
+ *
+ * Every method either writes whole frames into the channel's lane or throws `AmqpEncodeError` and writes nothing.
+ * Callbacks run at the end of a batch of frames, when all state is consistent. The channel decides nothing about time,
+ * retries or Effect values.
+ *
+ * @since 0.1.0
+ */
+import {
+  type AmqpConnectionError,
+  AmqpConsumerCancelled,
+  AmqpEncodeError,
+  AmqpMessageReturned,
+  type ChannelCloseCause,
+  fromChannelClose
+} from "../AmqpError.ts"
+import { AmqpMessage, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
+import type { InputTable } from "../AmqpTable.ts"
+import { Assembler } from "./assembler.ts"
+import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
+import type { ConsumerEntry } from "./deliveries.ts"
+import { violation, writeHeaderFrame, writeMethodFrame, writePublishFrame } from "./frames.ts"
+import type { Lane } from "./outbox.ts"
+import {
+  type BasicGetOk,
+  type BasicReturn,
+  type ChannelClose,
+  frameMethod,
+  type Method,
+  type MethodName,
+  methods
+} from "./spec.ts"
+import { type Reader, utf8 } from "./wire.ts"
+
+// -----------------------------------------------------------------------------
+// requests
+// -----------------------------------------------------------------------------
+
+/** The methods that the broker answers. */
+export type RequestName = {
+  [Name in MethodName]: typeof methods[Name]["replies"] extends readonly [] ? never
+    : typeof methods[Name]["client"] extends true ? Name
+    : never
+}[MethodName]
+
+/** A request as it is written. */
+export type Request<Name extends RequestName> = Method<InputTable> & { readonly _tag: Name }
+
+/** The methods that answer a request. */
+export type ReplyTo<Name extends RequestName> = Extract<
+  Method,
+  { readonly _tag: typeof methods[Name]["replies"][number] }
+>
+
+const isReplyTo = <Name extends RequestName>(request: Name, method: Method): method is ReplyTo<Name> => {
+  const replies: ReadonlyArray<string> = methods[request].replies
+  return replies.includes(method._tag)
+}
+
+/** What a caller wants to hear of its request. Each is called at most once, and one of the two is. */
+export interface RequestHandlers<Name extends RequestName> {
+  /** The queue or exchange that the request names, for errors. */
+  readonly entity: string
+  /** `message` comes with `basic.get-ok`. */
+  readonly onReply: (reply: ReplyTo<Name>, message: AmqpMessage | undefined) => void
+  /** `own`: this request provoked the end of the channel. */
+  readonly onFailure: (cause: ChannelCloseCause, own: boolean) => void
+}
+
+/** A request whose reply has not come. */
+interface Pending {
+  readonly request: RequestName
+  readonly entity: string
+  /** Whether the message of a `basic.get-ok` has to be settled. */
+  readonly settles: boolean
+  /** Takes the reply; `false` where it answers another request. */
+  readonly reply: (method: Method, message: AmqpMessage | undefined) => boolean
+  readonly fail: (cause: ChannelCloseCause, own: boolean) => void
+}
+
+// -----------------------------------------------------------------------------
+// the channel
+// -----------------------------------------------------------------------------
+
+/** What a channel needs of its session. */
+export interface ChannelHost {
+  readonly epoch: number
+  /** The largest content that is accepted, in bytes. */
+  readonly maxMessageSize: number
+  /** Runs a callback at the end of the batch. */
+  readonly later: (callback: () => void) => void
+  /** Runs the outcome of a publish at the end of the batch. */
+  readonly settlePublish: (waiter: PublishWaiter, outcome: PublishOutcome) => void
+  /** Counts replies and confirms that somebody waits for: while there are any, the socket is read. */
+  readonly expect: (change: number) => void
+  /** The number is free: both sides have forgotten the channel. */
+  readonly onGone: (channel: ChannelState) => void
+}
+
+/** What became of an attempt to settle a delivery. */
+export type SettleResult = "Settled" | "AlreadySettled" | "Stale"
+
+/** How a delivery is settled. */
+export type Settlement =
+  | { readonly _tag: "Ack" }
+  | { readonly _tag: "Nack"; readonly requeue: boolean }
+  | { readonly _tag: "Reject"; readonly requeue: boolean }
+
+const ack: Settlement = { _tag: "Ack" }
+const requeue: Settlement = { _tag: "Nack", requeue: true }
+
+/** A delivery that is not settled, with its consumer; `basic.get` has none. */
+type Unsettled = readonly [deliveryTag: number, consumer: ConsumerEntry | undefined]
+
+type State = "opening" | "open" | "closing" | "closed"
+
+const nameOf = (classId: number, methodId: number): string => {
+  const id = classId * 0x1_0000 + methodId
+  for (const [name, info] of Object.entries(methods)) if (info.id === id) return name
+  return "channel"
+}
+
+const noProperties: PropertiesInput = {}
+
+/** A channel. */
+export class ChannelState {
+  readonly id: number
+  readonly lane: Lane
+  readonly confirms: Confirms
+  /** What a publish on this channel promises. */
+  mode: "plain" | "confirm" | "tx" = "plain"
+  /** Why it is closed; meaningful once `isClosed`. */
+  closeCause: ChannelCloseCause = undefined
+  private readonly host: ChannelHost
+  private state: State = "opening"
+  /** Whether the broker has asked for content to stop (`channel.flow`). */
+  private stopped = false
+  private readonly flowWaiting = new Set<() => void>()
+  private readonly pending: Array<Pending> = []
+  private readonly assembler = new Assembler()
+  /** The method of the content that is being received. */
+  private content: BasicGetOk | BasicReturn | undefined
+  /** The delivery that is being received; its fields are reused. */
+  private readonly delivery = { consumerTag: "", deliveryTag: 0, redelivered: false, exchange: "", routingKey: "" }
+  private readonly consumers = new Map<string, ConsumerEntry>()
+  /** Unsettled deliveries in the order of their tags. */
+  private unsettled = new Map<Unsettled[0], Unsettled[1]>()
+  /** What was settled in the transaction that is open: a rollback makes it unsettled again. */
+  private settledInTx: Array<Unsettled> = []
+  private rolledBack: Array<Unsettled> = []
+  /** A `basic.recover` is on its way: what is unsettled is the broker's again. */
+  private recovering = 0
+  private returnedInTx: Array<AmqpMessageReturned> = []
+  private readonly onClosedCallbacks = new Set<() => void>()
+
+  constructor(id: number, lane: Lane, host: ChannelHost) {
+    this.id = id
+    this.lane = lane
+    this.host = host
+    this.confirms = new Confirms({
+      later: host.later,
+      settle: (waiter, outcome) => {
+        host.expect(-1)
+        host.settlePublish(waiter, outcome)
+      }
+    })
+  }
+
+  get epoch(): number {
+    return this.host.epoch
+  }
+
+  /** Whether requests and publishes are over. */
+  get isClosed(): boolean {
+    return this.state === "closing" || this.state === "closed"
+  }
+
+  // --- writing
+
+  private write(method: Method<InputTable>): void {
+    const writer = this.lane.writer
+    try {
+      writeMethodFrame(writer, this.id, method, this.lane.frameMax)
+    } catch (error) {
+      writer.rollback()
+      throw error
+    }
+    this.lane.commit(writer)
+  }
+
+  /** Sends a request. Its handlers hear of it exactly once. Throws `AmqpEncodeError`. */
+  request<Name extends RequestName>(method: Request<Name>, handlers: RequestHandlers<Name>): void {
+    const name: Name = method._tag
+    const frame: Method<InputTable> = method
+    this.write(frame)
+    this.host.expect(1)
+    this.pending.push({
+      request: name,
+      entity: handlers.entity,
+      settles: frame._tag === "basic.get" && !frame.noAck,
+      reply: (reply, message) => {
+        if (!isReplyTo(name, reply)) return false
+        this.host.later(() => handlers.onReply(reply, message))
+        return true
+      },
+      fail: (cause, own) => this.host.later(() => handlers.onFailure(cause, own))
+    })
+    this.onRequested(name)
+  }
+
+  /** What a request means for all that is written after it. */
+  private onRequested(name: RequestName): void {
+    switch (name) {
+      // The broker counts publishes from here on, not from its reply on.
+      case "confirm.select":
+        if (this.mode === "plain") this.mode = "confirm"
+        return
+      case "tx.select":
+        if (this.mode === "plain") this.mode = "tx"
+        return
+      // Nothing may be sent between these and their replies.
+      case "tx.commit":
+        this.settledInTx = []
+        return this.lane.hold()
+      case "tx.rollback":
+        this.rolledBack = this.settledInTx
+        this.settledInTx = []
+        return this.lane.hold()
+      case "basic.recover":
+        return this.startRecover()
+    }
+  }
+
+  /** Writes a publish. In confirm mode the waiter gets its outcome, otherwise nobody does. Throws `AmqpEncodeError`. */
+  publish(message: Publish, waiter: PublishWaiter | undefined): void {
+    const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
+    const bytes = typeof body === "string" ? utf8(body, "body") : body
+    if (mandatory && this.mode === "plain") {
+      throw new AmqpEncodeError({
+        path: "mandatory",
+        reason: "without confirmSelect or a transaction nobody would learn of the message's return"
+      })
+    }
+    const writer = this.lane.writer
+    try {
+      const paired = mandatory && waiter !== undefined
+        ? { ...properties, clusterId: this.pairing(properties.clusterId) }
+        : properties
+      writePublishFrame(writer, this.id, exchange, routingKey, mandatory, this.lane.frameMax)
+      writeHeaderFrame(writer, this.id, bytes.length, paired, this.lane.frameMax)
+    } catch (error) {
+      writer.rollback()
+      throw error
+    }
+    this.lane.commitContent(writer, bytes)
+    if (waiter === undefined) return
+    this.confirms.add(waiter)
+    this.host.expect(1)
+  }
+
+  private pairing(clusterId: string | undefined): string {
+    if (clusterId === undefined) return pairingTag(this.confirms.latest + 1)
+    throw new AmqpEncodeError({
+      path: "clusterId",
+      reason: "the specification reserves it, and mandatory publishes use it to pair returned messages"
+    })
+  }
+
+  // --- settling
+
+  private writeSettle(tag: number, settlement: Settlement, multiple: boolean): void {
+    const writer = this.lane.writer
+    writer.frameStart(frameMethod, this.id)
+    switch (settlement._tag) {
+      case "Ack":
+        writer.u32(methods["basic.ack"].id)
+        writer.u64(tag)
+        writer.u8(multiple ? 1 : 0)
+        break
+      case "Nack":
+        writer.u32(methods["basic.nack"].id)
+        writer.u64(tag)
+        writer.u8((multiple ? 1 : 0) | (settlement.requeue ? 2 : 0))
+        break
+      case "Reject":
+        writer.u32(methods["basic.reject"].id)
+        writer.u64(tag)
+        writer.u8(settlement.requeue ? 1 : 0)
+        break
+    }
+    writer.frameEnd(this.lane.frameMax)
+    this.lane.commit(writer)
+  }
+
+  /** Settles one delivery; a second time is a no-op. */
+  settle(tag: number, settlement: Settlement): SettleResult {
+    if (this.isClosed) return "Stale"
+    const consumer = this.unsettled.get(tag)
+    if (!this.unsettled.delete(tag)) return "AlreadySettled"
+    if (this.mode === "tx") this.settledInTx.push([tag, consumer])
+    this.writeSettle(tag, settlement, false)
+    return "Settled"
+  }
+
+  ack(tag: number): SettleResult {
+    return this.settle(tag, ack)
+  }
+
+  /** Settles every unsettled delivery up to and including `tag`, or all of them. */
+  settleUpTo(tag: number | undefined, settlement: Settlement): SettleResult {
+    if (this.isClosed) return "Stale"
+    let last = 0
+    for (const entry of this.unsettled) {
+      if (tag !== undefined && entry[0] > tag) break
+      this.unsettled.delete(entry[0])
+      if (this.mode === "tx") this.settledInTx.push(entry)
+      last = entry[0]
+    }
+    if (last === 0) return "AlreadySettled"
+    this.writeSettle(last, settlement, true)
+    return "Settled"
+  }
+
+  /** Deliveries that are not settled. */
+  get unsettledCount(): number {
+    return this.unsettled.size
+  }
+
+  /** `basic.recover` makes every unsettled delivery the broker's: none of them may be settled or handed out any more. */
+  private startRecover(): void {
+    this.recovering++
+    this.unsettled.clear()
+    for (const consumer of this.consumers.values()) if (!consumer.noAck) consumer.clear()
+  }
+
+  // --- consumers
+
+  /** Whether this channel has a consumer of that tag. */
+  hasConsumer(consumerTag: string): boolean {
+    return this.consumers.has(consumerTag)
+  }
+
+  /** Registers a consumer before `basic.consume` is sent: its deliveries may be in the same chunk as the reply. */
+  addConsumer(consumer: ConsumerEntry): void {
+    this.consumers.set(consumer.consumerTag, consumer)
+  }
+
+  /** Forgets a consumer: after `basic.cancel-ok` nothing comes for it any more. */
+  removeConsumer(consumer: ConsumerEntry): void {
+    if (this.consumers.get(consumer.consumerTag) === consumer) this.consumers.delete(consumer.consumerTag)
+  }
+
+  /** Gives a consumer's unsettled deliveries back to the queue. */
+  requeueAll(consumer: ConsumerEntry): void {
+    consumer.clear()
+    if (this.isClosed) return
+    for (const [tag, owner] of this.unsettled) if (owner === consumer) this.settle(tag, requeue)
+  }
+
+  // --- flow
+
+  /** Whether the broker takes content on this channel. */
+  get isFlowing(): boolean {
+    return !this.stopped
+  }
+
+  /** Calls back once, when content may flow again or the channel is over. */
+  onFlow(callback: () => void): void {
+    this.flowWaiting.add(callback)
+  }
+
+  offFlow(callback: () => void): void {
+    this.flowWaiting.delete(callback)
+  }
+
+  private releaseFlow(): void {
+    const waiting = [...this.flowWaiting]
+    this.flowWaiting.clear()
+    for (const callback of waiting) this.host.later(callback)
+  }
+
+  // --- what the broker sends
+
+  /** A method that is not `basic.deliver`. */
+  onMethod(method: Method): void {
+    if (method._tag === "channel.close") return this.onClose(method)
+    if (method._tag === "channel.close-ok") return this.onCloseOk()
+    if (this.state === "closing") return
+    this.assembler.expectIdle()
+    switch (method._tag) {
+      case "basic.ack":
+        return this.confirms.settle(method.deliveryTag, method.multiple, true)
+      case "basic.nack":
+        return this.confirms.settle(method.deliveryTag, method.multiple, false)
+      case "basic.return":
+      case "basic.get-ok":
+        this.content = method
+        return this.assembler.begin()
+      case "basic.cancel":
+        return this.onCancel(method.consumerTag, method.noWait)
+      case "channel.flow":
+        this.stopped = !method.active
+        this.write({ _tag: "channel.flow-ok", active: method.active })
+        if (method.active) this.releaseFlow()
+        return
+      default:
+        return this.onReply(method, undefined)
+    }
+  }
+
+  private onReply(method: Method, message: AmqpMessage | undefined): void {
+    const pending = this.pending[0]
+    if (pending === undefined) throw violation(503, `${method._tag} came on channel ${this.id}, nobody asked for it`)
+    this.applyReply(method)
+    if (!pending.reply(method, message)) {
+      throw violation(503, `${method._tag} came on channel ${this.id} in answer to ${pending.request}`)
+    }
+    this.pending.shift()
+    this.host.expect(-1)
+    if (method._tag === "basic.get-ok" && pending.settles && this.recovering === 0) {
+      this.unsettled.set(method.deliveryTag, undefined)
+    }
+  }
+
+  /** What a reply means for the channel itself. */
+  private applyReply(method: Method): void {
+    switch (method._tag) {
+      case "channel.open-ok":
+        if (this.state === "opening") this.state = "open"
+        return
+      case "tx.commit-ok":
+        return this.lane.release()
+      case "tx.rollback-ok":
+        this.unsettled = new Map([...this.unsettled, ...this.rolledBack].sort(([a], [b]) => a - b))
+        this.rolledBack = []
+        return this.lane.release()
+      case "basic.recover-ok":
+        this.recovering--
+        return
+    }
+  }
+
+  /** `basic.deliver`, read field by field: this runs once per message. */
+  onDeliver(reader: Reader, text: (reader: Reader, slot: 0 | 1 | 2) => string): void {
+    if (this.state === "closing") return
+    this.assembler.begin()
+    this.content = undefined
+    const delivery = this.delivery
+    delivery.consumerTag = text(reader, 0)
+    delivery.deliveryTag = reader.u64()
+    delivery.redelivered = (reader.u8() & 1) === 1
+    delivery.exchange = text(reader, 1)
+    delivery.routingKey = text(reader, 2)
+  }
+
+  onHeader(reader: Reader): void {
+    if (this.state === "closing") return
+    if (this.assembler.header(reader, this.host.maxMessageSize)) this.onContent()
+  }
+
+  onBody(bytes: Uint8Array, start: number, end: number): void {
+    if (this.state !== "closing") this.assembler.body(bytes, start, end)
+  }
+
+  onBodyEnd(): void {
+    if (this.state !== "closing" && this.assembler.bodyEnd()) this.onContent()
+  }
+
+  private onContent(): void {
+    const method = this.content
+    if (method === undefined) return this.onDelivery()
+    this.content = undefined
+    const { content, headerBytes, headerEnd, headerStart } = this.assembler
+    const message = new AmqpMessage(method.exchange, method.routingKey, content, headerBytes, headerStart, headerEnd)
+    if (method._tag === "basic.get-ok") return this.onReply(method, message)
+    this.onReturn(method, message)
+  }
+
+  private onDelivery(): void {
+    const { consumerTag, deliveryTag, exchange, redelivered, routingKey } = this.delivery
+    const consumer = this.consumers.get(consumerTag)
+    // Unknown: from the former life of this number. While recovering: the broker has taken it back already.
+    if (consumer === undefined || (this.recovering > 0 && !consumer.noAck)) return
+    if (!consumer.noAck) this.unsettled.set(deliveryTag, consumer)
+    consumer.push(deliveryTag, redelivered, exchange, routingKey, this.assembler)
+  }
+
+  private onReturn(method: BasicReturn, message: AmqpMessage): void {
+    if (this.mode !== "tx") return this.confirms.returned(message.pairing, method, message)
+    const { exchange, replyCode, replyText, routingKey } = method
+    this.returnedInTx.push(new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: message.body }))
+  }
+
+  /** The messages that came back since the last call, in tx mode. */
+  takeReturned(): ReadonlyArray<AmqpMessageReturned> {
+    const returned = this.returnedInTx
+    this.returnedInTx = []
+    return returned
+  }
+
+  private onCancel(consumerTag: string, noWait: boolean): void {
+    if (!noWait) this.write({ _tag: "basic.cancel-ok", consumerTag })
+    const consumer = this.consumers.get(consumerTag)
+    if (consumer === undefined) return
+    const error = new AmqpConsumerCancelled({ queue: consumer.queue, consumerTag })
+    this.removeConsumer(consumer)
+    consumer.end({ _tag: "CancelledByBroker", error })
+  }
+
+  // --- the end
+
+  /** Sends `channel.close`: everything that is pending ends, and `onClosed` callbacks run after `channel.close-ok`. */
+  close(): void {
+    if (this.isClosed) return
+    this.write({ _tag: "channel.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
+    this.end(undefined, "closing")
+  }
+
+  /** Calls back once the broker has forgotten this channel; at once if it has. */
+  onClosed(callback: () => void): void {
+    if (this.state === "closed") callback()
+    else this.onClosedCallbacks.add(callback)
+  }
+
+  offClosed(callback: () => void): void {
+    this.onClosedCallbacks.delete(callback)
+  }
+
+  private onCloseOk(): void {
+    if (this.state !== "closing") {
+      throw violation(503, `channel.close-ok came on channel ${this.id}, nobody asked for it`)
+    }
+    this.gone()
+  }
+
+  private onClose(close: ChannelClose): void {
+    const crossing = this.state === "closing"
+    if (!crossing) this.lane.discard()
+    this.write({ _tag: "channel.close-ok" })
+    // Both sides closed at once: the broker still answers our close.
+    if (crossing) return
+    const { classId, methodId, replyCode, replyText } = close
+    const operation = nameOf(classId, methodId)
+    const head = this.pending[0]
+    const own = head?.request === operation ? head : undefined
+    const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
+    const entity = own?.entity ?? refused[0]?.exchange ?? ""
+    const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
+    this.end(error, "closed", own, refused)
+    this.gone()
+  }
+
+  /**
+   * The publishes that the broker refused: those to the exchange that it names, which all fail alike. Where it names
+   * none it speaks of one message, which is known only if no other is unsettled; the outcome of the rest is unknown.
+   */
+  private refusedPublishes({ replyCode, replyText }: ChannelClose): ReadonlyArray<PublishWaiter> {
+    const waiters = this.confirms.waiters()
+    if (replyCode === 403 || replyCode === 404) {
+      return waiters.filter(({ exchange }) => exchange !== "" && replyText.includes(`'${exchange}'`))
+    }
+    return waiters.length === 1 ? waiters : []
+  }
+
+  /** The connection is gone. */
+  fail(error: AmqpConnectionError): void {
+    if (this.state === "closed") return
+    if (this.state !== "closing") this.end(error, "closed")
+    this.gone()
+  }
+
+  /** Ends everything that this channel owns. */
+  private end(
+    cause: ChannelCloseCause,
+    state: State,
+    own?: Pending,
+    refused: ReadonlyArray<PublishWaiter> = []
+  ): void {
+    this.state = state
+    this.closeCause = cause
+    this.assembler.reset()
+    this.unsettled.clear()
+    this.host.expect(-this.pending.length)
+    for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
+    this.confirms.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.includes(waiter) }))
+    for (const consumer of this.consumers.values()) consumer.end({ _tag: "ChannelClosed", cause })
+    this.consumers.clear()
+    this.releaseFlow()
+  }
+
+  private gone(): void {
+    this.state = "closed"
+    this.host.onGone(this)
+    for (const callback of this.onClosedCallbacks) this.host.later(callback)
+    this.onClosedCallbacks.clear()
+  }
+}

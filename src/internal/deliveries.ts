@@ -1,0 +1,147 @@
+/**
+ * One consumer of one channel: its buffer of deliveries, the pull that waits for them, and how it ended.
+ *
+ * Deliveries gather in an array; a waiting pull gets the whole array at once, at the end of a batch of frames. The
+ * consumer does not talk to the broker: its channel does.
+ *
+ * @since 0.1.0
+ */
+import type { AmqpConsumerCancelled, ChannelCloseCause } from "../AmqpError.ts"
+import type { AmqpMessage } from "../AmqpMessage.ts"
+import type { Assembler } from "./assembler.ts"
+
+/** How a consumer ended; deliveries that came before are pulled first. */
+export type ConsumerEnd =
+  | { readonly _tag: "Cancelled" }
+  | { readonly _tag: "CancelledByBroker"; readonly error: AmqpConsumerCancelled }
+  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause }
+
+/** What a pull yields: deliveries, or the end. */
+export type Pulled<D> = ReadonlyArray<D> | ConsumerEnd
+
+/** Makes a delivery from its fields; the body and the header are in the assembler, for the time of the call. */
+export type MakeDelivery<D> = (
+  deliveryTag: number,
+  redelivered: boolean,
+  exchange: string,
+  routingKey: string,
+  content: Assembler
+) => D
+
+/** What a consumer needs of its session. */
+export interface ConsumerHost {
+  /** Runs a callback at the end of the batch. */
+  readonly later: (callback: () => void) => void
+  /** The buffer is over or again under its bound: 8 MiB or 4096 deliveries. */
+  readonly onOverfull: (consumer: object, overfull: boolean) => void
+}
+
+const maxBufferedBytes = 8 * 1024 * 1024
+const maxBufferedDeliveries = 4096
+
+/** A consumer, as its channel sees it. */
+export interface ConsumerEntry {
+  readonly consumerTag: string
+  readonly queue: string
+  readonly noAck: boolean
+  readonly push: (...parts: Parameters<MakeDelivery<unknown>>) => void
+  readonly end: (end: ConsumerEnd) => void
+  /** Drops what was not pulled. */
+  readonly clear: () => void
+}
+
+/** A consumer with deliveries of type `D`. */
+export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
+  readonly consumerTag: string
+  readonly queue: string
+  readonly noAck: boolean
+  private readonly make: MakeDelivery<D>
+  private readonly host: ConsumerHost
+  private buffer: Array<D> = []
+  private bytes = 0
+  private overfull = false
+  private scheduled = false
+  private ended: ConsumerEnd | undefined
+  private waiting: ((pulled: Pulled<D>) => void) | undefined
+
+  constructor(
+    options: { readonly consumerTag: string; readonly queue: string; readonly noAck: boolean },
+    make: MakeDelivery<D>,
+    host: ConsumerHost
+  ) {
+    this.consumerTag = options.consumerTag
+    this.queue = options.queue
+    this.noAck = options.noAck
+    this.make = make
+    this.host = host
+  }
+
+  push(
+    deliveryTag: number,
+    redelivered: boolean,
+    exchange: string,
+    routingKey: string,
+    content: Assembler
+  ): void {
+    this.buffer.push(this.make(deliveryTag, redelivered, exchange, routingKey, content))
+    this.bytes += content.content.length
+    this.schedule()
+    if (!this.overfull && (this.bytes > maxBufferedBytes || this.buffer.length > maxBufferedDeliveries)) {
+      this.setOverfull(true)
+    }
+  }
+
+  private setOverfull(overfull: boolean): void {
+    if (this.overfull === overfull) return
+    this.overfull = overfull
+    this.host.onOverfull(this, overfull)
+  }
+
+  /** Wakes a waiting pull once per batch. */
+  private schedule(): void {
+    if (this.scheduled || this.waiting === undefined) return
+    this.scheduled = true
+    this.host.later(this.flush)
+  }
+
+  private take(): Pulled<D> | undefined {
+    if (this.buffer.length === 0) return this.ended
+    const taken = this.buffer
+    this.clear()
+    return taken
+  }
+
+  /** Calls back with the next deliveries or the end, at once if they are there. One pull at a time. */
+  pull(callback: (pulled: Pulled<D>) => void): void {
+    const taken = this.take()
+    if (taken === undefined) this.waiting = callback
+    else callback(taken)
+  }
+
+  /** Takes back a `pull`. */
+  unpull(callback: (pulled: Pulled<D>) => void): void {
+    if (this.waiting === callback) this.waiting = undefined
+  }
+
+  private readonly flush = (): void => {
+    this.scheduled = false
+    const waiting = this.waiting
+    if (waiting === undefined) return
+    const taken = this.take()
+    if (taken === undefined) return
+    this.waiting = undefined
+    waiting(taken)
+  }
+
+  end(end: ConsumerEnd): void {
+    this.ended ??= end
+    this.setOverfull(false)
+    this.schedule()
+  }
+
+  clear(): void {
+    this.buffer = []
+    this.bytes = 0
+    this.setOverfull(false)
+  }
+}

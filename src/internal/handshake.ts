@@ -1,0 +1,190 @@
+/**
+ * The opening of a connection as a sequence of steps (specification 2.2.4): start, any number of secure rounds, tune,
+ * open. It answers methods with methods; reading, writing and time are the session's.
+ *
+ * @since 0.1.0
+ */
+import * as Result from "effect/Result"
+import type { Mechanism } from "../AmqpAuth.ts"
+import { select } from "../AmqpAuth.ts"
+import {
+  AmqpConnectionError,
+  AuthenticationFailed,
+  fromConnectionClose,
+  NotAllowed,
+  ProtocolVersionMismatch
+} from "../AmqpError.ts"
+import type { InputTable, PlainTable } from "../AmqpTable.ts"
+import { violation } from "./frames.ts"
+import { type ConnectionClose, type ConnectionStart, type ConnectionTune, frameMinSize, type Method } from "./spec.ts"
+import { utf8Decode } from "./wire.ts"
+
+/** The negotiated limits of a connection. */
+export interface Limits {
+  /** Highest channel number. */
+  readonly channelMax: number
+  /** Largest frame in bytes, overhead included. */
+  readonly frameMax: number
+  /** Heartbeat interval in seconds; 0 is off. */
+  readonly heartbeat: number
+}
+
+/** What the handshake needs to know. */
+export interface HandshakeOptions {
+  readonly mechanisms: ReadonlyArray<Mechanism>
+  readonly vhost: string
+  readonly locale: string
+  readonly clientProperties: InputTable
+  /** The client's wishes; 0 for `channelMax` and `frameMax` is "as the server likes". */
+  readonly limits: Limits
+}
+
+/** What the server said of itself and what was agreed. */
+export interface Negotiated {
+  readonly serverProperties: PlainTable
+  readonly mechanism: string
+  readonly limits: Limits
+}
+
+/** What a step leads to. */
+export type Step =
+  | { readonly _tag: "Send"; readonly methods: ReadonlyArray<Method<InputTable>>; readonly limits?: Limits }
+  | { readonly _tag: "Done"; readonly negotiated: Negotiated }
+  | { readonly _tag: "Fail"; readonly error: AmqpConnectionError; readonly answer?: Method<InputTable> }
+
+/** What applies where the server sets no limit: 65535 channels, frames of 128 KiB. */
+export const unlimited: Limits = { channelMax: 65535, frameMax: 131072, heartbeat: 0 }
+
+/** 0 is "no limit" on either side, which is more than any limit. */
+const lower = (server: number, client: number, fallback: number): number =>
+  server === 0 ? (client === 0 ? fallback : client) : client === 0 ? server : Math.min(server, client)
+
+/**
+ * The limits both sides can keep. A client that wants no heartbeats gets none; otherwise the shorter interval applies,
+ * and 0 on the server's side is no interval.
+ */
+export const negotiate = (server: Limits, client: Limits): Limits => ({
+  channelMax: lower(server.channelMax, client.channelMax, unlimited.channelMax),
+  frameMax: lower(server.frameMax, client.frameMax, unlimited.frameMax),
+  heartbeat: client.heartbeat === 0 ? 0 : lower(server.heartbeat, client.heartbeat, 0)
+})
+
+const fail = (error: AmqpConnectionError, answer?: Method<InputTable>): Step =>
+  answer === undefined ? { _tag: "Fail", error } : { _tag: "Fail", error, answer }
+
+const authenticationFailed = (mechanism: string, detail: string): Step =>
+  fail(new AmqpConnectionError({ reason: new AuthenticationFailed({ mechanism, detail }) }))
+
+/** The state of one handshake. */
+export class Handshake {
+  /** The step that waits for an answer, for errors. */
+  waitingOn = "the protocol header"
+  private readonly options: HandshakeOptions
+  private mechanism: Mechanism | undefined
+  private rounds = 0
+  private serverProperties: PlainTable = {}
+  private limits: Limits | undefined
+
+  constructor(options: HandshakeOptions) {
+    this.options = options
+  }
+
+  /** The next step after a method of the server on channel 0. */
+  onMethod(method: Method): Step {
+    switch (method._tag) {
+      case "connection.start":
+        return this.mechanism === undefined ? this.onStart(method) : this.unexpected(method)
+      case "connection.secure":
+        return this.limits === undefined ? this.onSecure(method.challenge) : this.unexpected(method)
+      case "connection.tune":
+        return this.mechanism !== undefined && this.limits === undefined ? this.onTune(method) : this.unexpected(method)
+      case "connection.open-ok":
+        return this.onOpenOk()
+      case "connection.close":
+        return this.onClose(method)
+      default:
+        return this.unexpected(method)
+    }
+  }
+
+  private unexpected(method: Method): Step {
+    return fail(violation(503, `${method._tag} came while ${this.waitingOn} was waiting for its answer`))
+  }
+
+  private onStart(start: ConnectionStart): Step {
+    const { versionMajor, versionMinor } = start
+    if (versionMajor !== 0 || versionMinor !== 9) {
+      const offered = `AMQP ${versionMajor}-${versionMinor}`
+      return fail(new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered }) }))
+    }
+    const offered = utf8Decode(start.mechanisms) ?? ""
+    const mechanism = select(offered, this.options.mechanisms)
+    if (mechanism === undefined) {
+      const wanted = this.options.mechanisms.map(({ name }) => name).join(", ")
+      return authenticationFailed("", `the broker offers ${offered}, this client is set to use ${wanted}`)
+    }
+    const response = mechanism.initialResponse()
+    if (Result.isFailure(response)) return authenticationFailed(mechanism.name, response.failure.message)
+    this.mechanism = mechanism
+    this.serverProperties = start.serverProperties
+    this.waitingOn = "connection.start-ok"
+    return {
+      _tag: "Send",
+      methods: [{
+        _tag: "connection.start-ok",
+        clientProperties: this.options.clientProperties,
+        mechanism: mechanism.name,
+        response: response.success,
+        locale: this.options.locale
+      }]
+    }
+  }
+
+  private onSecure(challenge: Uint8Array): Step {
+    const name = this.mechanism?.name ?? ""
+    const response = this.mechanism?.respond?.(challenge, this.rounds++)
+    if (response === undefined) return fail(violation(503, `connection.secure came, but ${name} has no such step`))
+    if (Result.isFailure(response)) return authenticationFailed(name, response.failure.message)
+    this.waitingOn = "connection.secure-ok"
+    return { _tag: "Send", methods: [{ _tag: "connection.secure-ok", response: response.success }] }
+  }
+
+  private onTune(tune: ConnectionTune): Step {
+    const limits = negotiate(tune, this.options.limits)
+    if (limits.frameMax < frameMinSize) {
+      return fail(
+        violation(501, `the broker asks for frames of ${limits.frameMax} bytes, the least is ${frameMinSize}`)
+      )
+    }
+    this.limits = limits
+    this.waitingOn = "connection.open"
+    return {
+      _tag: "Send",
+      limits,
+      methods: [{ _tag: "connection.tune-ok", ...limits }, { _tag: "connection.open", virtualHost: this.options.vhost }]
+    }
+  }
+
+  private onOpenOk(): Step {
+    if (this.mechanism === undefined || this.limits === undefined) {
+      return fail(violation(503, "connection.open-ok came before connection.open"))
+    }
+    const { limits, mechanism, serverProperties } = this
+    return { _tag: "Done", negotiated: { serverProperties, limits, mechanism: mechanism.name } }
+  }
+
+  private onClose(close: ConnectionClose): Step {
+    const answer: Method<InputTable> = { _tag: "connection.close-ok" }
+    if (close.replyCode === 403 && this.limits === undefined) {
+      const reason = new AuthenticationFailed({ mechanism: this.mechanism?.name ?? "", detail: close.replyText })
+      return fail(new AmqpConnectionError({ reason }), answer)
+    }
+    // A vhost that may not be used is 530 on RabbitMQ and 403 on other brokers.
+    if (close.replyCode === 403) {
+      const { classId, methodId, replyCode, replyText } = close
+      const reason = new NotAllowed({ replyCode, replyText, classId, methodId })
+      return fail(new AmqpConnectionError({ reason }), answer)
+    }
+    return fail(fromConnectionClose(close), answer)
+  }
+}

@@ -1,0 +1,477 @@
+/**
+ * One epoch of a connection, without Effect: bytes in, frames to their channels, frames out through the outbox, and one
+ * idempotent end for everything.
+ *
+ * The shell feeds it with chunks and with heartbeat ticks, writes what the outbox holds, and hears through `SessionHooks`
+ * when the connection is open, blocked or over. A session does no IO, knows no clock, and is not used again after its
+ * end: the next connection is the next epoch.
+ *
+ * @since 0.1.0
+ */
+import {
+  AmqpConnectionError,
+  AmqpDecodeError,
+  ConnectionClosed,
+  ConnectionLost,
+  fromConnectionClose,
+  HeartbeatTimeout,
+  ProtocolVersionMismatch
+} from "../AmqpError.ts"
+import type { InputTable } from "../AmqpTable.ts"
+import { type ChannelHost, ChannelState } from "./channelState.ts"
+import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import {
+  type FrameHandler,
+  FrameParser,
+  heartbeatFrame,
+  protocolHeader,
+  violation,
+  writeMethodFrame
+} from "./frames.ts"
+import { Handshake, type HandshakeOptions, type Limits, type Negotiated, unlimited } from "./handshake.ts"
+import { Lane, Outbox } from "./outbox.ts"
+import { frameMethod, type Method, methods, readMethod } from "./spec.ts"
+import { type Reader, truncateUtf8 } from "./wire.ts"
+
+/** What a session tells the shell. Each is called at the end of a batch. */
+export interface SessionHooks {
+  readonly onOpen: (negotiated: Negotiated) => void
+  readonly onBlocked: (reason: string) => void
+  readonly onUnblocked: () => void
+  /** The end, once. What the outbox still holds should be written before the socket is closed. */
+  readonly onEnd: (error: AmqpConnectionError) => void
+}
+
+/** What a session needs to know. */
+export interface SessionOptions extends HandshakeOptions {
+  readonly epoch: number
+  /** The largest content that is accepted, in bytes. */
+  readonly maxMessageSize: number
+  readonly schedule: (run: () => void) => void
+  readonly hooks: SessionHooks
+}
+
+type State = "handshake" | "open" | "closing" | "closed"
+
+/** Waits for the reply to a request on channel 0. */
+interface SecretWaiter {
+  readonly onReply: () => void
+  readonly onFailure: (error: AmqpConnectionError) => void
+}
+
+const deliverId = methods["basic.deliver"].id
+
+/** The last name in a place, by its bytes: most deliveries repeat consumer tag, exchange and routing key. */
+class TextCache {
+  private bytes = new Uint8Array(0)
+  private text = ""
+
+  /** Reads a short string; a hit costs a comparison, about a third of decoding it. */
+  read(reader: Reader): string {
+    const { bytes, offset } = reader
+    const length = bytes[offset] ?? 0
+    const cached = this.bytes
+    if (length === cached.length && offset + 1 + length <= reader.end) {
+      let i = 0
+      while (i < length && bytes[offset + 1 + i] === cached[i]) i++
+      if (i === length) {
+        reader.offset = offset + 1 + length
+        return this.text
+      }
+    }
+    this.text = reader.shortString()
+    this.bytes = bytes.slice(offset + 1, reader.offset)
+    return this.text
+  }
+}
+
+/** A session. */
+export class Session {
+  readonly epoch: number
+  readonly outbox: Outbox
+  /** The error that ended it. */
+  error: AmqpConnectionError | undefined
+  private readonly options: SessionOptions
+  private readonly hooks: SessionHooks
+  private readonly handshake: Handshake
+  private readonly parser: FrameParser
+  private state: State = "handshake"
+  private limits: Limits = unlimited
+  /** By number; `null` where there was one. */
+  private readonly channels: Array<ChannelState | null | undefined> = []
+  private lastChannel = 0
+  private readonly secrets: Array<SecretWaiter> = []
+  private nextConsumer = 1
+  // What runs at the end of the batch: callbacks, and publishes with their outcomes, in the order of arrival.
+  private inBatch = false
+  private callbacks: Array<(() => void) | PublishWaiter> = []
+  private outcomes: Array<PublishOutcome | undefined> = []
+  private readonly overfull = new Set<object>()
+  private expected = 0
+  private resume: (() => void) | undefined
+  /** The first bytes, until it is clear that the peer speaks AMQP. */
+  private preamble: Uint8Array | undefined = new Uint8Array(0)
+  private receivedSinceTick = false
+  private writtenSinceTick = false
+  private silentTicks = 0
+
+  private readonly host: ChannelHost
+
+  constructor(options: SessionOptions) {
+    this.host = {
+      epoch: options.epoch,
+      maxMessageSize: options.maxMessageSize,
+      later: this.later,
+      settlePublish: (waiter, outcome) => this.push(waiter, outcome),
+      expect: (change) => this.expect(change),
+      onGone: (channel) => {
+        this.channels[channel.id] = null
+      }
+    }
+    this.options = options
+    this.hooks = options.hooks
+    this.epoch = options.epoch
+    this.handshake = new Handshake(options)
+    this.outbox = new Outbox(unlimited.frameMax, { schedule: options.schedule })
+    this.parser = new FrameParser(this.frames, unlimited.frameMax)
+  }
+
+  /** Writes the protocol header. */
+  start(): void {
+    this.outbox.raw(protocolHeader)
+  }
+
+  /** The step of the handshake that waits for an answer, or `"open"`. */
+  get phase(): string {
+    return this.state === "handshake" ? this.handshake.waitingOn : "open"
+  }
+
+  get isOpen(): boolean {
+    return this.state === "open"
+  }
+
+  // --- reading
+
+  /** Takes a batch of chunks; afterwards runs what they caused. */
+  receive(chunks: ReadonlyArray<Uint8Array>): void {
+    this.receivedSinceTick = true
+    this.inBatch = true
+    try {
+      for (const chunk of chunks) {
+        if (this.state === "closed") break
+        const bytes = this.preamble === undefined ? chunk : this.checkPreamble(chunk)
+        if (bytes !== undefined) this.parser.push(bytes)
+      }
+    } catch (error) {
+      this.onViolation(error)
+    }
+    this.runCallbacks()
+    this.inBatch = false
+  }
+
+  /** A peer of another protocol or version is told apart before its bytes are taken for frames. */
+  private checkPreamble(chunk: Uint8Array): Uint8Array | undefined {
+    const first = this.preamble?.[0] ?? chunk[0]
+    if (first === undefined) return undefined
+    if (first === frameMethod) {
+      this.preamble = undefined
+      return chunk
+    }
+    const held = new Uint8Array([...(this.preamble ?? []), ...chunk.subarray(0, 8)])
+    this.preamble = held
+    const isHeader = first === protocolHeader[0]
+    if (isHeader && held.length < 8) return undefined
+    const offered = isHeader && held[1] === protocolHeader[1]
+      ? `AMQP ${held[5]}-${held[6]}-${held[7]}`
+      : `no AMQP: it began with ${JSON.stringify(String.fromCharCode(...held))}`
+    throw new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered }) })
+  }
+
+  private onViolation(error: unknown): void {
+    if (error instanceof AmqpDecodeError) return this.refuse(violation(502, error.message))
+    if (error instanceof AmqpConnectionError) return this.refuse(error)
+    throw error
+  }
+
+  /** Ends the connection for the peer's fault, and tells it why where it can hear that. */
+  private refuse(error: AmqpConnectionError): void {
+    if (this.state === "open" && error.reason._tag === "ProtocolViolation") {
+      const replyText = truncateUtf8(error.reason.detail, 255)
+      this.write({ _tag: "connection.close", replyCode: error.reason.replyCode, replyText, classId: 0, methodId: 0 })
+    }
+    this.fatal(error)
+  }
+
+  private readonly texts = [new TextCache(), new TextCache(), new TextCache()] as const
+  private readonly text = (reader: Reader, slot: 0 | 1 | 2): string => this.texts[slot].read(reader)
+
+  private readonly frames: FrameHandler = {
+    onMethod: (id, reader) => {
+      const methodId = reader.u32()
+      if (methodId === deliverId && id !== 0) return this.channel(id)?.onDeliver(reader, this.text)
+      const method = readMethod(methodId, reader)
+      if (method === undefined) throw violation(503, `method ${methodId >>> 16}.${methodId & 0xffff} does not exist`)
+      if (reader.remaining !== 0) throw violation(502, `${reader.remaining} bytes after the fields of ${method._tag}`)
+      if (!methods[method._tag].server) throw violation(503, `${method._tag} is for clients to send`)
+      const onConnection = method._tag.startsWith("connection.")
+      if (onConnection !== (id === 0)) throw violation(504, `${method._tag} came on channel ${id}`)
+      if (id === 0) this.onConnectionMethod(method)
+      else this.channel(id)?.onMethod(method)
+    },
+    onHeader: (id, reader) => this.channel(id)?.onHeader(reader),
+    onBody: (id, bytes, start, end) => this.channel(id)?.onBody(bytes, start, end),
+    onBodyEnd: (id) => this.channel(id)?.onBodyEnd(),
+    // Any byte counts as a sign of life.
+    onHeartbeat: () => {}
+  }
+
+  /** The channel that a frame is for; `undefined` where it is to be ignored. */
+  private channel(id: number): ChannelState | undefined {
+    if (this.state === "closing" || this.state === "closed") return undefined
+    const channel = this.channels[id]
+    if (channel !== undefined) return channel ?? undefined
+    throw violation(
+      504,
+      id === 0 ? "a content frame came on channel 0" : `a frame came on channel ${id}, which was never open`
+    )
+  }
+
+  // --- channel 0
+
+  private onConnectionMethod(method: Method): void {
+    if (this.state === "handshake") return this.onHandshake(method)
+    switch (method._tag) {
+      case "connection.close":
+        this.write({ _tag: "connection.close-ok" })
+        // Both sides closed at once: there is nothing more to wait for.
+        return this.fatal(this.state === "closing" ? closedByClient() : fromConnectionClose(method))
+      case "connection.close-ok":
+        if (this.state !== "closing") throw violation(503, "connection.close-ok came, nobody asked for it")
+        return this.fatal(closedByClient())
+    }
+    if (this.state === "closing") return
+    switch (method._tag) {
+      case "connection.blocked":
+        this.outbox.setBlocked(true)
+        return this.later(() => this.hooks.onBlocked(method.reason))
+      case "connection.unblocked":
+        this.later(() => this.outbox.setBlocked(false))
+        return this.later(this.hooks.onUnblocked)
+      case "connection.update-secret-ok": {
+        const waiter = this.secrets.shift()
+        // One that nobody asked for changes nothing.
+        if (waiter === undefined) return
+        this.expect(-1)
+        return this.later(waiter.onReply)
+      }
+      default:
+        throw violation(503, `${method._tag} came on an open connection`)
+    }
+  }
+
+  private onHandshake(method: Method): void {
+    const step = this.handshake.onMethod(method)
+    switch (step._tag) {
+      case "Send":
+        if (step.limits !== undefined) {
+          this.limits = step.limits
+          this.outbox.frameMax = step.limits.frameMax
+          this.parser.frameMax = step.limits.frameMax
+        }
+        for (const reply of step.methods) this.write(reply)
+        return
+      case "Done":
+        this.state = "open"
+        return this.later(() => this.hooks.onOpen(step.negotiated))
+      case "Fail":
+        if (step.answer !== undefined) this.write(step.answer)
+        return this.fatal(step.error)
+    }
+  }
+
+  private write(method: Method<InputTable>): void {
+    const writer = this.outbox.shared
+    try {
+      writeMethodFrame(writer, 0, method, this.outbox.frameMax)
+    } catch (error) {
+      writer.rollback()
+      throw error
+    }
+    const size = writer.unitSize
+    writer.commit()
+    this.outbox.accept(size)
+  }
+
+  /** `connection.update-secret`: a new password or token for this connection. Throws `AmqpEncodeError`. */
+  updateSecret(newSecret: Uint8Array, reason: string, waiter: SecretWaiter): void {
+    this.write({ _tag: "connection.update-secret", newSecret, reason })
+    this.expect(1)
+    this.secrets.push(waiter)
+  }
+
+  // --- channels
+
+  /**
+   * A new channel on a free number; `channel.open` is the caller's to send. `undefined` where no number is free.
+   *
+   * Numbers rotate: after a `channel.close` from the broker, late frames of the old channel may still come, so the
+   * number that was used last is used again last.
+   */
+  openChannel(wanted?: number): ChannelState | undefined {
+    const max = this.limits.channelMax
+    let id = wanted
+    if (id === undefined) {
+      for (let i = 0; i < max; i++) {
+        const candidate = (this.lastChannel + i) % max + 1
+        if (this.channels[candidate]) continue
+        id = candidate
+        this.lastChannel = candidate
+        break
+      }
+    } else if (this.channels[id]) id = undefined
+    if (id === undefined) return undefined
+    const channel = new ChannelState(id, new Lane(this.outbox, id), this.host)
+    this.channels[id] = channel
+    return channel
+  }
+
+  get channelMax(): number {
+    return this.limits.channelMax
+  }
+
+  /** A consumer tag that this connection has not used. */
+  consumerTag(): string {
+    return `effect-amqp.${this.epoch}.${this.nextConsumer++}`
+  }
+
+  // --- the end of a batch
+
+  /** Runs a callback at the end of the batch that is being received, or else at the end of the turn. */
+  readonly later = (callback: () => void): void => this.push(callback, undefined)
+
+  private push(callback: (() => void) | PublishWaiter, outcome: PublishOutcome | undefined): void {
+    this.callbacks.push(callback)
+    this.outcomes.push(outcome)
+    if (!this.inBatch && this.callbacks.length === 1) this.options.schedule(this.runCallbacks)
+  }
+
+  /** User code runs inside, and may call anything of the session. */
+  private readonly runCallbacks = (): void => {
+    while (this.callbacks.length > 0) {
+      const { callbacks, outcomes } = this
+      this.callbacks = []
+      this.outcomes = []
+      for (let i = 0; i < callbacks.length; i++) {
+        const callback = callbacks[i]
+        const outcome = outcomes[i]
+        if (typeof callback === "function") callback()
+        else if (callback !== undefined && outcome !== undefined) callback.onOutcome(outcome)
+      }
+    }
+  }
+
+  // --- backpressure on the socket
+
+  /**
+   * Whether the shell should stop reading: a consumer has more than it can hold. While somebody waits for a reply or a
+   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message.
+   */
+  get isPaused(): boolean {
+    return this.overfull.size > 0 && this.expected === 0 && this.state === "open"
+  }
+
+  readonly onOverfull = (consumer: object, overfull: boolean): void => {
+    if (overfull) this.overfull.add(consumer)
+    else this.overfull.delete(consumer)
+    this.checkResume()
+  }
+
+  private expect(change: number): void {
+    this.expected += change
+    if (change > 0) this.checkResume()
+  }
+
+  /** Calls back once, when reading may go on. */
+  onResume(callback: () => void): void {
+    this.resume = callback
+  }
+
+  private checkResume(): void {
+    if (this.resume === undefined || this.isPaused) return
+    const resume = this.resume
+    this.resume = undefined
+    // The caller may be in the middle of a change.
+    this.options.schedule(resume)
+  }
+
+  // --- heartbeats
+
+  /** The shell has written something. */
+  onWritten(): void {
+    this.writtenSinceTick = true
+  }
+
+  /**
+   * Half a heartbeat interval has passed: writes a heartbeat if nothing else was written. Returns whether the peer has
+   * been silent for two intervals; the shell then reads what is pending and asks `isSilent` again. Ticks are counted,
+   * not time: a process that was stopped for an hour sees one tick, and reads before it judges.
+   */
+  tick(): boolean {
+    if (!this.writtenSinceTick) this.outbox.raw(heartbeatFrame)
+    this.writtenSinceTick = false
+    if (this.receivedSinceTick || this.isPaused) this.silentTicks = 0
+    else this.silentTicks++
+    this.receivedSinceTick = false
+    return this.isSilent
+  }
+
+  get isSilent(): boolean {
+    return this.silentTicks >= 4 && !this.receivedSinceTick
+  }
+
+  /** The peer is taken for dead. */
+  onHeartbeatTimeout(): void {
+    const reason = new HeartbeatTimeout({ intervalSeconds: this.limits.heartbeat })
+    this.fatal(new AmqpConnectionError({ reason }))
+  }
+
+  // --- the end
+
+  /** Sends `connection.close`. Everything on the connection ends; `onEnd` follows with the broker's `close-ok`. */
+  close(): void {
+    if (this.state !== "open") return
+    this.failAll(closedByClient())
+    this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
+    this.state = "closing"
+    this.checkResume()
+  }
+
+  /** The socket is gone, or must go: `detail` says how. */
+  onSocketEnd(error: AmqpConnectionError): void {
+    this.fatal(this.state === "closing" ? closedByClient() : error)
+  }
+
+  /** The error of a socket that went away. */
+  lost(detail: string): AmqpConnectionError {
+    return new AmqpConnectionError({ reason: new ConnectionLost({ phase: this.phase, detail }) })
+  }
+
+  /** Ends the session, once: every waiter, pull and gate that it owns. */
+  private fatal(error: AmqpConnectionError): void {
+    if (this.state === "closed") return
+    if (this.state !== "closing") this.failAll(error)
+    this.state = "closed"
+    this.error = error
+    this.outbox.end()
+    this.checkResume()
+    this.later(() => this.hooks.onEnd(error))
+  }
+
+  private failAll(error: AmqpConnectionError): void {
+    for (const channel of this.channels) channel?.fail(error)
+    for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
+    this.later(() => this.outbox.releaseAll())
+  }
+}
+
+const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
