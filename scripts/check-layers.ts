@@ -71,12 +71,16 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpChannel.ts",
       "AmqpConnection.ts",
       "AmqpConsumer.ts",
+      "AmqpDelivery.ts",
       "AmqpPublisher.ts",
       "AmqpRpc.ts",
       "AmqpSchema.ts",
       "AmqpTelemetry.ts",
       "AmqpTopology.ts",
-      "internal/connectionInternals.ts"
+      "internal/channel.ts",
+      "internal/connectionOptions.ts",
+      "internal/requests.ts",
+      "internal/shell.ts"
     ]
   },
   node: {

@@ -53,11 +53,19 @@ export interface Publish {
   readonly mandatory?: boolean | undefined
 }
 
-/** The private tag by which returned messages are told apart starts with this; see `internal/confirms.ts`. */
+/**
+ * The private tag by which returned messages are told apart starts with this; see `internal/confirms.ts`.
+ *
+ * @internal
+ */
 export const pairingPrefix = "\u0001"
 
-/** Reads the properties of a content header from the flags on. */
-const decode = (reader: Reader): Properties => {
+/**
+ * Reads the properties of a content header, from the flags to the end. Throws `AmqpDecodeError`.
+ *
+ * @internal
+ */
+export const readProperties = (reader: Reader): Properties => {
   const flags = reader.u16()
   if ((flags & 0x3) !== 0) throw new AmqpDecodeError({ path: "properties", reason: "unknown property flags" })
   const properties = readBasicProperties(reader, flags)
@@ -65,6 +73,20 @@ const decode = (reader: Reader): Properties => {
     throw new AmqpDecodeError({ path: "properties", reason: `${reader.remaining} bytes after the last property` })
   }
   return properties
+}
+
+/**
+ * A content as it came from the wire: the body, and where the properties are.
+ *
+ * @internal
+ */
+export interface ReceivedContent {
+  readonly content: Uint8Array
+  /** What holds the content header. */
+  readonly headerBytes: Uint8Array
+  /** Where the property flags begin. */
+  readonly headerStart: number
+  readonly headerEnd: number
 }
 
 /**
@@ -89,20 +111,13 @@ export class AmqpMessage {
   private pairingTag: string | undefined
 
   /** @internal */
-  constructor(
-    exchange: string,
-    routingKey: string,
-    body: Uint8Array,
-    header: Uint8Array,
-    headerStart: number,
-    headerEnd: number
-  ) {
+  constructor(exchange: string, routingKey: string, received: ReceivedContent) {
     this.exchange = exchange
     this.routingKey = routingKey
-    this.body = body
-    this.header = header
-    this.headerStart = headerStart
-    this.headerEnd = headerEnd
+    this.body = received.content
+    this.header = received.headerBytes
+    this.headerStart = received.headerStart
+    this.headerEnd = received.headerEnd
     this.decoded = undefined
     this.pairingTag = undefined
   }
@@ -110,7 +125,7 @@ export class AmqpMessage {
   private decode(): Properties | AmqpDecodeError {
     if (this.decoded !== undefined) return this.decoded
     try {
-      const properties = decode(new Reader(this.header, this.headerStart, this.headerEnd))
+      const properties = readProperties(new Reader(this.header, this.headerStart, this.headerEnd))
       if (properties.clusterId?.startsWith(pairingPrefix)) {
         const { clusterId, ...visible } = properties
         this.pairingTag = clusterId

@@ -16,7 +16,7 @@ import {
   type ChannelCloseCause,
   fromChannelClose
 } from "../AmqpError.ts"
-import { AmqpMessage, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
+import { AmqpMessage, type PropertiesInput, type Publish, type ReceivedContent } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import { Assembler } from "./assembler.ts"
 import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
@@ -63,8 +63,8 @@ const isReplyTo = <Name extends RequestName>(request: Name, method: Method): met
 export interface RequestHandlers<Name extends RequestName> {
   /** The queue or exchange that the request names, for errors. */
   readonly entity: string
-  /** `message` comes with `basic.get-ok`. */
-  readonly onReply: (reply: ReplyTo<Name>, message: AmqpMessage | undefined) => void
+  /** `content` comes with `basic.get-ok`. */
+  readonly onReply: (reply: ReplyTo<Name>, content: ReceivedContent | undefined) => void
   /** `own`: this request provoked the end of the channel. */
   readonly onFailure: (cause: ChannelCloseCause, own: boolean) => void
 }
@@ -76,7 +76,7 @@ interface Pending {
   /** Whether the message of a `basic.get-ok` has to be settled. */
   readonly settles: boolean
   /** Takes the reply; `false` where it answers another request. */
-  readonly reply: (method: Method, message: AmqpMessage | undefined) => boolean
+  readonly reply: (method: Method, content: ReceivedContent | undefined) => boolean
   readonly fail: (cause: ChannelCloseCause, own: boolean) => void
 }
 
@@ -200,9 +200,9 @@ export class ChannelState {
       request: name,
       entity: handlers.entity,
       settles: frame._tag === "basic.get" && !frame.noAck,
-      reply: (reply, message) => {
+      reply: (reply, content) => {
         if (!isReplyTo(name, reply)) return false
-        this.host.later(() => handlers.onReply(reply, message))
+        this.host.later(() => handlers.onReply(reply, content))
         return true
       },
       fail: (cause, own) => this.host.later(() => handlers.onFailure(cause, own))
@@ -352,6 +352,14 @@ export class ChannelState {
     if (this.consumers.get(consumer.consumerTag) === consumer) this.consumers.delete(consumer.consumerTag)
   }
 
+  /** A consumer was cancelled: what has come can still be taken and settled. */
+  endConsumer(consumerTag: string): void {
+    const consumer = this.consumers.get(consumerTag)
+    if (consumer === undefined) return
+    this.consumers.delete(consumerTag)
+    consumer.end({ _tag: "Cancelled" })
+  }
+
   /** Gives a consumer's unsettled deliveries back to the queue. */
   requeueAll(consumer: ConsumerEntry): void {
     consumer.clear()
@@ -410,11 +418,11 @@ export class ChannelState {
     }
   }
 
-  private onReply(method: Method, message: AmqpMessage | undefined): void {
+  private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.pending[0]
     if (pending === undefined) throw violation(503, `${method._tag} came on channel ${this.id}, nobody asked for it`)
     this.applyReply(method)
-    if (!pending.reply(method, message)) {
+    if (!pending.reply(method, content)) {
       throw violation(503, `${method._tag} came on channel ${this.id} in answer to ${pending.request}`)
     }
     this.pending.shift()
@@ -472,10 +480,11 @@ export class ChannelState {
     const method = this.content
     if (method === undefined) return this.onDelivery()
     this.content = undefined
+    // The assembler is reused, and replies are handed on later.
     const { content, headerBytes, headerEnd, headerStart } = this.assembler
-    const message = new AmqpMessage(method.exchange, method.routingKey, content, headerBytes, headerStart, headerEnd)
-    if (method._tag === "basic.get-ok") return this.onReply(method, message)
-    this.onReturn(method, message)
+    const received = { content, headerBytes, headerStart, headerEnd }
+    if (method._tag === "basic.get-ok") return this.onReply(method, received)
+    this.onReturn(method, new AmqpMessage(method.exchange, method.routingKey, received))
   }
 
   private onDelivery(): void {

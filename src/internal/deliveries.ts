@@ -7,8 +7,7 @@
  * @since 0.1.0
  */
 import type { AmqpConsumerCancelled, ChannelCloseCause } from "../AmqpError.ts"
-import type { AmqpMessage } from "../AmqpMessage.ts"
-import type { Assembler } from "./assembler.ts"
+import type { AmqpMessage, ReceivedContent } from "../AmqpMessage.ts"
 
 /** How a consumer ended; deliveries that came before are pulled first. */
 export type ConsumerEnd =
@@ -17,15 +16,17 @@ export type ConsumerEnd =
   | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause }
 
 /** What a pull yields: deliveries, or the end. */
-export type Pulled<D> = ReadonlyArray<D> | ConsumerEnd
+export type Pulled<D> = readonly [D, ...Array<D>] | ConsumerEnd
 
-/** Makes a delivery from its fields; the body and the header are in the assembler, for the time of the call. */
+const isNonEmpty = <D>(array: Array<D>): array is [D, ...Array<D>] => array.length > 0
+
+/** Makes a delivery from its fields; the content is only valid during the call. */
 export type MakeDelivery<D> = (
   deliveryTag: number,
   redelivered: boolean,
   exchange: string,
   routingKey: string,
-  content: Assembler
+  content: ReceivedContent
 ) => D
 
 /** What a consumer needs of its session. */
@@ -62,7 +63,7 @@ export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
   private overfull = false
   private scheduled = false
   private ended: ConsumerEnd | undefined
-  private waiting: ((pulled: Pulled<D>) => void) | undefined
+  private readonly waiting: Array<(pulled: Pulled<D>) => void> = []
 
   constructor(
     options: { readonly consumerTag: string; readonly queue: string; readonly noAck: boolean },
@@ -81,7 +82,7 @@ export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
     redelivered: boolean,
     exchange: string,
     routingKey: string,
-    content: Assembler
+    content: ReceivedContent
   ): void {
     this.buffer.push(this.make(deliveryTag, redelivered, exchange, routingKey, content))
     this.bytes += content.content.length
@@ -99,38 +100,38 @@ export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
 
   /** Wakes a waiting pull once per batch. */
   private schedule(): void {
-    if (this.scheduled || this.waiting === undefined) return
+    if (this.scheduled || this.waiting.length === 0) return
     this.scheduled = true
     this.host.later(this.flush)
   }
 
   private take(): Pulled<D> | undefined {
-    if (this.buffer.length === 0) return this.ended
     const taken = this.buffer
+    if (!isNonEmpty(taken)) return this.ended
     this.clear()
     return taken
   }
 
-  /** Calls back with the next deliveries or the end, at once if they are there. One pull at a time. */
+  /** Calls back with the next deliveries or the end, at once if they are there. */
   pull(callback: (pulled: Pulled<D>) => void): void {
     const taken = this.take()
-    if (taken === undefined) this.waiting = callback
+    if (taken === undefined) this.waiting.push(callback)
     else callback(taken)
   }
 
   /** Takes back a `pull`. */
   unpull(callback: (pulled: Pulled<D>) => void): void {
-    if (this.waiting === callback) this.waiting = undefined
+    const at = this.waiting.indexOf(callback)
+    if (at >= 0) this.waiting.splice(at, 1)
   }
 
   private readonly flush = (): void => {
     this.scheduled = false
-    const waiting = this.waiting
-    if (waiting === undefined) return
-    const taken = this.take()
-    if (taken === undefined) return
-    this.waiting = undefined
-    waiting(taken)
+    while (this.waiting.length > 0) {
+      const taken = this.take()
+      if (taken === undefined) return
+      this.waiting.shift()?.(taken)
+    }
   }
 
   end(end: ConsumerEnd): void {

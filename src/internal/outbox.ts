@@ -41,7 +41,7 @@ const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => {
 /** The frames of one channel, in order. */
 export class Lane {
   readonly channel: number
-  private readonly outbox: Outbox
+  readonly outbox: Outbox
   /** Frames behind a large body, or behind `hold`. */
   private readonly own = new Writer()
   private queue: Array<Segment> = []

@@ -89,7 +89,7 @@ class TextCache {
 export class Session {
   readonly epoch: number
   readonly outbox: Outbox
-  /** The error that ended it. */
+  /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
   private readonly options: SessionOptions
   private readonly hooks: SessionHooks
@@ -440,7 +440,8 @@ export class Session {
   /** Sends `connection.close`. Everything on the connection ends; `onEnd` follows with the broker's `close-ok`. */
   close(): void {
     if (this.state !== "open") return
-    this.failAll(closedByClient())
+    this.error = closedByClient()
+    this.failAll(this.error)
     this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
     this.state = "closing"
     this.checkResume()
@@ -461,7 +462,7 @@ export class Session {
     if (this.state === "closed") return
     if (this.state !== "closing") this.failAll(error)
     this.state = "closed"
-    this.error = error
+    this.error ??= error
     this.outbox.end()
     this.checkResume()
     this.later(() => this.hooks.onEnd(error))

@@ -1,0 +1,341 @@
+/**
+ * A connection to a broker, as a scoped value or a layer over `AmqpTransport`.
+ *
+ * The connection owns the socket, the handshake, the heartbeat and the end of everything that was opened on it. It does
+ * not publish or consume: channels do (`AmqpChannel`). A connection that is lost is not replaced: everything on it ends
+ * with a typed error, and so does `closed`.
+ *
+ * @since 0.1.0
+ */
+import * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as PubSub from "effect/PubSub"
+import * as Redacted from "effect/Redacted"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { Credentials, Mechanism } from "./AmqpAuth.ts"
+import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
+import type { InputTable, PlainTable } from "./AmqpTable.ts"
+import { type AmqpTransport, formatEndpoint, type TlsOptions } from "./AmqpTransport.ts"
+import type { AmqpUriError } from "./AmqpUri.ts"
+import { resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
+import type { Limits, Negotiated } from "./internal/handshake.ts"
+import type { Session } from "./internal/session.ts"
+import { open, type OpenSession } from "./internal/shell.ts"
+import { utf8 } from "./internal/wire.ts"
+
+const TypeId = "~effect-amqp/AmqpConnection"
+
+/** The library's version, which brokers show next to its connections. */
+const version = "0.1.0"
+
+// -----------------------------------------------------------------------------
+// options
+// -----------------------------------------------------------------------------
+
+/**
+ * Options of a connection. Those given here take precedence over the URL's.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** After the RabbitMQ URI specification, query parameters included; see `AmqpUri`. */
+  readonly url?: Redacted.Redacted | string | undefined
+  /** Defaults to `"localhost"`. */
+  readonly host?: string | undefined
+  /** Defaults to 5672, and to 5671 with TLS. */
+  readonly port?: number | undefined
+  /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
+  readonly tls?: boolean | TlsOptions | undefined
+  /** Defaults to `"/"`. */
+  readonly vhost?: string | undefined
+  /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
+  readonly credentials?: Credentials | Effect.Effect<Credentials, AmqpConnectionError> | undefined
+  /**
+   * SASL mechanisms in the order of preference: `"PLAIN"`, `"AMQPLAIN"`, `"EXTERNAL"`, `"ANONYMOUS"`, or one that was
+   * built with `AmqpAuth.make`. Defaults to PLAIN, then AMQPLAIN.
+   */
+  readonly mechanisms?: ReadonlyArray<"PLAIN" | "AMQPLAIN" | "EXTERNAL" | "ANONYMOUS" | Mechanism> | undefined
+  /**
+   * Longest silence of either side, in whole seconds up to 65535. The shorter wish of both sides applies; 0 turns
+   * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
+   */
+  readonly heartbeat?: Duration.Input | undefined
+  /** Largest frame in bytes, from 4096; the smaller wish of both sides applies. Defaults to the broker's. */
+  readonly frameMax?: number | undefined
+  /** Highest channel number, up to 65535; the smaller wish of both sides applies. Defaults to the broker's. */
+  readonly channelMax?: number | undefined
+  /**
+   * Largest content that is accepted from the broker, in bytes; a larger one ends the connection before it is read.
+   * Defaults to 128 MiB.
+   */
+  readonly maxMessageSize?: number | undefined
+  /** Shown by the broker's tools. */
+  readonly connectionName?: string | undefined
+  /** Added to, and preferred over, the properties that the client sends of itself. */
+  readonly clientProperties?: InputTable | undefined
+  /** Language of the broker's messages. Defaults to `"en_US"`. */
+  readonly locale?: string | undefined
+  /** For the socket and TLS. Defaults to 10 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** From the open socket to the open connection. Defaults to 10 seconds. */
+  readonly handshakeTimeout?: Duration.Input | undefined
+  /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
+  readonly closeTimeout?: Duration.Input | undefined
+}
+
+/**
+ * Why a connection does not come about: the broker or the way to it, or the options.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type ConnectError = AmqpConnectionError | AmqpUriError | AmqpEncodeError
+
+// -----------------------------------------------------------------------------
+// the connection
+// -----------------------------------------------------------------------------
+
+/**
+ * What the broker says of itself, and what was agreed with it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Server {
+  /** For example `"RabbitMQ"`; empty where the broker does not say. */
+  readonly product: string
+  /** For example `"3.10.8"`; empty where the broker does not say. */
+  readonly version: string
+  /** The capabilities that the broker announces as present, for example `"publisher_confirms"`. */
+  readonly capabilities: ReadonlySet<string>
+  /** Everything it says of itself. */
+  readonly properties: PlainTable
+  /** The mechanism that authenticated the connection. */
+  readonly mechanism: string
+  /** Highest channel number, largest frame in bytes, heartbeat interval in seconds (0: none). */
+  readonly limits: Limits
+}
+
+/**
+ * The state of a connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Status =
+  | { readonly _tag: "Open"; readonly epoch: number; readonly endpoint: string; readonly server: Server }
+  /** The broker is short of a resource and reads nothing from this connection; publishes wait. */
+  | { readonly _tag: "Blocked"; readonly epoch: number; readonly reason: string }
+  | { readonly _tag: "Closed"; readonly error: AmqpConnectionError }
+
+/**
+ * A connection to a broker.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AmqpConnection {
+  readonly [TypeId]: typeof TypeId
+  /** The present state. */
+  readonly status: Effect.Effect<Status>
+  /** The present state and every one that follows; ends with the connection. */
+  readonly changes: Stream.Stream<Status>
+  /** What the broker said of itself. Fails once the connection is closed. */
+  readonly server: Effect.Effect<Server, AmqpConnectionError>
+  /**
+   * Gives the broker a new password or token for this connection (`connection.update-secret`, RabbitMQ). A broker that
+   * refuses it closes the connection.
+   */
+  readonly updateSecret: (
+    secret: Redacted.Redacted,
+    reason?: string
+  ) => Effect.Effect<void, AmqpConnectionError | AmqpEncodeError>
+  /**
+   * Closes the connection and everything on it; the scope does the same. Returns when the socket is closed, within
+   * `closeTimeout` even if the broker does not answer. Closing again does nothing (specification 1.4.2.9).
+   */
+  readonly close: Effect.Effect<void>
+  /** Waits for the end of the connection, however it comes, and returns its reason. */
+  readonly closed: Effect.Effect<AmqpConnectionError>
+  /** @internal */
+  readonly [internals]: Internals
+}
+
+/**
+ * The door for the library's own modules.
+ *
+ * @internal
+ */
+export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
+
+/** @internal */
+export interface Internals {
+  /** The session of the present epoch. */
+  readonly session: Session
+  readonly closeTimeout: Duration.Duration
+}
+
+/**
+ * @category services
+ * @since 0.1.0
+ */
+export const AmqpConnection = Context.Service<AmqpConnection>("effect-amqp/AmqpConnection")
+
+const text = (value: unknown): string => typeof value === "string" ? value : ""
+
+const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server => {
+  const { capabilities } = serverProperties
+  const isTable = typeof capabilities === "object" && capabilities !== null && !Array.isArray(capabilities)
+  return {
+    product: text(serverProperties["product"]),
+    version: text(serverProperties["version"]),
+    capabilities: new Set(isTable ? Object.entries(capabilities).flatMap(([name, on]) => on === true ? [name] : []) : []),
+    properties: serverProperties,
+    mechanism,
+    limits
+  }
+}
+
+/** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
+const clientProperties = (options: Options): InputTable => ({
+  product: "effect-amqp",
+  version,
+  platform: "JavaScript",
+  capabilities: {
+    publisher_confirms: true,
+    exchange_exchange_bindings: true,
+    "basic.nack": true,
+    consumer_cancel_notify: true,
+    "connection.blocked": true,
+    consumer_priorities: true,
+    authentication_failure_close: true,
+    per_consumer_qos: true
+  },
+  ...(options.connectionName === undefined ? {} : { connection_name: options.connectionName }),
+  ...options.clientProperties
+})
+
+/** The states of a connection, for those who ask and those who watch. */
+class StatusBoard {
+  current: Status
+  readonly hub: PubSub.PubSub<Status>
+
+  constructor(current: Status, hub: PubSub.PubSub<Status>) {
+    this.current = current
+    this.hub = hub
+    PubSub.publishUnsafe(hub, current)
+  }
+
+  set(status: Status): void {
+    if (this.current._tag === "Closed") return
+    this.current = status
+    PubSub.publishUnsafe(this.hub, status)
+    if (status._tag === "Closed") PubSub.endUnsafe(this.hub)
+  }
+}
+
+const openSession = (
+  options: Options,
+  resolved: ResolvedOptions,
+  hooks: Pick<Parameters<typeof open>[0], "onBlocked" | "onUnblocked">
+): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
+  Effect.flatMap(
+    Effect.isEffect(resolved.credentials) ? resolved.credentials : Effect.succeed(resolved.credentials),
+    (credentials) =>
+      open({
+        ...resolved,
+        ...hooks,
+        epoch: 1,
+        mechanisms: resolved.mechanisms(credentials),
+        locale: options.locale ?? "en_US",
+        clientProperties: clientProperties(options)
+      })
+  )
+
+/**
+ * Opens a connection and closes it with the scope.
+ *
+ * **Details**
+ *
+ * Succeeds when the connection is open: dialing takes at most `connectTimeout`, the handshake at most
+ * `handshakeTimeout`. Fails with `AmqpConnectionError`: `ConnectFailed`, `TlsFailed`, `AuthenticationFailed`,
+ * `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`, `ConnectionLost`, `ProtocolViolation`; with
+ * `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything is connected.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: Options = {}
+): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
+  Effect.gen(function*() {
+    const resolved = yield* Effect.fromResult(resolve(options))
+    const hub = yield* PubSub.unbounded<Status>({ replay: 1 })
+    let board: StatusBoard | undefined
+    let opened: Status | undefined
+    const current = yield* openSession(options, resolved, {
+      onBlocked: (reason) => board?.set({ _tag: "Blocked", epoch: 1, reason }),
+      onUnblocked: () => opened && board?.set(opened)
+    })
+    const { session } = current
+    const server = toServer(current.negotiated)
+    opened = { _tag: "Open", epoch: session.epoch, endpoint: formatEndpoint(resolved.endpoint), server }
+    const states = board = new StatusBoard(opened, hub)
+    yield* current.ended.pipe(
+      Effect.flatMap((error) => Effect.sync(() => states.set({ _tag: "Closed", error }))),
+      Effect.forkDetach({ startImmediately: true })
+    )
+    return AmqpConnection.of({
+      [TypeId]: TypeId,
+      [internals]: { session, closeTimeout: resolved.closeTimeout },
+      status: Effect.sync(() => states.current),
+      changes: Stream.fromPubSub(hub),
+      server: Effect.suspend(() => session.error === undefined ? Effect.succeed(server) : Effect.fail(session.error)),
+      updateSecret: (secret, reason = "renewed") => updateSecret(session, secret, reason),
+      close: current.close,
+      closed: current.ended
+    })
+  })
+
+const updateSecret = (
+  session: Session,
+  secret: Redacted.Redacted,
+  reason: string
+): Effect.Effect<void, AmqpConnectionError | AmqpEncodeError> =>
+  Effect.callback((resume) => {
+    if (session.error !== undefined) return resume(Effect.fail(session.error))
+    try {
+      session.updateSecret(utf8(Redacted.value(secret), "secret"), reason, {
+        onReply: () => resume(Effect.void),
+        onFailure: (error) => resume(Effect.fail(error))
+      })
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      resume(Effect.fail(error))
+    }
+  })
+
+/**
+ * A connection as a layer.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options?: Options): Layer.Layer<AmqpConnection, ConnectError, AmqpTransport> =>
+  Layer.effect(AmqpConnection, make(options))
+
+/**
+ * A connection whose options come from `Config`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<AmqpConnection, ConnectError | Config.ConfigError, AmqpTransport> =>
+  Layer.effect(AmqpConnection, Effect.flatMap(Config.unwrap(options), make))

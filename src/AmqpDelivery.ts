@@ -1,0 +1,132 @@
+/**
+ * Messages that a consumer or `basic.get` received, and how they are settled.
+ *
+ * A delivery belongs to one channel of one epoch and is settled at most once, there. Settling says what it did; it never
+ * waits for the broker, which does not answer.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import { AmqpStaleDelivery } from "./AmqpError.ts"
+import { AmqpMessage, type ReceivedContent } from "./AmqpMessage.ts"
+import type { ChannelState, Settlement, SettleResult } from "./internal/channelState.ts"
+
+/**
+ * What settling a delivery did: `"AlreadySettled"` means that it had been settled before, or taken back by
+ * `basic.recover` or by the end of its consumer; nothing was sent then.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Settled = "Settled" | "AlreadySettled"
+
+const results: Record<Settled, Effect.Effect<Settled>> = {
+  Settled: Effect.succeed("Settled"),
+  AlreadySettled: Effect.succeed("AlreadySettled")
+}
+
+/**
+ * The result of settling as an Effect.
+ *
+ * @internal
+ */
+export const settled = (
+  result: SettleResult,
+  deliveryTag: number,
+  epoch: number
+): Effect.Effect<Settled, AmqpStaleDelivery> =>
+  result === "Stale" ? Effect.fail(new AmqpStaleDelivery({ deliveryTag, epoch })) : results[result]
+
+/**
+ * How to give a delivery back.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RefuseOptions {
+  /**
+   * Whether the message goes back to its queue; otherwise it is dead-lettered or dropped. Defaults to `true`.
+   */
+  readonly requeue?: boolean | undefined
+}
+
+/**
+ * A delivery that must not be settled, because its consumer takes messages without acknowledgement.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class AmqpUnacknowledged extends AmqpMessage {
+  /** The number of the delivery on its channel, from 1. */
+  readonly deliveryTag: number
+  /** A hint that the message may have been delivered before. */
+  readonly redelivered: boolean
+
+  /** @internal */
+  constructor(
+    deliveryTag: number,
+    redelivered: boolean,
+    exchange: string,
+    routingKey: string,
+    content: ReceivedContent
+  ) {
+    super(exchange, routingKey, content)
+    this.deliveryTag = deliveryTag
+    this.redelivered = redelivered
+  }
+}
+
+/**
+ * A delivery to be settled: `ack`, `nack` or `reject` it, once (specification 1.8.3.13, 1.8.3.14 and RabbitMQ's
+ * `basic.nack`).
+ *
+ * **Details**
+ *
+ * Settling yields `Settled`, and fails with `AmqpStaleDelivery` once the channel is gone: the broker then delivers the
+ * message again.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class AmqpDelivery extends AmqpUnacknowledged {
+  private readonly channel: ChannelState
+
+  /** @internal */
+  constructor(
+    channel: ChannelState,
+    deliveryTag: number,
+    redelivered: boolean,
+    exchange: string,
+    routingKey: string,
+    content: ReceivedContent
+  ) {
+    super(deliveryTag, redelivered, exchange, routingKey, content)
+    this.channel = channel
+  }
+
+  /** The epoch of the connection that the delivery came from. */
+  get epoch(): number {
+    return this.channel.epoch
+  }
+
+  /** The message has been dealt with; the broker forgets it. */
+  get ack(): Effect.Effect<Settled, AmqpStaleDelivery> {
+    return Effect.suspend(() => settled(this.channel.ack(this.deliveryTag), this.deliveryTag, this.epoch))
+  }
+
+  /** The message could not be dealt with: back to its queue, or away. */
+  nack(options?: RefuseOptions): Effect.Effect<Settled, AmqpStaleDelivery> {
+    return this.settle({ _tag: "Nack", requeue: options?.requeue ?? true })
+  }
+
+  /** As `nack`, by the specification's own method. */
+  reject(options?: RefuseOptions): Effect.Effect<Settled, AmqpStaleDelivery> {
+    return this.settle({ _tag: "Reject", requeue: options?.requeue ?? true })
+  }
+
+  private settle(settlement: Settlement): Effect.Effect<Settled, AmqpStaleDelivery> {
+    return Effect.suspend(() =>
+      settled(this.channel.settle(this.deliveryTag, settlement), this.deliveryTag, this.epoch)
+    )
+  }
+}

@@ -1,0 +1,135 @@
+/**
+ * The service that connects to an endpoint: any `effect/socket` that carries bytes in both directions.
+ *
+ * A transport dials, and says in what way dialing failed. It knows nothing of AMQP: framing, credentials and timeouts
+ * are above it. `NodeAmqp` has the one for TCP and TLS on Node.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
+import type * as Redacted from "effect/Redacted"
+import type * as Socket from "effect/socket/Socket"
+import { AmqpConnectionError, ConnectFailed, ConnectionLost, TlsFailed } from "./AmqpError.ts"
+
+/**
+ * How to secure a connection. Certificates and keys are PEM, given as such or as paths of files that are read at each
+ * attempt, so that renewed ones are picked up.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TlsOptions {
+  /** The certificates to trust. Defaults to those of the platform. */
+  readonly ca?: string | Uint8Array | undefined
+  readonly caFile?: string | undefined
+  /** The client's certificate. */
+  readonly cert?: string | Uint8Array | undefined
+  readonly certFile?: string | undefined
+  /** The key of the client's certificate. */
+  readonly key?: Redacted.Redacted<string | Uint8Array> | undefined
+  readonly keyFile?: string | undefined
+  /** The passphrase of that key. */
+  readonly passphrase?: Redacted.Redacted | undefined
+  /**
+   * The name to ask for (SNI) and to verify. Defaults to the host; `false` asks for none and verifies the host.
+   */
+  readonly servername?: string | false | undefined
+  /** Whether the server's certificate is verified. Defaults to `true`: without it anybody can read the password. */
+  readonly verify?: boolean | undefined
+}
+
+/**
+ * One place where a broker listens.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Endpoint {
+  /** A host name or an address, IPv6 without brackets. */
+  readonly host: string
+  readonly port: number
+  /** `undefined`: no TLS. */
+  readonly tls?: TlsOptions | undefined
+}
+
+/**
+ * Connects to endpoints.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AmqpTransport {
+  /**
+   * A fresh socket for each call, which dials when its reader is acquired. A socket must not be used for a second
+   * connection, and the chunks it yields must not be overwritten later.
+   */
+  readonly connect: (endpoint: Endpoint) => Effect.Effect<Socket.Socket, AmqpConnectionError>
+}
+
+/**
+ * @category services
+ * @since 0.1.0
+ */
+export const AmqpTransport = Context.Service<AmqpTransport>("effect-amqp/AmqpTransport")
+
+/**
+ * How an endpoint is called in errors and logs: `amqps://localhost:5671`, never with credentials.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const formatEndpoint = ({ host, port, tls }: Endpoint): string =>
+  `${tls === undefined ? "amqp" : "amqps"}://${host.includes(":") ? `[${host}]` : host}:${port}`
+
+const codeOf = (cause: unknown): string =>
+  Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : ""
+
+const detailOf = (cause: unknown): string => {
+  if (!(cause instanceof Error)) return String(cause)
+  // Node reports several addresses that all failed as one error without a message.
+  if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(detailOf).join("; ")
+  return cause.message
+}
+
+/** What the system says when it cannot reach a host, or has lost it. */
+const isSystemCode = (code: string): boolean => /^E[A-Z]+$/.test(code) && code !== "EPROTO"
+
+/**
+ * Why a socket could not be opened.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const openError = (error: Socket.SocketError, endpoint: Endpoint): AmqpConnectionError => {
+  const cause = "cause" in error.reason ? error.reason.cause : undefined
+  const code = codeOf(cause)
+  const isTimeout = error.reason._tag === "SocketOpenError" && error.reason.kind === "Timeout"
+  const detail = isTimeout || cause === undefined ? error.reason.message : detailOf(cause)
+  const fields = { endpoint: formatEndpoint(endpoint), code, detail }
+  const isTls = endpoint.tls !== undefined && !isTimeout && !isSystemCode(code)
+  return new AmqpConnectionError({ reason: isTls ? new TlsFailed(fields) : new ConnectFailed(fields) })
+}
+
+/**
+ * Why an open socket ended. `phase` is what the connection was doing: `"open"`, or the step of the handshake.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const lostError = (error: Socket.SocketError, endpoint: Endpoint, phase: string): AmqpConnectionError => {
+  const { reason } = error
+  const cause = "cause" in reason ? reason.cause : undefined
+  const code = codeOf(cause)
+  // A server refuses a client certificate after the client has taken the connection for secure.
+  if (phase !== "open" && endpoint.tls !== undefined && /SSL|TLS|CERT|EPROTO/.test(code)) {
+    return new AmqpConnectionError({
+      reason: new TlsFailed({ endpoint: formatEndpoint(endpoint), code, detail: detailOf(cause) })
+    })
+  }
+  const detail = reason._tag === "SocketCloseError"
+    ? "the peer closed the socket"
+    : detailOf(cause ?? reason)
+  return new AmqpConnectionError({ reason: new ConnectionLost({ phase, detail }) })
+}

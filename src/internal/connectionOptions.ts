@@ -1,0 +1,153 @@
+/**
+ * What a user may say of a connection, checked and completed: explicit options over those of the URL, and safe defaults
+ * below both. Nothing is connected here; a value that cannot work is a typed error before anything is.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
+import type { ConnectError, Options } from "../AmqpConnection.ts"
+import * as AmqpAuth from "../AmqpAuth.ts"
+import { AmqpEncodeError } from "../AmqpError.ts"
+import type { Endpoint, TlsOptions } from "../AmqpTransport.ts"
+import * as AmqpUri from "../AmqpUri.ts"
+import type { Limits } from "./handshake.ts"
+import { frameMinSize } from "./spec.ts"
+
+/** Options without a question left open. */
+export interface ResolvedOptions {
+  readonly endpoint: Endpoint
+  readonly vhost: string
+  /** The mechanisms, once the credentials are known. */
+  readonly mechanisms: (credentials: AmqpAuth.Credentials) => ReadonlyArray<AmqpAuth.Mechanism>
+  /** The credentials of the options or the URL; an Effect is asked at each attempt. */
+  readonly credentials: NonNullable<Options["credentials"]>
+  readonly limits: Limits
+  readonly maxMessageSize: number
+  readonly connectTimeout: Duration.Duration
+  readonly handshakeTimeout: Duration.Duration
+  readonly closeTimeout: Duration.Duration
+}
+
+const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
+
+const invalid = (path: string, reason: string): Result.Result<never, AmqpEncodeError> =>
+  Result.fail(new AmqpEncodeError({ path, reason }))
+
+const integer = (
+  path: string,
+  value: number,
+  min: number,
+  max: number,
+  zero?: string
+): Result.Result<number, AmqpEncodeError> => {
+  if (zero !== undefined && value === 0) return Result.succeed(0)
+  if (Number.isInteger(value) && value >= min && value <= max) return Result.succeed(value)
+  const or = zero === undefined ? "" : `, or 0 for ${zero}`
+  return invalid(path, `expected an integer from ${min} to ${max}${or}, not ${value}`)
+}
+
+const duration = (
+  path: string,
+  input: Duration.Input | undefined,
+  fallback: Duration.Duration
+): Result.Result<Duration.Duration, AmqpEncodeError> => {
+  if (input === undefined) return Result.succeed(fallback)
+  const value = Duration.fromInputUnsafe(input)
+  return Duration.toMillis(value) > 0 ? Result.succeed(value) : invalid(path, "expected a positive duration")
+}
+
+const heartbeat = (input: Duration.Input | undefined, fromUrl: number | undefined) =>
+  integer("heartbeat", input === undefined ? fromUrl ?? 60 : Duration.toSeconds(Duration.fromInputUnsafe(input)), 1, 65535, "none")
+
+const named = (
+  name: string,
+  credentials: AmqpAuth.Credentials
+): AmqpAuth.Mechanism | undefined => {
+  switch (name.toUpperCase()) {
+    case "PLAIN":
+      return AmqpAuth.plain(credentials)
+    case "AMQPLAIN":
+      return AmqpAuth.amqplain(credentials)
+    case "EXTERNAL":
+      return AmqpAuth.external
+    case "ANONYMOUS":
+      return AmqpAuth.anonymous
+    default:
+      return undefined
+  }
+}
+
+const mechanisms = (
+  wanted: ReadonlyArray<string | AmqpAuth.Mechanism>
+): Result.Result<ResolvedOptions["mechanisms"], AmqpEncodeError> => {
+  for (const mechanism of wanted) {
+    if (typeof mechanism === "string" && named(mechanism, guest) === undefined) {
+      return invalid("mechanisms", `unknown mechanism ${JSON.stringify(mechanism)}: build it with AmqpAuth.make`)
+    }
+  }
+  return Result.succeed((credentials) =>
+    wanted.flatMap((mechanism) => typeof mechanism === "string" ? named(mechanism, credentials) ?? [] : mechanism)
+  )
+}
+
+/** The TLS options of a URL. */
+const tlsOf = (query: AmqpUri.AmqpUriQuery): TlsOptions => ({
+  caFile: query.cacertfile,
+  certFile: query.certfile,
+  keyFile: query.keyfile,
+  passphrase: query.password,
+  servername: query.serverNameIndication === "disable" ? false : query.serverNameIndication,
+  verify: query.verify === undefined ? undefined : query.verify === "verify_peer"
+})
+
+const noUri: AmqpUri.AmqpUri = { scheme: "amqp", query: {} }
+
+/** Options over the URL over the defaults. */
+export const resolve = (options: Options): Result.Result<ResolvedOptions, ConnectError> =>
+  Result.gen(function*() {
+    const uri = options.url === undefined ? noUri : yield* AmqpUri.parse(options.url)
+    const { query } = uri
+    if (query.depth !== undefined || query.failIfNoPeerCert !== undefined) {
+      return yield* invalid("url", "this client has no use for the query parameters depth and fail_if_no_peer_cert")
+    }
+    const fromUrl = uri.scheme === "amqps" ? tlsOf(query) : undefined
+    const explicit = options.tls === true ? {} : options.tls
+    const tls = explicit === false ? undefined : explicit === undefined ? fromUrl : { ...fromUrl, ...explicit }
+    const fallbackPort = AmqpUri.defaultPort(tls === undefined ? "amqp" : "amqps")
+    const seconds10 = Duration.seconds(10)
+    const timeout = query.connectionTimeout === undefined ? seconds10 : Duration.millis(query.connectionTimeout)
+    return {
+      endpoint: {
+        host: options.host ?? uri.host ?? "localhost",
+        port: yield* integer("port", options.port ?? uri.port ?? fallbackPort, 1, 65535),
+        tls
+      },
+      vhost: options.vhost ?? AmqpUri.vhostOrDefault(uri),
+      credentials: options.credentials ?? (uri.username === undefined
+        ? guest
+        : { username: uri.username, password: uri.password ?? Redacted.make("") }),
+      mechanisms: yield* mechanisms(options.mechanisms ?? query.authMechanism ?? ["PLAIN", "AMQPLAIN"]),
+      limits: {
+        channelMax: yield* integer("channelMax", options.channelMax ?? query.channelMax ?? 0, 1, 65535, "the broker's"),
+        frameMax: yield* integer(
+          "frameMax",
+          options.frameMax ?? query.frameMax ?? 0,
+          frameMinSize,
+          0xffff_ffff,
+          "the broker's"
+        ),
+        heartbeat: yield* heartbeat(options.heartbeat, query.heartbeat)
+      },
+      maxMessageSize: yield* integer(
+        "maxMessageSize",
+        options.maxMessageSize ?? 128 * 1024 * 1024,
+        1,
+        Number.MAX_SAFE_INTEGER
+      ),
+      connectTimeout: yield* duration("connectTimeout", options.connectTimeout, timeout),
+      handshakeTimeout: yield* duration("handshakeTimeout", options.handshakeTimeout, seconds10),
+      closeTimeout: yield* duration("closeTimeout", options.closeTimeout, Duration.seconds(5))
+    }
+  })

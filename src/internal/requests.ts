@@ -1,0 +1,194 @@
+/**
+ * Requests and publishes of a channel as Effects: one `Effect.callback` each, the engine's outcome as a typed failure,
+ * and what happens to a reply that nobody waits for any more.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import {
+  AmqpChannelClosed,
+  AmqpConnectionError,
+  AmqpEncodeError,
+  AmqpMessageReturned,
+  AmqpPublishNacked,
+  AmqpPublishUnconfirmed,
+  type ChannelCloseCause,
+  isSoft,
+  type SoftError
+} from "../AmqpError.ts"
+import type { Publish, ReceivedContent } from "../AmqpMessage.ts"
+import type { ChannelState, ReplyTo, Request, RequestName } from "./channelState.ts"
+import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+
+/** The tags of the refusals that an operation can meet. */
+export type SoftTag = SoftError["_tag"]
+
+/** What every request can fail with. */
+export type RequestError = AmqpChannelClosed | AmqpConnectionError
+
+const isListed = <Tag extends SoftTag>(
+  error: ChannelCloseCause,
+  tags: ReadonlyArray<Tag>
+): error is Extract<SoftError, { readonly _tag: Tag }> => isSoft(error) && tags.some((tag) => tag === error._tag)
+
+/** The failure of an operation on a channel that is already gone. */
+export const channelClosed = (channel: ChannelState, operation: string): AmqpChannelClosed =>
+  closedBy(operation, channel.closeCause)
+
+const closedBy = (operation: string, cause: ChannelCloseCause): AmqpChannelClosed =>
+  new AmqpChannelClosed(cause === undefined ? { operation } : { operation, cause })
+
+/** How a request is answered and refused. */
+export interface RequestOptions<Name extends RequestName, A, Tag extends SoftTag> {
+  /** The queue or exchange that the request names. */
+  readonly entity?: string | undefined
+  /** The refusals that belong to this operation. */
+  readonly soft: ReadonlyArray<Tag>
+  readonly onReply: (reply: ReplyTo<Name>, content: ReceivedContent | undefined) => A
+  /** Undoes what the reply to an interrupted request has done. */
+  readonly onLateReply?: ((reply: ReplyTo<Name>) => void) | undefined
+}
+
+type Refusal<Tag extends SoftTag> = Extract<SoftError, { readonly _tag: Tag }>
+
+const send = <Name extends RequestName, A, Tag extends SoftTag, E>(
+  channel: ChannelState,
+  method: Request<Name>,
+  options: RequestOptions<Name, A, Tag>,
+  onEncodeError: (error: AmqpEncodeError) => Effect.Effect<never, E>
+): Effect.Effect<A, Refusal<Tag> | RequestError | E> =>
+  Effect.callback((resume) => {
+    const operation = method._tag
+    if (channel.isClosed) return resume(Effect.fail(channelClosed(channel, operation)))
+    let abandoned = false
+    try {
+      channel.request(method, {
+        entity: options.entity ?? "",
+        onReply: (reply, content) => {
+          if (abandoned) options.onLateReply?.(reply)
+          else resume(Effect.succeed(options.onReply(reply, content)))
+        },
+        onFailure: (cause, own) => {
+          if (cause instanceof AmqpConnectionError) resume(Effect.fail(cause))
+          else if (own && isListed(cause, options.soft)) resume(Effect.fail(cause))
+          else resume(Effect.fail(closedBy(operation, cause)))
+        }
+      })
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      return resume(onEncodeError(error))
+    }
+    return Effect.sync(() => {
+      abandoned = true
+    })
+  })
+
+/**
+ * Sends a request that carries what a caller gave, and waits for its reply. Requests do not wait for one another. An
+ * interrupted one keeps its place in the order of replies.
+ */
+export const request = <Name extends RequestName, A, Tag extends SoftTag = never>(
+  channel: ChannelState,
+  method: Request<Name>,
+  options: RequestOptions<Name, A, Tag>
+): Effect.Effect<A, Refusal<Tag> | RequestError | AmqpEncodeError> => send(channel, method, options, Effect.fail)
+
+/** Sends a request that cannot fail to be encoded. */
+export const command = <Name extends RequestName, A, Tag extends SoftTag = never>(
+  channel: ChannelState,
+  method: Request<Name>,
+  options: RequestOptions<Name, A, Tag>
+): Effect.Effect<A, Refusal<Tag> | RequestError> => send(channel, method, options, Effect.die)
+
+// -----------------------------------------------------------------------------
+// publishing
+// -----------------------------------------------------------------------------
+
+const publishRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpPreconditionFailed", "AmqpContentTooLarge"] as const
+
+/** What a publish can fail with. */
+export type PublishError =
+  | Extract<SoftError, { readonly _tag: typeof publishRefusals[number] }>
+  | AmqpPublishNacked
+  | AmqpMessageReturned
+  | AmqpPublishUnconfirmed
+  | RequestError
+  | AmqpEncodeError
+
+/** A publish in confirm mode: waits for its one outcome. */
+class ConfirmWaiter implements PublishWaiter {
+  readonly exchange: string
+  private readonly routingKey: string
+  private readonly resume: (effect: Effect.Effect<void, PublishError>) => void
+
+  constructor(message: Publish, resume: (effect: Effect.Effect<void, PublishError>) => void) {
+    this.exchange = message.exchange ?? ""
+    this.routingKey = message.routingKey ?? ""
+    this.resume = resume
+  }
+
+  onOutcome(outcome: PublishOutcome): void {
+    if (outcome._tag === "Confirmed") this.resume(Effect.void)
+    else this.resume(Effect.fail(this.failure(outcome)))
+  }
+
+  private failure(outcome: Exclude<PublishOutcome, { readonly _tag: "Confirmed" }>): PublishError {
+    const { exchange, routingKey } = this
+    switch (outcome._tag) {
+      case "Nacked":
+        return new AmqpPublishNacked({ exchange, routingKey })
+      case "Returned": {
+        const { replyCode, replyText } = outcome.method
+        return new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: outcome.message.body })
+      }
+      case "ChannelClosed": {
+        const { cause, own } = outcome
+        if (own && isListed(cause, publishRefusals)) return cause
+        return new AmqpPublishUnconfirmed(cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause })
+      }
+    }
+  }
+}
+
+const gateOf = (channel: ChannelState): Effect.Effect<void> =>
+  Effect.callback((resume) => {
+    const { outbox } = channel.lane
+    const callback = () => resume(Effect.void)
+    if (channel.isFlowing) outbox.wait(callback)
+    else channel.onFlow(callback)
+    return Effect.sync(() => {
+      outbox.unwait(callback)
+      channel.offFlow(callback)
+    })
+  })
+
+/**
+ * Publishes: in confirm mode until the broker has answered, otherwise until the frames are in the outbox. Waits while
+ * the broker takes no content, or too much is unwritten; a publish that is interrupted there was never sent.
+ */
+export const publish = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
+  Effect.suspend(() => {
+    if (channel.isClosed) return Effect.fail(channelClosed(channel, "basic.publish"))
+    if (!channel.isFlowing || !channel.lane.outbox.isOpen) {
+      return Effect.flatMap(gateOf(channel), () => publish(channel, message))
+    }
+    if (channel.mode === "confirm") return confirmed(channel, message)
+    try {
+      channel.publish(message, undefined)
+      return Effect.void
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      return Effect.fail(error)
+    }
+  })
+
+const confirmed = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
+  Effect.callback((resume) => {
+    try {
+      // An interrupted publish keeps its number: its confirm resumes a fiber that is gone, which does nothing.
+      channel.publish(message, new ConfirmWaiter(message, resume))
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      resume(Effect.fail(error))
+    }
+  })
