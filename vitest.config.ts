@@ -29,6 +29,8 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["test/integration/**/*.test.ts"],
+          // They share one broker: an alarm in one file would block the publishes of another.
+          fileParallelism: false,
           testTimeout: 30_000,
           hookTimeout: 60_000,
           globalSetup: ["test/harness/globalSetup.ts"],
