@@ -262,7 +262,8 @@ export class Writer {
   longString(value: string | Uint8Array): void {
     const token = this.lengthStart()
     if (typeof value === "string") this.text(value)
-    else this.raw(value)
+    else if (value instanceof Uint8Array) this.raw(value)
+    else throw new TypeError(`${this.path} must be a string or a Uint8Array`)
     this.lengthEnd(token)
   }
 
@@ -419,9 +420,9 @@ const ascii = (bytes: Uint8Array, start: number, end: number): string | undefine
   return text
 }
 
-/** The longest prefix of a text that fits into `max` bytes of UTF-8. */
+/** The longest prefix of a text that fits into `max` bytes of UTF-8; lone surrogates, which have none, become U+FFFD. */
 export const truncateUtf8 = (text: string, max: number): string => {
-  const bytes = new Uint8Array(max)
-  const { read } = textEncoder.encodeInto(text.toWellFormed(), bytes)
-  return text.slice(0, read)
+  const wellFormed = text.toWellFormed()
+  const { read } = textEncoder.encodeInto(wellFormed, new Uint8Array(max))
+  return wellFormed.slice(0, read)
 }
