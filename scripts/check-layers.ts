@@ -78,6 +78,8 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpTelemetry.ts",
       "AmqpTopology.ts",
       "internal/channel.ts",
+      "internal/channelTypes.ts",
+      "internal/consuming.ts",
       "internal/connectionOptions.ts",
       "internal/requests.ts",
       "internal/shell.ts"

@@ -16,15 +16,13 @@ import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { Credentials, Mechanism } from "./AmqpAuth.ts"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
-import { type AmqpTransport, formatEndpoint, type TlsOptions } from "./AmqpTransport.ts"
-import type { AmqpUriError } from "./AmqpUri.ts"
-import { resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
+import { type AmqpTransport, formatEndpoint } from "./AmqpTransport.ts"
+import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
 import type { Session } from "./internal/session.ts"
-import { open, type OpenSession } from "./internal/shell.ts"
+import { open as openShell, type OpenSession } from "./internal/shell.ts"
 import { utf8 } from "./internal/wire.ts"
 
 const TypeId = "~effect-amqp/AmqpConnection"
@@ -32,69 +30,7 @@ const TypeId = "~effect-amqp/AmqpConnection"
 /** The library's version, which brokers show next to its connections. */
 const version = "0.1.0"
 
-// -----------------------------------------------------------------------------
-// options
-// -----------------------------------------------------------------------------
-
-/**
- * Options of a connection. Those given here take precedence over the URL's.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Options {
-  /** After the RabbitMQ URI specification, query parameters included; see `AmqpUri`. */
-  readonly url?: Redacted.Redacted | string | undefined
-  /** Defaults to `"localhost"`. */
-  readonly host?: string | undefined
-  /** Defaults to 5672, and to 5671 with TLS. */
-  readonly port?: number | undefined
-  /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
-  readonly tls?: boolean | TlsOptions | undefined
-  /** Defaults to `"/"`. */
-  readonly vhost?: string | undefined
-  /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
-  readonly credentials?: Credentials | Effect.Effect<Credentials, AmqpConnectionError> | undefined
-  /**
-   * SASL mechanisms in the order of preference: `"PLAIN"`, `"AMQPLAIN"`, `"EXTERNAL"`, `"ANONYMOUS"`, or one that was
-   * built with `AmqpAuth.make`. Defaults to PLAIN, then AMQPLAIN.
-   */
-  readonly mechanisms?: ReadonlyArray<"PLAIN" | "AMQPLAIN" | "EXTERNAL" | "ANONYMOUS" | Mechanism> | undefined
-  /**
-   * Longest silence of either side, in whole seconds up to 65535. The shorter wish of both sides applies; 0 turns
-   * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
-   */
-  readonly heartbeat?: Duration.Input | undefined
-  /** Largest frame in bytes, from 4096; the smaller wish of both sides applies. Defaults to the broker's. */
-  readonly frameMax?: number | undefined
-  /** Highest channel number, up to 65535; the smaller wish of both sides applies. Defaults to the broker's. */
-  readonly channelMax?: number | undefined
-  /**
-   * Largest content that is accepted from the broker, in bytes; a larger one ends the connection before it is read.
-   * Defaults to 128 MiB.
-   */
-  readonly maxMessageSize?: number | undefined
-  /** Shown by the broker's tools. */
-  readonly connectionName?: string | undefined
-  /** Added to, and preferred over, the properties that the client sends of itself. */
-  readonly clientProperties?: InputTable | undefined
-  /** Language of the broker's messages. Defaults to `"en_US"`. */
-  readonly locale?: string | undefined
-  /** For the socket and TLS. Defaults to 10 seconds. */
-  readonly connectTimeout?: Duration.Input | undefined
-  /** From the open socket to the open connection. Defaults to 10 seconds. */
-  readonly handshakeTimeout?: Duration.Input | undefined
-  /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
-  readonly closeTimeout?: Duration.Input | undefined
-}
-
-/**
- * Why a connection does not come about: the broker or the way to it, or the options.
- *
- * @category errors
- * @since 0.1.0
- */
-export type ConnectError = AmqpConnectionError | AmqpUriError | AmqpEncodeError
+export type { ConnectError, Options } from "./internal/connectionOptions.ts"
 
 // -----------------------------------------------------------------------------
 // the connection
@@ -128,6 +64,7 @@ export interface Server {
  * @since 0.1.0
  */
 export type Status =
+  | { readonly _tag: "Connecting"; readonly endpoint: string }
   | { readonly _tag: "Open"; readonly epoch: number; readonly endpoint: string; readonly server: Server }
   /** The broker is short of a resource and reads nothing from this connection; publishes wait. */
   | { readonly _tag: "Blocked"; readonly epoch: number; readonly reason: string }
@@ -194,7 +131,9 @@ const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server =
   return {
     product: text(serverProperties["product"]),
     version: text(serverProperties["version"]),
-    capabilities: new Set(isTable ? Object.entries(capabilities).flatMap(([name, on]) => on === true ? [name] : []) : []),
+    capabilities: new Set(
+      isTable ? Object.entries(capabilities).flatMap(([name, on]) => on === true ? [name] : []) : []
+    ),
     properties: serverProperties,
     mechanism,
     limits
@@ -232,7 +171,6 @@ class StatusBoard {
   }
 
   set(status: Status): void {
-    if (this.current._tag === "Closed") return
     this.current = status
     PubSub.publishUnsafe(this.hub, status)
     if (status._tag === "Closed") PubSub.endUnsafe(this.hub)
@@ -242,12 +180,12 @@ class StatusBoard {
 const openSession = (
   options: Options,
   resolved: ResolvedOptions,
-  hooks: Pick<Parameters<typeof open>[0], "onBlocked" | "onUnblocked">
+  hooks: Pick<Parameters<typeof openShell>[0], "onBlocked" | "onUnblocked">
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.flatMap(
     Effect.isEffect(resolved.credentials) ? resolved.credentials : Effect.succeed(resolved.credentials),
     (credentials) =>
-      open({
+      openShell({
         ...resolved,
         ...hooks,
         epoch: 1,
@@ -275,26 +213,25 @@ export const make = (
 ): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
-    const hub = yield* PubSub.unbounded<Status>({ replay: 1 })
-    let board: StatusBoard | undefined
-    let opened: Status | undefined
+    const endpoint = formatEndpoint(resolved.endpoint)
+    const board = new StatusBoard({ _tag: "Connecting", endpoint }, yield* PubSub.unbounded<Status>({ replay: 1 }))
     const current = yield* openSession(options, resolved, {
-      onBlocked: (reason) => board?.set({ _tag: "Blocked", epoch: 1, reason }),
-      onUnblocked: () => opened && board?.set(opened)
+      onBlocked: (reason) => board.set({ _tag: "Blocked", epoch: 1, reason }),
+      onUnblocked: () => board.set(open)
     })
     const { session } = current
     const server = toServer(current.negotiated)
-    opened = { _tag: "Open", epoch: session.epoch, endpoint: formatEndpoint(resolved.endpoint), server }
-    const states = board = new StatusBoard(opened, hub)
+    const open: Status = { _tag: "Open", epoch: session.epoch, endpoint, server }
+    board.set(open)
     yield* current.ended.pipe(
-      Effect.flatMap((error) => Effect.sync(() => states.set({ _tag: "Closed", error }))),
+      Effect.flatMap((error) => Effect.sync(() => board.set({ _tag: "Closed", error }))),
       Effect.forkDetach({ startImmediately: true })
     )
     return AmqpConnection.of({
       [TypeId]: TypeId,
       [internals]: { session, closeTimeout: resolved.closeTimeout },
-      status: Effect.sync(() => states.current),
-      changes: Stream.fromPubSub(hub),
+      status: Effect.sync(() => board.current),
+      changes: Stream.fromPubSub(board.hub),
       server: Effect.suspend(() => session.error === undefined ? Effect.succeed(server) : Effect.fail(session.error)),
       updateSecret: (secret, reason = "renewed") => updateSecret(session, secret, reason),
       close: current.close,

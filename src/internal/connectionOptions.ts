@@ -5,15 +5,76 @@
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"
+import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import type { ConnectError, Options } from "../AmqpConnection.ts"
 import * as AmqpAuth from "../AmqpAuth.ts"
-import { AmqpEncodeError } from "../AmqpError.ts"
+import { type AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
+import type { InputTable } from "../AmqpTable.ts"
 import type { Endpoint, TlsOptions } from "../AmqpTransport.ts"
 import * as AmqpUri from "../AmqpUri.ts"
 import type { Limits } from "./handshake.ts"
 import { frameMinSize } from "./spec.ts"
+
+/**
+ * Options of a connection. Those given here take precedence over the URL's.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** After the RabbitMQ URI specification, query parameters included; see `AmqpUri`. */
+  readonly url?: Redacted.Redacted | string | undefined
+  /** Defaults to `"localhost"`. */
+  readonly host?: string | undefined
+  /** Defaults to 5672, and to 5671 with TLS. */
+  readonly port?: number | undefined
+  /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
+  readonly tls?: boolean | TlsOptions | undefined
+  /** Defaults to `"/"`. */
+  readonly vhost?: string | undefined
+  /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
+  readonly credentials?: AmqpAuth.Credentials | Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError> | undefined
+  /**
+   * SASL mechanisms in the order of preference: `"PLAIN"`, `"AMQPLAIN"`, `"EXTERNAL"`, `"ANONYMOUS"`, or one that was
+   * built with `AmqpAuth.make`. Defaults to PLAIN, then AMQPLAIN.
+   */
+  readonly mechanisms?: ReadonlyArray<"PLAIN" | "AMQPLAIN" | "EXTERNAL" | "ANONYMOUS" | AmqpAuth.Mechanism> | undefined
+  /**
+   * Longest silence of either side, in whole seconds up to 65535. The shorter wish of both sides applies; 0 turns
+   * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
+   */
+  readonly heartbeat?: Duration.Input | undefined
+  /** Largest frame in bytes, from 4096; the smaller wish of both sides applies. Defaults to the broker's. */
+  readonly frameMax?: number | undefined
+  /** Highest channel number, up to 65535; the smaller wish of both sides applies. Defaults to the broker's. */
+  readonly channelMax?: number | undefined
+  /**
+   * Largest content that is accepted from the broker, in bytes; a larger one ends the connection before it is read.
+   * Defaults to 128 MiB.
+   */
+  readonly maxMessageSize?: number | undefined
+  /** Shown by the broker's tools. */
+  readonly connectionName?: string | undefined
+  /** Added to, and preferred over, the properties that the client sends of itself. */
+  readonly clientProperties?: InputTable | undefined
+  /** Language of the broker's messages. Defaults to `"en_US"`. */
+  readonly locale?: string | undefined
+  /** For the socket and TLS. Defaults to 10 seconds. */
+  readonly connectTimeout?: Duration.Input | undefined
+  /** From the open socket to the open connection. Defaults to 10 seconds. */
+  readonly handshakeTimeout?: Duration.Input | undefined
+  /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
+  readonly closeTimeout?: Duration.Input | undefined
+}
+
+/**
+ * Why a connection does not come about: the broker or the way to it, or the options.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type ConnectError = AmqpConnectionError | AmqpUri.AmqpUriError | AmqpEncodeError
 
 /** Options without a question left open. */
 export interface ResolvedOptions {
@@ -59,7 +120,13 @@ const duration = (
 }
 
 const heartbeat = (input: Duration.Input | undefined, fromUrl: number | undefined) =>
-  integer("heartbeat", input === undefined ? fromUrl ?? 60 : Duration.toSeconds(Duration.fromInputUnsafe(input)), 1, 65535, "none")
+  integer(
+    "heartbeat",
+    input === undefined ? fromUrl ?? 60 : Duration.toSeconds(Duration.fromInputUnsafe(input)),
+    1,
+    65535,
+    "none"
+  )
 
 const named = (
   name: string,

@@ -144,7 +144,9 @@ class ConfirmWaiter implements PublishWaiter {
       case "ChannelClosed": {
         const { cause, own } = outcome
         if (own && isListed(cause, publishRefusals)) return cause
-        return new AmqpPublishUnconfirmed(cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause })
+        return new AmqpPublishUnconfirmed(
+          cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause }
+        )
       }
     }
   }
