@@ -8,7 +8,7 @@
  *
  * @since 0.1.0
  */
-import { frameOverhead, writeBodyFrames } from "./frames.ts"
+import { frameOverhead, protocolHeader, writeBodyFrames } from "./frames.ts"
 import { frameBody, frameEnd } from "./spec.ts"
 import { view, Writer } from "./wire.ts"
 
@@ -21,13 +21,15 @@ export const highWater = 1024 * 1024
 /** Bytes of large bodies per turn; whole frames, so one frame at least. */
 const quantum = 256 * 1024
 
-/** Frames of a channel and the large body that they end with; without one, frames that must not wait for the next. */
+/** Frames of a channel, and what they end with: a large body, or a stop until `release`. */
 interface Segment {
   readonly before: ReadonlyArray<Uint8Array>
+  /** Empty for a stop. */
   readonly body: Uint8Array
   offset: number
-  /** Whether the head of the content has been handed out: from there on the content must be completed. */
+  /** Whether `before` has been handed out: from there on the content must be completed. */
   started: boolean
+  holds: boolean
 }
 
 const noBody = new Uint8Array(0)
@@ -44,9 +46,7 @@ export class Lane {
   readonly outbox: Outbox
   /** Frames behind a large body, or behind `hold`. */
   private readonly own = new Writer()
-  private queue: Array<Segment> = []
-  /** What came after `hold`; `undefined` while nothing is held. */
-  private held: Array<Segment> | undefined
+  private readonly queue: Array<Segment> = []
 
   constructor(outbox: Outbox, channel: number) {
     this.outbox = outbox
@@ -59,7 +59,7 @@ export class Lane {
 
   /** Where the next frame of this channel is encoded. */
   get writer(): Writer {
-    return this.held !== undefined || this.queue.length > 0 ? this.own : this.outbox.shared
+    return this.queue.length > 0 || this.own.pending > 0 ? this.own : this.outbox.shared
   }
 
   /** Makes what was encoded into `writer` part of the output. */
@@ -77,28 +77,30 @@ export class Lane {
     }
     const size = writer.unitSize
     writer.commit()
-    const before = writer === this.own ? this.own.take() : []
-    const segments = this.held ?? this.queue
-    segments.push({ before, body, offset: 0, started: false })
-    if (this.held === undefined) this.outbox.enqueue(this)
-    this.outbox.accept(size + this.framed(body))
+    this.push(body, false)
+    this.outbox.accept(size + this.framed(body.length))
   }
 
-  /** Size of a body with its frames. */
-  private framed(body: Uint8Array): number {
-    return body.length + Math.ceil(body.length / (this.outbox.frameMax - frameOverhead)) * frameOverhead
+  private push(body: Uint8Array, holds: boolean): void {
+    this.queue.push({ before: this.own.take(), body, offset: 0, started: false, holds })
+    this.outbox.enqueue(this)
+  }
+
+  /** Size with its frames of so much of a body. */
+  private framed(size: number): number {
+    return size + Math.ceil(size / (this.outbox.frameMax - frameOverhead)) * frameOverhead
   }
 
   /** Keeps the frames that follow until `release`; what was encoded before goes out. */
   hold(): void {
-    if (this.queue.length > 0) this.queue.push({ before: this.own.take(), body: noBody, offset: 0, started: false })
-    this.held = []
+    this.push(noBody, true)
   }
 
+  /** Undoes the first `hold` that is in force. */
   release(): void {
-    if (this.held === undefined) return
-    this.queue.push(...this.held)
-    this.held = undefined
+    const held = this.queue.find(({ holds }) => holds)
+    if (held === undefined) return
+    held.holds = false
     this.outbox.enqueue(this)
     this.outbox.accept(0)
   }
@@ -109,21 +111,20 @@ export class Lane {
     if (first !== undefined && first.before.length === 0) first.started = true
   }
 
-  /** Moves up to one quantum into `out`. Returns whether nothing is left. */
+  /** Moves up to one quantum into `out`. Returns whether there is nothing more to move at present. */
   take(out: Array<Uint8Array>): boolean {
     let left = quantum
-    while (left > 0) {
-      const first = this.queue[0]
-      if (first === undefined) {
-        if (this.held === undefined) out.push(...this.own.take())
-        return true
-      }
-      if (first.offset === 0) out.push(...first.before)
+    for (let first = this.queue[0]; first !== undefined; first = this.queue[0]) {
+      if (!first.started) out.push(...first.before)
       first.started = true
+      if (first.holds) return true
       if (first.body.length > 0) left -= this.takeBody(first, left, out)
-      if (first.offset === first.body.length) this.queue.shift()
+      if (first.offset < first.body.length) return false
+      this.queue.shift()
+      if (left <= 0) return false
     }
-    return false
+    out.push(...this.own.take())
+    return true
   }
 
   private takeBody(large: Segment, left: number, out: Array<Uint8Array>): number {
@@ -157,12 +158,18 @@ export class Lane {
    * `channel.close-ok` may follow, yet a content that is partly out must be completed.
    */
   discard(): void {
-    this.own.rollback()
-    this.outbox.drop(sizeOf(this.own.take()))
-    const dropped = this.queue.splice(this.queue[0]?.started === true ? 1 : 0).concat(this.held ?? [])
-    this.held = undefined
-    for (const { before, body } of dropped) this.outbox.drop(sizeOf(before) + this.framed(body))
+    const first = this.queue[0]
+    this.drop(first !== undefined && first.started && first.body.length > 0 ? 1 : 0)
     this.outbox.discardShared(this.channel)
+  }
+
+  /** Drops all but so many segments. */
+  drop(kept: number): void {
+    let size = sizeOf(this.own.take())
+    for (const { before, body, offset, started } of this.queue.splice(kept)) {
+      size += (started ? 0 : sizeOf(before)) + this.framed(body.length - offset)
+    }
+    this.outbox.drop(size)
   }
 }
 
@@ -221,6 +228,11 @@ export class Outbox {
     this.accept(bytes.length)
   }
 
+  /** The lane of a channel: the one that still has frames of the number's former channel to write, or a new one. */
+  lane(channel: number): Lane {
+    return this.lanes.find((lane) => lane.channel === channel) ?? new Lane(this, channel)
+  }
+
   /** Lets a lane have its turns. */
   enqueue(lane: Lane): void {
     if (!this.lanes.includes(lane)) this.lanes.push(lane)
@@ -228,18 +240,19 @@ export class Outbox {
 
   /** Removes a channel's frames from what waits in the shared pool. */
   discardShared(channel: number): void {
-    const kept: Array<Uint8Array> = []
-    for (const chunk of this.shared.take()) {
+    const { shared } = this
+    for (const chunk of shared.take()) {
       let at = 0
       while (at < chunk.length) {
-        const size = new DataView(chunk.buffer, chunk.byteOffset + at).getUint32(3) + frameOverhead
-        if ((((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel) this.drop(size)
-        else kept.push(view(chunk, at, at + size))
+        // The protocol header is no frame, but it is as long as a heartbeat.
+        const isFrame = chunk[at] !== protocolHeader[0]
+        const size = frameOverhead + (isFrame ? new DataView(chunk.buffer, chunk.byteOffset + at).getUint32(3) : 0)
+        if (isFrame && (((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel) this.drop(size)
+        else shared.raw(view(chunk, at, at + size))
+        shared.commit()
         at += size
       }
     }
-    for (const frame of kept) this.shared.raw(frame)
-    this.shared.commit()
   }
 
   // --- the shell
@@ -248,8 +261,11 @@ export class Outbox {
   take(): ReadonlyArray<Uint8Array> | undefined {
     const out = this.shared.take()
     for (const lane of this.lanes) lane.sharedTaken()
-    const lane = this.lanes.shift()
-    if (lane !== undefined && !lane.take(out)) this.lanes.push(lane)
+    let lane = this.lanes.shift()
+    while (lane !== undefined) {
+      if (!lane.take(out)) this.lanes.push(lane)
+      lane = out.length === 0 ? this.lanes.shift() : undefined
+    }
     this.taken = sizeOf(out)
     return out.length === 0 ? undefined : out
   }
@@ -258,7 +274,7 @@ export class Outbox {
   written(): void {
     this.unwritten -= this.taken
     this.taken = 0
-    this.release()
+    this.admit()
   }
 
   /** Calls back once, when there is something to take or the outbox has ended. */
@@ -272,9 +288,13 @@ export class Outbox {
     this.wake = undefined
   }
 
-  /** Nothing more will be accepted: once all is taken, the shell may close the socket. */
+  /**
+   * Nothing more will be accepted: once all is taken, the shell may close the socket. What is left of large bodies is
+   * dropped, because the peer reads no contents any more.
+   */
   end(): void {
     this.ended = true
+    for (const lane of this.lanes.splice(0)) lane.drop(0)
     this.accept(0)
   }
 
@@ -289,14 +309,15 @@ export class Outbox {
     return !this.blocked && this.unwritten < highWater
   }
 
+  /** `admit` has to follow where that opens the gate. */
   setBlocked(blocked: boolean): void {
     this.blocked = blocked
-    this.release()
   }
 
-  /** Calls back once, as soon as the gate may be open: look again then. */
+  /** Calls back once, as soon as the gate is open: at once if it is. */
   wait(callback: () => void): void {
-    this.waiting.add(callback)
+    if (this.isOpen) callback()
+    else this.waiting.add(callback)
   }
 
   /** Takes back a `wait`. */
@@ -311,7 +332,8 @@ export class Outbox {
     for (const callback of waiting) callback()
   }
 
-  private release(): void {
+  /** Lets those in who wait, in their order, while the gate is open. */
+  admit(): void {
     for (const callback of this.waiting) {
       if (!this.isOpen) return
       this.waiting.delete(callback)

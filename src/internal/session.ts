@@ -29,7 +29,7 @@ import {
   writeMethodFrame
 } from "./frames.ts"
 import { Handshake, type HandshakeOptions, type Limits, type Negotiated, unlimited } from "./handshake.ts"
-import { Lane, Outbox } from "./outbox.ts"
+import { Outbox } from "./outbox.ts"
 import { frameMethod, type Method, methods, readMethod } from "./spec.ts"
 import { type Reader, truncateUtf8 } from "./wire.ts"
 
@@ -255,7 +255,8 @@ export class Session {
         this.outbox.setBlocked(true)
         return this.later(() => this.hooks.onBlocked(method.reason))
       case "connection.unblocked":
-        this.later(() => this.outbox.setBlocked(false))
+        this.outbox.setBlocked(false)
+        this.later(() => this.outbox.admit())
         return this.later(this.hooks.onUnblocked)
       case "connection.update-secret-ok": {
         const waiter = this.secrets.shift()
@@ -330,7 +331,7 @@ export class Session {
       }
     } else if (this.channels[id]) id = undefined
     if (id === undefined) return undefined
-    const channel = new ChannelState(id, new Lane(this.outbox, id), this.host)
+    const channel = new ChannelState(id, this.outbox.lane(id), this.host)
     this.channels[id] = channel
     return channel
   }
