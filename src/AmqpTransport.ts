@@ -62,8 +62,9 @@ export interface Endpoint {
  */
 export interface AmqpTransport {
   /**
-   * A fresh socket for each call, which dials when its reader is acquired. A socket must not be used for a second
-   * connection, and the chunks it yields must not be overwritten later.
+   * A fresh socket for each call, which dials when its reader is acquired: a connection that fails is a
+   * `SocketOpenError`, TLS that fails a `SocketUpgradeError`. A socket must not be used for a second connection, and the
+   * chunks it yields must not be overwritten later.
    */
   readonly connect: (endpoint: Endpoint) => Effect.Effect<Socket.Socket, AmqpConnectionError>
 }
@@ -93,9 +94,6 @@ const detailOf = (cause: unknown): string => {
   return cause.message
 }
 
-/** What the system says when it cannot reach a host, or has lost it. */
-const isSystemCode = (code: string): boolean => /^E[A-Z]+$/.test(code) && code !== "EPROTO"
-
 /**
  * Why a socket could not be opened.
  *
@@ -108,7 +106,7 @@ export const openError = (error: Socket.SocketError, endpoint: Endpoint): AmqpCo
   const isTimeout = error.reason._tag === "SocketOpenError" && error.reason.kind === "Timeout"
   const detail = isTimeout || cause === undefined ? error.reason.message : detailOf(cause)
   const fields = { endpoint: formatEndpoint(endpoint), code, detail }
-  const isTls = endpoint.tls !== undefined && !isTimeout && !isSystemCode(code)
+  const isTls = error.reason._tag === "SocketUpgradeError"
   return new AmqpConnectionError({ reason: isTls ? new TlsFailed(fields) : new ConnectFailed(fields) })
 }
 

@@ -11,9 +11,11 @@ import type * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import type * as Scope from "effect/Scope"
+import * as Socket from "effect/socket/Socket"
 import { readFile } from "node:fs/promises"
 import { isIP } from "node:net"
-import type { ConnectionOptions } from "node:tls"
+import { connect, type ConnectionOptions, type TLSSocket } from "node:tls"
 import * as AmqpConnection from "./AmqpConnection.ts"
 import { AmqpConnectionError, TlsFailed } from "./AmqpError.ts"
 import { AmqpTransport, type Endpoint, formatEndpoint, type TlsOptions } from "./AmqpTransport.ts"
@@ -68,6 +70,31 @@ const tlsOptions = (
   )
 
 /**
+ * Dials TLS. Unlike `NodeSocket.makeTls` it turns off Nagle's algorithm, which would hold back small frames for a round
+ * trip, and tells a failure of TLS (`SocketUpgradeError`) from one of the connection below it (`SocketOpenError`).
+ */
+const dialTls = (options: ConnectionOptions): Effect.Effect<TLSSocket, Socket.SocketError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => connect(options).setNoDelay(true)),
+    (socket) => Effect.sync(() => socket.closed || socket.destroySoon())
+  ).pipe(Effect.flatMap((socket) =>
+    Effect.callback<TLSSocket, Socket.SocketError>((resume) => {
+      let connected = false
+      socket.once("connect", () => {
+        connected = true
+      })
+      socket.once("secureConnect", () => resume(Effect.succeed(socket)))
+      // Stays for the life of the socket: an error that nobody listens to would end the process.
+      socket.on("error", (cause) => {
+        const reason = connected
+          ? new Socket.SocketUpgradeError({ cause })
+          : new Socket.SocketOpenError({ kind: "Unknown", cause })
+        resume(Effect.fail(new Socket.SocketError({ reason })))
+      })
+    })
+  ))
+
+/**
  * Connects by `node:net` and `node:tls`.
  *
  * @category layers
@@ -77,7 +104,7 @@ export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTran
   connect: (endpoint) =>
     endpoint.tls === undefined
       ? NodeSocket.makeNet({ host: endpoint.host, port: endpoint.port, noDelay: true })
-      : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.makeTls(options))
+      : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.fromDuplex(dialTls(options)))
 })
 
 /**
