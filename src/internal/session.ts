@@ -181,10 +181,7 @@ export class Session {
     this.preamble = held
     const isHeader = first === protocolHeader[0]
     if (isHeader && held.length < 8) return undefined
-    const offered = isHeader && held[1] === protocolHeader[1]
-      ? `AMQP ${held[5]}-${held[6]}-${held[7]}`
-      : `no AMQP: it began with ${JSON.stringify(String.fromCharCode(...held))}`
-    throw new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered }) })
+    throw new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered: describePreamble(held) }) })
   }
 
   private onViolation(error: unknown): void {
@@ -474,6 +471,14 @@ export class Session {
     for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
     this.later(() => this.outbox.releaseAll())
   }
+}
+
+/** What a peer that does not open with a method seems to speak. */
+const describePreamble = (bytes: Uint8Array): string => {
+  if (bytes[0] === protocolHeader[0] && bytes[1] === protocolHeader[1]) return `AMQP ${bytes[5]}-${bytes[6]}-${bytes[7]}`
+  // An alert or a handshake record.
+  if ((bytes[0] === 0x15 || bytes[0] === 0x16) && bytes[1] === 3) return "TLS (use amqps, or another port)"
+  return `no AMQP (it began with ${JSON.stringify(String.fromCharCode(...bytes))})`
 }
 
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
