@@ -193,6 +193,7 @@ export class Outbox {
   private taken = 0
   private scheduled = false
   private wake: (() => void) | undefined
+  private drained: (() => void) | undefined
   private readonly waiting = new Set<() => void>()
   private ended = false
 
@@ -267,7 +268,17 @@ export class Outbox {
       lane = out.length === 0 ? this.lanes.shift() : undefined
     }
     this.taken = sizeOf(out)
+    if (this.lanes.length === 0) {
+      this.drained?.()
+      this.drained = undefined
+    }
     return out.length === 0 ? undefined : out
+  }
+
+  /** Calls back once, when no body is partly out: what is added then follows everything that was accepted before. */
+  whenDrained(callback: () => void): void {
+    if (this.lanes.length === 0) callback()
+    else this.drained = callback
   }
 
   /** What `take` handed out last has been written. */

@@ -440,8 +440,12 @@ export class Session {
     if (this.state !== "open") return
     this.error = closedByClient()
     this.failAll(this.error)
-    this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
     this.state = "closing"
+    // Published is published: close does not overtake large bodies.
+    this.outbox.whenDrained(() => {
+      if (this.state !== "closing") return
+      this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
+    })
     this.checkResume()
   }
 
