@@ -1,11 +1,15 @@
 /**
  * What integration tests share: connections and channels on the test's vhost, and the frames that a proxy has seen.
  */
-import { Effect, Redacted, Result, type Scope } from "effect"
+import { assert } from "@effect/vitest"
+import { Cause, Effect, Redacted, Result, type Scope } from "effect"
+import { inspect } from "node:util"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
+import type { AmqpConnectionErrorReason } from "../../src/AmqpError.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import type { PeerClosed } from "../harness/bytes.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { Direction, ProxyLink } from "../harness/proxy.ts"
 import { uniqueName, Vhost } from "../harness/shared.ts"
@@ -43,6 +47,30 @@ export const failureOf = <A, E, R>(
   AmqpConnection.AmqpConnection | Exclude<R, Scope.Scope>
 > => Effect.scoped(Effect.flatMap(AmqpChannel.open, (channel) => Effect.flip(use(channel))))
 
+/** Checks what an operation failed with: the tag, and what the message says (the broker's words among it). */
+export const assertFailure = (
+  error: { readonly _tag: string; readonly message: string },
+  tag: string,
+  ...texts: ReadonlyArray<string>
+): void => {
+  assert.strictEqual(error._tag, tag, error.message)
+  for (const text of texts) assert.include(error.message, text)
+}
+
+/** Takes everything that is ready in a queue, as text. */
+export const drain = (
+  channel: AmqpChannel.AmqpChannel,
+  queue: string
+): Effect.Effect<ReadonlyArray<string>, AmqpChannel.GetError> =>
+  Effect.gen(function*() {
+    const texts: Array<string> = []
+    while (true) {
+      const got = yield* channel.get({ queue, noAck: true })
+      if (got._tag === "None") return texts
+      texts.push(got.value.delivery.text)
+    }
+  })
+
 /** The frames that came from that side so far; those of the client without the protocol header. */
 export const framesOf = (
   link: ProxyLink,
@@ -59,3 +87,57 @@ export const methodsOf = (link: ProxyLink, direction: Direction): Effect.Effect<
     framesOf(link, direction),
     (frames) => frames.flatMap((frame) => frame._tag === "Method" ? [`${frame.channel} ${frame.method._tag}`] : [])
   )
+
+/** Waits for the next frame from that side; `nextMethod` and `skipHeader` read on from where it stopped. */
+export const nextFrame = (link: ProxyLink, direction: Direction): Effect.Effect<AmqpProtocol.Frame, PeerClosed> =>
+  Effect.gen(function*() {
+    const head = yield* link.read(direction, 7)
+    const rest = yield* link.read(direction, new DataView(head.buffer).getUint32(3) + 1)
+    const [frame] = Result.getOrThrow(AmqpProtocol.makeParser().push(Uint8Array.of(...head, ...rest)))
+    return frame ?? assert.fail("a whole frame is no frame")
+  })
+
+/** Reads past the protocol header, which is no frame. */
+export const skipHeader = (link: ProxyLink): Effect.Effect<unknown, PeerClosed> =>
+  link.read("up", AmqpProtocol.protocolHeader.length)
+
+type MethodOf<Name> = Extract<AmqpProtocol.Method, { readonly _tag: Name }>
+
+const isNamed = <Name extends AmqpProtocol.MethodName>(
+  method: AmqpProtocol.Method,
+  name: Name
+): method is MethodOf<Name> => method._tag === name
+
+/** Waits for the next method of this name from that side. */
+export const nextMethod = <Name extends AmqpProtocol.MethodName>(
+  link: ProxyLink,
+  direction: Direction,
+  name: Name
+): Effect.Effect<MethodOf<Name>, PeerClosed> =>
+  Effect.flatMap(
+    nextFrame(link, direction),
+    (frame) =>
+      frame._tag === "Method" && isNamed(frame.method, name)
+        ? Effect.succeed(frame.method)
+        : nextMethod(link, direction, name)
+  )
+
+/** Why a connection with these options does not come about. */
+export const refusal = (
+  options: AmqpConnection.Options
+): Effect.Effect<AmqpConnectionErrorReason, AmqpConnection.AmqpConnection, Vhost> =>
+  connect(options).pipe(
+    Effect.scoped,
+    Effect.flip,
+    Effect.map((error) => error._tag === "AmqpConnectionError" ? error.reason : assert.fail(error.message))
+  )
+
+/** What anybody may print of a value: its text, its JSON, and everything that Node's inspector reaches. */
+export const printed = (value: unknown): string =>
+  [
+    String(value),
+    value instanceof Error ? `${value.message}\n${value.stack}` : "",
+    JSON.stringify(value) ?? "",
+    Cause.pretty(Cause.fail(value)),
+    inspect(value, { depth: Infinity, showHidden: true, getters: true, maxArrayLength: null, maxStringLength: null })
+  ].join("\n")

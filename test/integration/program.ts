@@ -1,0 +1,34 @@
+/**
+ * Programs in processes of their own: whether one ends by itself can only be seen from outside.
+ */
+import { Effect, Queue, type Scope } from "effect"
+import { spawn } from "node:child_process"
+
+/** A program in a process of its own. */
+export interface Program {
+  /** Waits for the next line that it prints. */
+  readonly line: Effect.Effect<string>
+  /** Waits for it to exit of its own accord, and gives its exit code. */
+  readonly exited: Effect.Effect<number | null>
+}
+
+/** Runs a module of this text, in which `"src/…"` is a file of the library; the end of the scope kills it. */
+export const runProgram = (text: string): Effect.Effect<Program, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const lines = yield* Queue.unbounded<string>()
+    const program = text.replaceAll(`"src/`, `"${new URL("../../src/", import.meta.url).href}`)
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        spawn(process.execPath, ["--input-type=module", "-e", program], {
+          cwd: new URL("../..", import.meta.url),
+          stdio: ["ignore", "pipe", "inherit"]
+        })
+      ),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    const exit = new Promise<number | null>((resolve) => child.once("close", resolve))
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      Queue.offerAllUnsafe(lines, text.split("\n").filter((line) => line !== ""))
+    })
+    return { line: Queue.take(lines), exited: Effect.promise(() => exit) }
+  })
