@@ -9,9 +9,10 @@ import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import type { AmqpConnectionErrorReason } from "../../src/AmqpError.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import { Broker } from "../harness/broker.ts"
 import type { PeerClosed } from "../harness/bytes.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import type { Direction, ProxyLink } from "../harness/proxy.ts"
+import { type Direction, makeProxy, type ProxyLink } from "../harness/proxy.ts"
 import { uniqueName, Vhost } from "../harness/shared.ts"
 
 /** A connection to the test's vhost, under a name of its own. `host` and `port` of a proxy go into the options. */
@@ -31,6 +32,16 @@ export const openOn = (
   connection: AmqpConnection.AmqpConnection
 ): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
   Effect.provideService(AmqpChannel.open, AmqpConnection.AmqpConnection, connection)
+
+/** A connection through a proxy of its own; `nextMethod` starts with the first frame of either side. */
+export const proxied = (options: AmqpConnection.Options = {}) =>
+  Effect.gen(function*() {
+    const proxy = yield* makeProxy(yield* Broker)
+    const connection = yield* connect({ host: proxy.host, port: proxy.port, ...options })
+    const link = yield* proxy.accept
+    yield* skipHeader(link)
+    return { proxy, connection, link }
+  })
 
 /** Runs a test with a connection of its own, which must leave nothing at the broker. */
 export const onConnection = <A, E, R>(
