@@ -33,6 +33,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpProtocol.ts",
       "AmqpTable.ts",
       "AmqpUri.ts",
+      "internal/connectionError.ts",
       "internal/frames.ts",
       "internal/properties.ts",
       "internal/replyCodes.ts",
