@@ -178,6 +178,10 @@ const pack = (fields: ReadonlyArray<XmlField>): ReadonlyArray<Item> => {
   return items
 }
 
+/** The comment of an export, all of which the public `AmqpProtocol` hands on. */
+const doc = (sentence: string, category: string): string =>
+  `/**\n * ${sentence}\n *\n * @category ${category}\n * @since 0.1.0\n */\n`
+
 // -----------------------------------------------------------------------------
 // src/internal/spec.ts
 // -----------------------------------------------------------------------------
@@ -205,7 +209,7 @@ for (const amqpClass of classes) {
       visible.map((field) => `  readonly ${fieldName(field)}: ${types[wireType(field)]}\n`).join("")
     const hasTable = visible.some((field) => wireType(field) === "table")
     interfaces.push(
-      `/** ${tag} (${amqpClass.index}, ${method.index}), sent by the ${sentBy.join(" and the ")}. */\n` +
+      doc(`${tag} (${amqpClass.index}, ${method.index}), sent by the ${sentBy.join(" and the ")}.`, "methods") +
         (hasTable
           ? `export interface ${type}<Table = PlainTable> {\n  readonly _tag: "${tag}"\n${
             visibleTypes({ ...readTypes, table: "Table" })
@@ -337,16 +341,19 @@ import type { Reader, Writer } from "./wire.ts"
 ${
   (base.constant ?? []).filter((constant) => constant.name.startsWith("frame-") && constant.class === undefined).map((
     constant
-  ) => `export const ${camel(constant.name)} = ${constant.value}`).join("\n")
+  ) =>
+    doc(`The specification's constant \`${constant.name}\` (1.1).`, "constants") +
+    `export const ${camel(constant.name)} = ${constant.value}`
+  ).join("\n\n")
 }
 
-/** Ids (class in the high, method in the low 16 bits), senders, content and replies of each method. */
-export const methods = {
+${
+  doc("Ids (class in the high, method in the low 16 bits), senders, content and replies of each method.", "constants")
+}export const methods = {
 ${infos.join(",\n")}
 } as const
 
-/** The methods by their specification names. */
-export type MethodName = keyof typeof methods
+${doc("The methods by their specification names.", "models")}export type MethodName = keyof typeof methods
 
 // -----------------------------------------------------------------------------
 // methods
@@ -354,8 +361,12 @@ export type MethodName = keyof typeof methods
 
 ${interfaces.join("\n\n")}
 
-/** A method; \`Table\` is the type of its tables: plain values when read, anything that can be encoded when written. */
-export type Method<Table = PlainTable> =
+${
+  doc(
+    "A method; `Table` is the type of its tables: plain values when read, anything that can be encoded when written.",
+    "models"
+  )
+}export type Method<Table = PlainTable> =
 ${union.map((type) => `  | ${type}`).join("\n")}
 
 ${writers.join("\n\n")}
@@ -364,6 +375,10 @@ ${writers.join("\n\n")}
 export const writeMethod = (w: Writer, method: Method<InputTable>): void => {
   switch (method._tag) {
 ${writeCases.join("\n")}
+    default: {
+      const stranger: { readonly _tag?: unknown } = method
+      throw new TypeError(\`\${String(stranger._tag)} is not the name of a method\`)
+    }
   }
 }
 
@@ -382,8 +397,9 @@ ${readCases.join("\n")}
 // properties of class basic
 // -----------------------------------------------------------------------------
 
-/** The properties of a content of class basic (specification 1.8, "fields"). */
-export interface BasicProperties<Table = PlainTable> {
+${
+  doc(`The properties of a content of class basic (specification 1.8, "fields").`, "models")
+}export interface BasicProperties<Table = PlainTable> {
 ${propertyTypes}}
 
 /** Writes the flags and the properties that are present. */
@@ -410,16 +426,18 @@ const namesOf = (severity: string): string =>
 
 const replyCodes = `${notice}
 
-/**
- * The specification's reply codes and whether each closes a channel (soft) or the connection (hard).
- *
- * @since 0.1.0
- */
-export type ReplyCode =
+${
+  doc(
+    "One of the specification's reply codes: its name, and whether it closes a channel (soft) or the connection (hard).",
+    "models"
+  )
+}export type ReplyCode =
   | { readonly severity: "soft"; readonly name: ${namesOf("soft")} }
   | { readonly severity: "hard"; readonly name: ${namesOf("hard")} }
 
-export const replyCodes: { readonly [code: number]: ReplyCode | undefined } = {
+${
+  doc("The specification's reply codes (1.2). 200 and 312 are no errors and not among them.", "constants")
+}export const replyCodes: { readonly [code: number]: ReplyCode | undefined } = {
 ${codes.map((code) => `  ${code.value}: { severity: "${code.severity}", name: "${code.name}" }`).join(",\n")}
 }
 `

@@ -18,12 +18,18 @@ import {
   frameMethod,
   type Method,
   methods,
+  readMethod,
   writeBasicProperties,
   writeMethod
 } from "./spec.ts"
 import { Reader, type Writer } from "./wire.ts"
 
-/** What a frame costs on top of its payload: type, channel, size, end. */
+/**
+ * What a frame costs on top of its payload, in bytes: type, channel, size, end (specification 2.3.5).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameOverhead = 8
 
 /**
@@ -50,6 +56,9 @@ export interface FrameHandler {
 }
 
 const headSize = 7
+
+/** The one class that has contents. */
+const basicClass = 60
 
 /** An incremental parser of frames. */
 export class FrameParser {
@@ -174,13 +183,43 @@ export class FrameParser {
 }
 
 // -----------------------------------------------------------------------------
+// payloads
+// -----------------------------------------------------------------------------
+
+/** Reads the fields of the method with this id, up to the last byte of its frame. */
+export const readMethodFields = (id: number, reader: Reader): Method => {
+  const method = readMethod(id, reader)
+  if (method === undefined) throw violation(503, `method ${id >>> 16}.${id & 0xffff} does not exist`)
+  if (reader.remaining !== 0) throw violation(502, `${reader.remaining} bytes after the fields of ${method._tag}`)
+  return method
+}
+
+/** Reads a content header up to its property flags. Gives the size of the body. */
+export const readHeaderFields = (reader: Reader): number => {
+  const classId = reader.u16()
+  if (classId !== basicClass) throw violation(501, `a content header of class ${classId}`)
+  if (reader.u16() !== 0) throw violation(501, "a content header with a weight")
+  return reader.u64()
+}
+
+// -----------------------------------------------------------------------------
 // writers
 // -----------------------------------------------------------------------------
 
-/** The eight bytes that open a connection (specification 4.2.2). */
+/**
+ * The eight bytes that open a connection (specification 4.2.2).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const protocolHeader = new Uint8Array([0x41, 0x4d, 0x51, 0x50, 0, 0, 9, 1])
 
-/** A whole heartbeat frame. */
+/**
+ * A whole heartbeat frame (specification 4.2.7).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const heartbeatFrame = new Uint8Array([frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd])
 
 /** Writes a method frame. Throws `AmqpEncodeError`; the unit in progress is then void. */
@@ -213,9 +252,6 @@ export const writePublishFrame = (
   w.frameEnd(frameMax)
 }
 
-/** Class id of basic and the weight, which is always 0. */
-const basicClassAndWeight = 60 * 0x1_0000
-
 /** Writes a content header frame. */
 export const writeHeaderFrame = (
   w: Writer,
@@ -225,9 +261,25 @@ export const writeHeaderFrame = (
   frameMax: number
 ): void => {
   w.frameStart(frameHeader, channel)
-  w.u32(basicClassAndWeight)
+  w.u32(basicClass * 0x1_0000) // the weight, which is always 0, in the low half
   w.u64(bodySize)
   writeBasicProperties(w, properties)
+  w.path = "properties"
+  w.frameEnd(frameMax)
+}
+
+/** Writes a content header frame whose properties, flags first, are bytes already. */
+export const writeRawHeaderFrame = (
+  w: Writer,
+  channel: number,
+  bodySize: number,
+  properties: Uint8Array,
+  frameMax: number
+): void => {
+  w.frameStart(frameHeader, channel)
+  w.u32(basicClass * 0x1_0000)
+  w.u64(bodySize)
+  w.raw(properties)
   w.path = "properties"
   w.frameEnd(frameMax)
 }

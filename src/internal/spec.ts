@@ -13,14 +13,60 @@ import type { Reader, Writer } from "./wire.ts"
 // constants
 // -----------------------------------------------------------------------------
 
+/**
+ * The specification's constant `frame-method` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameMethod = 1
+
+/**
+ * The specification's constant `frame-header` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameHeader = 2
+
+/**
+ * The specification's constant `frame-body` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameBody = 3
+
+/**
+ * The specification's constant `frame-heartbeat` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameHeartbeat = 8
+
+/**
+ * The specification's constant `frame-min-size` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameMinSize = 4096
+
+/**
+ * The specification's constant `frame-end` (1.1).
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const frameEnd = 206
 
-/** Ids (class in the high, method in the low 16 bits), senders, content and replies of each method. */
+/**
+ * Ids (class in the high, method in the low 16 bits), senders, content and replies of each method.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
 export const methods = {
   "connection.start": { id: 0x000a000a, client: false, server: true, content: false, replies: ["connection.start-ok"] },
   "connection.start-ok": { id: 0x000a000b, client: true, server: false, content: false, replies: [] },
@@ -106,14 +152,24 @@ export const methods = {
   "tx.rollback-ok": { id: 0x005a001f, client: false, server: true, content: false, replies: [] }
 } as const
 
-/** The methods by their specification names. */
+/**
+ * The methods by their specification names.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export type MethodName = keyof typeof methods
 
 // -----------------------------------------------------------------------------
 // methods
 // -----------------------------------------------------------------------------
 
-/** connection.start (10, 10), sent by the server. */
+/**
+ * connection.start (10, 10), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionStart<Table = PlainTable> {
   readonly _tag: "connection.start"
   readonly versionMajor: number
@@ -123,7 +179,12 @@ export interface ConnectionStart<Table = PlainTable> {
   readonly locales: Uint8Array
 }
 
-/** connection.start-ok (10, 11), sent by the client. */
+/**
+ * connection.start-ok (10, 11), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionStartOk<Table = PlainTable> {
   readonly _tag: "connection.start-ok"
   readonly clientProperties: Table
@@ -132,19 +193,34 @@ export interface ConnectionStartOk<Table = PlainTable> {
   readonly locale: string
 }
 
-/** connection.secure (10, 20), sent by the server. */
+/**
+ * connection.secure (10, 20), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionSecure {
   readonly _tag: "connection.secure"
   readonly challenge: Uint8Array
 }
 
-/** connection.secure-ok (10, 21), sent by the client. */
+/**
+ * connection.secure-ok (10, 21), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionSecureOk {
   readonly _tag: "connection.secure-ok"
   readonly response: Uint8Array
 }
 
-/** connection.tune (10, 30), sent by the server. */
+/**
+ * connection.tune (10, 30), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionTune {
   readonly _tag: "connection.tune"
   readonly channelMax: number
@@ -152,7 +228,12 @@ export interface ConnectionTune {
   readonly heartbeat: number
 }
 
-/** connection.tune-ok (10, 31), sent by the client. */
+/**
+ * connection.tune-ok (10, 31), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionTuneOk {
   readonly _tag: "connection.tune-ok"
   readonly channelMax: number
@@ -160,18 +241,33 @@ export interface ConnectionTuneOk {
   readonly heartbeat: number
 }
 
-/** connection.open (10, 40), sent by the client. */
+/**
+ * connection.open (10, 40), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionOpen {
   readonly _tag: "connection.open"
   readonly virtualHost: string
 }
 
-/** connection.open-ok (10, 41), sent by the server. */
+/**
+ * connection.open-ok (10, 41), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionOpenOk {
   readonly _tag: "connection.open-ok"
 }
 
-/** connection.close (10, 50), sent by the client and the server. */
+/**
+ * connection.close (10, 50), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionClose {
   readonly _tag: "connection.close"
   readonly replyCode: number
@@ -180,57 +276,107 @@ export interface ConnectionClose {
   readonly methodId: number
 }
 
-/** connection.close-ok (10, 51), sent by the client and the server. */
+/**
+ * connection.close-ok (10, 51), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionCloseOk {
   readonly _tag: "connection.close-ok"
 }
 
-/** connection.blocked (10, 60), sent by the server. */
+/**
+ * connection.blocked (10, 60), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionBlocked {
   readonly _tag: "connection.blocked"
   readonly reason: string
 }
 
-/** connection.unblocked (10, 61), sent by the server. */
+/**
+ * connection.unblocked (10, 61), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionUnblocked {
   readonly _tag: "connection.unblocked"
 }
 
-/** connection.update-secret (10, 70), sent by the client. */
+/**
+ * connection.update-secret (10, 70), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionUpdateSecret {
   readonly _tag: "connection.update-secret"
   readonly newSecret: Uint8Array
   readonly reason: string
 }
 
-/** connection.update-secret-ok (10, 71), sent by the server. */
+/**
+ * connection.update-secret-ok (10, 71), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConnectionUpdateSecretOk {
   readonly _tag: "connection.update-secret-ok"
 }
 
-/** channel.open (20, 10), sent by the client. */
+/**
+ * channel.open (20, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelOpen {
   readonly _tag: "channel.open"
 }
 
-/** channel.open-ok (20, 11), sent by the server. */
+/**
+ * channel.open-ok (20, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelOpenOk {
   readonly _tag: "channel.open-ok"
 }
 
-/** channel.flow (20, 20), sent by the client and the server. */
+/**
+ * channel.flow (20, 20), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelFlow {
   readonly _tag: "channel.flow"
   readonly active: boolean
 }
 
-/** channel.flow-ok (20, 21), sent by the client and the server. */
+/**
+ * channel.flow-ok (20, 21), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelFlowOk {
   readonly _tag: "channel.flow-ok"
   readonly active: boolean
 }
 
-/** channel.close (20, 40), sent by the client and the server. */
+/**
+ * channel.close (20, 40), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelClose {
   readonly _tag: "channel.close"
   readonly replyCode: number
@@ -239,12 +385,22 @@ export interface ChannelClose {
   readonly methodId: number
 }
 
-/** channel.close-ok (20, 41), sent by the client and the server. */
+/**
+ * channel.close-ok (20, 41), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ChannelCloseOk {
   readonly _tag: "channel.close-ok"
 }
 
-/** exchange.declare (40, 10), sent by the client. */
+/**
+ * exchange.declare (40, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeDeclare<Table = PlainTable> {
   readonly _tag: "exchange.declare"
   readonly exchange: string
@@ -257,12 +413,22 @@ export interface ExchangeDeclare<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** exchange.declare-ok (40, 11), sent by the server. */
+/**
+ * exchange.declare-ok (40, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeDeclareOk {
   readonly _tag: "exchange.declare-ok"
 }
 
-/** exchange.delete (40, 20), sent by the client. */
+/**
+ * exchange.delete (40, 20), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeDelete {
   readonly _tag: "exchange.delete"
   readonly exchange: string
@@ -270,12 +436,22 @@ export interface ExchangeDelete {
   readonly noWait: boolean
 }
 
-/** exchange.delete-ok (40, 21), sent by the server. */
+/**
+ * exchange.delete-ok (40, 21), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeDeleteOk {
   readonly _tag: "exchange.delete-ok"
 }
 
-/** exchange.bind (40, 30), sent by the client. */
+/**
+ * exchange.bind (40, 30), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeBind<Table = PlainTable> {
   readonly _tag: "exchange.bind"
   readonly destination: string
@@ -285,12 +461,22 @@ export interface ExchangeBind<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** exchange.bind-ok (40, 31), sent by the server. */
+/**
+ * exchange.bind-ok (40, 31), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeBindOk {
   readonly _tag: "exchange.bind-ok"
 }
 
-/** exchange.unbind (40, 40), sent by the client. */
+/**
+ * exchange.unbind (40, 40), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeUnbind<Table = PlainTable> {
   readonly _tag: "exchange.unbind"
   readonly destination: string
@@ -300,12 +486,22 @@ export interface ExchangeUnbind<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** exchange.unbind-ok (40, 51), sent by the server. */
+/**
+ * exchange.unbind-ok (40, 51), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ExchangeUnbindOk {
   readonly _tag: "exchange.unbind-ok"
 }
 
-/** queue.declare (50, 10), sent by the client. */
+/**
+ * queue.declare (50, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueDeclare<Table = PlainTable> {
   readonly _tag: "queue.declare"
   readonly queue: string
@@ -317,7 +513,12 @@ export interface QueueDeclare<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** queue.declare-ok (50, 11), sent by the server. */
+/**
+ * queue.declare-ok (50, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueDeclareOk {
   readonly _tag: "queue.declare-ok"
   readonly queue: string
@@ -325,7 +526,12 @@ export interface QueueDeclareOk {
   readonly consumerCount: number
 }
 
-/** queue.bind (50, 20), sent by the client. */
+/**
+ * queue.bind (50, 20), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueBind<Table = PlainTable> {
   readonly _tag: "queue.bind"
   readonly queue: string
@@ -335,25 +541,45 @@ export interface QueueBind<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** queue.bind-ok (50, 21), sent by the server. */
+/**
+ * queue.bind-ok (50, 21), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueBindOk {
   readonly _tag: "queue.bind-ok"
 }
 
-/** queue.purge (50, 30), sent by the client. */
+/**
+ * queue.purge (50, 30), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueuePurge {
   readonly _tag: "queue.purge"
   readonly queue: string
   readonly noWait: boolean
 }
 
-/** queue.purge-ok (50, 31), sent by the server. */
+/**
+ * queue.purge-ok (50, 31), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueuePurgeOk {
   readonly _tag: "queue.purge-ok"
   readonly messageCount: number
 }
 
-/** queue.delete (50, 40), sent by the client. */
+/**
+ * queue.delete (50, 40), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueDelete {
   readonly _tag: "queue.delete"
   readonly queue: string
@@ -362,13 +588,23 @@ export interface QueueDelete {
   readonly noWait: boolean
 }
 
-/** queue.delete-ok (50, 41), sent by the server. */
+/**
+ * queue.delete-ok (50, 41), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueDeleteOk {
   readonly _tag: "queue.delete-ok"
   readonly messageCount: number
 }
 
-/** queue.unbind (50, 50), sent by the client. */
+/**
+ * queue.unbind (50, 50), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueUnbind<Table = PlainTable> {
   readonly _tag: "queue.unbind"
   readonly queue: string
@@ -377,12 +613,22 @@ export interface QueueUnbind<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** queue.unbind-ok (50, 51), sent by the server. */
+/**
+ * queue.unbind-ok (50, 51), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface QueueUnbindOk {
   readonly _tag: "queue.unbind-ok"
 }
 
-/** basic.qos (60, 10), sent by the client. */
+/**
+ * basic.qos (60, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicQos {
   readonly _tag: "basic.qos"
   readonly prefetchSize: number
@@ -390,12 +636,22 @@ export interface BasicQos {
   readonly global: boolean
 }
 
-/** basic.qos-ok (60, 11), sent by the server. */
+/**
+ * basic.qos-ok (60, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicQosOk {
   readonly _tag: "basic.qos-ok"
 }
 
-/** basic.consume (60, 20), sent by the client. */
+/**
+ * basic.consume (60, 20), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicConsume<Table = PlainTable> {
   readonly _tag: "basic.consume"
   readonly queue: string
@@ -407,26 +663,46 @@ export interface BasicConsume<Table = PlainTable> {
   readonly arguments: Table
 }
 
-/** basic.consume-ok (60, 21), sent by the server. */
+/**
+ * basic.consume-ok (60, 21), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicConsumeOk {
   readonly _tag: "basic.consume-ok"
   readonly consumerTag: string
 }
 
-/** basic.cancel (60, 30), sent by the client and the server. */
+/**
+ * basic.cancel (60, 30), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicCancel {
   readonly _tag: "basic.cancel"
   readonly consumerTag: string
   readonly noWait: boolean
 }
 
-/** basic.cancel-ok (60, 31), sent by the client and the server. */
+/**
+ * basic.cancel-ok (60, 31), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicCancelOk {
   readonly _tag: "basic.cancel-ok"
   readonly consumerTag: string
 }
 
-/** basic.publish (60, 40), sent by the client. */
+/**
+ * basic.publish (60, 40), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicPublish {
   readonly _tag: "basic.publish"
   readonly exchange: string
@@ -435,7 +711,12 @@ export interface BasicPublish {
   readonly immediate: boolean
 }
 
-/** basic.return (60, 50), sent by the server. */
+/**
+ * basic.return (60, 50), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicReturn {
   readonly _tag: "basic.return"
   readonly replyCode: number
@@ -444,7 +725,12 @@ export interface BasicReturn {
   readonly routingKey: string
 }
 
-/** basic.deliver (60, 60), sent by the server. */
+/**
+ * basic.deliver (60, 60), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicDeliver {
   readonly _tag: "basic.deliver"
   readonly consumerTag: string
@@ -454,14 +740,24 @@ export interface BasicDeliver {
   readonly routingKey: string
 }
 
-/** basic.get (60, 70), sent by the client. */
+/**
+ * basic.get (60, 70), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicGet {
   readonly _tag: "basic.get"
   readonly queue: string
   readonly noAck: boolean
 }
 
-/** basic.get-ok (60, 71), sent by the server. */
+/**
+ * basic.get-ok (60, 71), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicGetOk {
   readonly _tag: "basic.get-ok"
   readonly deliveryTag: number
@@ -471,43 +767,78 @@ export interface BasicGetOk {
   readonly messageCount: number
 }
 
-/** basic.get-empty (60, 72), sent by the server. */
+/**
+ * basic.get-empty (60, 72), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicGetEmpty {
   readonly _tag: "basic.get-empty"
 }
 
-/** basic.ack (60, 80), sent by the client and the server. */
+/**
+ * basic.ack (60, 80), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicAck {
   readonly _tag: "basic.ack"
   readonly deliveryTag: number
   readonly multiple: boolean
 }
 
-/** basic.reject (60, 90), sent by the client. */
+/**
+ * basic.reject (60, 90), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicReject {
   readonly _tag: "basic.reject"
   readonly deliveryTag: number
   readonly requeue: boolean
 }
 
-/** basic.recover-async (60, 100), sent by the client. */
+/**
+ * basic.recover-async (60, 100), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicRecoverAsync {
   readonly _tag: "basic.recover-async"
   readonly requeue: boolean
 }
 
-/** basic.recover (60, 110), sent by the client. */
+/**
+ * basic.recover (60, 110), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicRecover {
   readonly _tag: "basic.recover"
   readonly requeue: boolean
 }
 
-/** basic.recover-ok (60, 111), sent by the server. */
+/**
+ * basic.recover-ok (60, 111), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicRecoverOk {
   readonly _tag: "basic.recover-ok"
 }
 
-/** basic.nack (60, 120), sent by the client and the server. */
+/**
+ * basic.nack (60, 120), sent by the client and the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface BasicNack {
   readonly _tag: "basic.nack"
   readonly deliveryTag: number
@@ -515,48 +846,93 @@ export interface BasicNack {
   readonly requeue: boolean
 }
 
-/** confirm.select (85, 10), sent by the client. */
+/**
+ * confirm.select (85, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConfirmSelect {
   readonly _tag: "confirm.select"
   readonly noWait: boolean
 }
 
-/** confirm.select-ok (85, 11), sent by the server. */
+/**
+ * confirm.select-ok (85, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface ConfirmSelectOk {
   readonly _tag: "confirm.select-ok"
 }
 
-/** tx.select (90, 10), sent by the client. */
+/**
+ * tx.select (90, 10), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxSelect {
   readonly _tag: "tx.select"
 }
 
-/** tx.select-ok (90, 11), sent by the server. */
+/**
+ * tx.select-ok (90, 11), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxSelectOk {
   readonly _tag: "tx.select-ok"
 }
 
-/** tx.commit (90, 20), sent by the client. */
+/**
+ * tx.commit (90, 20), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxCommit {
   readonly _tag: "tx.commit"
 }
 
-/** tx.commit-ok (90, 21), sent by the server. */
+/**
+ * tx.commit-ok (90, 21), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxCommitOk {
   readonly _tag: "tx.commit-ok"
 }
 
-/** tx.rollback (90, 30), sent by the client. */
+/**
+ * tx.rollback (90, 30), sent by the client.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxRollback {
   readonly _tag: "tx.rollback"
 }
 
-/** tx.rollback-ok (90, 31), sent by the server. */
+/**
+ * tx.rollback-ok (90, 31), sent by the server.
+ *
+ * @category methods
+ * @since 0.1.0
+ */
 export interface TxRollbackOk {
   readonly _tag: "tx.rollback-ok"
 }
 
-/** A method; `Table` is the type of its tables: plain values when read, anything that can be encoded when written. */
+/**
+ * A method; `Table` is the type of its tables: plain values when read, anything that can be encoded when written.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export type Method<Table = PlainTable> =
   | ConnectionStart<Table>
   | ConnectionStartOk<Table>
@@ -1153,6 +1529,10 @@ export const writeMethod = (w: Writer, method: Method<InputTable>): void => {
     case "tx.rollback-ok":
       w.u32(0x005a001f)
       return
+    default: {
+      const stranger: { readonly _tag?: unknown } = method
+      throw new TypeError(`${String(stranger._tag)} is not the name of a method`)
+    }
   }
 }
 
@@ -1635,7 +2015,12 @@ export const readMethod = (id: number, r: Reader): Method | undefined => {
 // properties of class basic
 // -----------------------------------------------------------------------------
 
-/** The properties of a content of class basic (specification 1.8, "fields"). */
+/**
+ * The properties of a content of class basic (specification 1.8, "fields").
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export interface BasicProperties<Table = PlainTable> {
   readonly contentType?: string | undefined
   readonly contentEncoding?: string | undefined
