@@ -16,17 +16,13 @@ import {
 } from "../src/internal/frames.ts"
 import { frameEnd, frameMinSize } from "../src/internal/spec.ts"
 import { Writer } from "../src/internal/wire.ts"
+import { concat, fromHex, thrown, toHex, u32 } from "./fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------
 // helpers
 // -----------------------------------------------------------------------------
 
-const fromHex = (hex: string): Uint8Array => new Uint8Array(Buffer.from(hex.replaceAll(" ", ""), "hex"))
-const toHex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
-const concat = (parts: ReadonlyArray<Uint8Array>): Uint8Array => new Uint8Array(Buffer.concat(parts))
-
 const u16 = (value: number): string => value.toString(16).padStart(4, "0")
-const u32 = (value: number): string => value.toString(16).padStart(8, "0")
 const u8 = (value: number): string => value.toString(16).padStart(2, "0")
 
 /** The head of a frame. */
@@ -56,15 +52,6 @@ class Recorder implements FrameHandler {
   readonly onHeartbeat = (): void => {
     this.events.push("heartbeat")
   }
-}
-
-const thrown = (f: () => unknown): unknown => {
-  try {
-    f()
-  } catch (error) {
-    return error
-  }
-  return assert.fail("did not throw")
 }
 
 /** The violation that a parser throws; afterwards it must be dead. */

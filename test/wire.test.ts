@@ -2,13 +2,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
 import { Reader, truncateUtf8, utf8, utf8Decode, view, Writer } from "../src/internal/wire.ts"
+import { fromHex, thrown, toHex } from "./fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------
 // helpers
 // -----------------------------------------------------------------------------
-
-const fromHex = (hex: string): Uint8Array => new Uint8Array(Buffer.from(hex.replaceAll(" ", ""), "hex"))
-const toHex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 
 /** What a committed unit hands out. */
 const written = (write: (writer: Writer) => void): string => {
@@ -16,15 +14,6 @@ const written = (write: (writer: Writer) => void): string => {
   write(writer)
   writer.commit()
   return toHex(Buffer.concat(writer.take()))
-}
-
-const thrown = (f: () => unknown): unknown => {
-  try {
-    f()
-  } catch (error) {
-    return error
-  }
-  return assert.fail("did not throw")
 }
 
 /** The error of a write to the field `f`, which must leave nothing behind. */
