@@ -14,9 +14,11 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
+import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, formatEndpoint } from "./AmqpTransport.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
@@ -29,6 +31,8 @@ const TypeId = "~effect-amqp/AmqpConnection"
 
 /** The library's version, which brokers show next to its connections. */
 const version = "0.1.0"
+
+const defaultLocale = "en_US"
 
 export type { ConnectError, Options } from "./internal/connectionOptions.ts"
 
@@ -159,6 +163,19 @@ const clientProperties = (options: Options): InputTable => ({
   ...options.clientProperties
 })
 
+/** What the client says in the handshake must have a form on the wire; names may be too long, tables not encodable. */
+const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Result<unknown, AmqpEncodeError> =>
+  Result.all([
+    encodeMethod(0, {
+      _tag: "connection.start-ok",
+      clientProperties: clientProperties(options),
+      mechanism: "",
+      response: new Uint8Array(0),
+      locale: options.locale ?? defaultLocale
+    }),
+    encodeMethod(0, { _tag: "connection.open", virtualHost: vhost })
+  ])
+
 /** The states of a connection, for those who ask and those who watch. */
 class StatusBoard {
   current: Status
@@ -173,14 +190,13 @@ class StatusBoard {
   set(status: Status): void {
     this.current = status
     PubSub.publishUnsafe(this.hub, status)
-    if (status._tag === "Closed") PubSub.endUnsafe(this.hub)
   }
 }
 
 const openSession = (
   options: Options,
   resolved: ResolvedOptions,
-  hooks: Pick<Parameters<typeof openShell>[0], "onBlocked" | "onUnblocked">
+  hooks: Pick<Parameters<typeof openShell>[0], "onOpen" | "onBlocked" | "onUnblocked">
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.flatMap(
     Effect.isEffect(resolved.credentials) ? resolved.credentials : Effect.succeed(resolved.credentials),
@@ -190,7 +206,7 @@ const openSession = (
         ...hooks,
         epoch: 1,
         mechanisms: resolved.mechanisms(credentials),
-        locale: options.locale ?? "en_US",
+        locale: options.locale ?? defaultLocale,
         clientProperties: clientProperties(options)
       })
   )
@@ -213,16 +229,18 @@ export const make = (
 ): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
+    yield* Effect.fromResult(checkSendable(options, resolved))
     const endpoint = formatEndpoint(resolved.endpoint)
     const board = new StatusBoard({ _tag: "Connecting", endpoint }, yield* PubSub.unbounded<Status>({ replay: 1 }))
+    // A broker may be short of resources from the first moment on: states are set in the order of its frames.
+    let open = board.current
     const current = yield* openSession(options, resolved, {
+      onOpen: (negotiated) => board.set(open = { _tag: "Open", epoch: 1, endpoint, server: toServer(negotiated) }),
       onBlocked: (reason) => board.set({ _tag: "Blocked", epoch: 1, reason }),
       onUnblocked: () => board.set(open)
     })
     const { session } = current
     const server = toServer(current.negotiated)
-    const open: Status = { _tag: "Open", epoch: session.epoch, endpoint, server }
-    board.set(open)
     yield* current.ended.pipe(
       Effect.flatMap((error) => Effect.sync(() => board.set({ _tag: "Closed", error }))),
       Effect.forkDetach({ startImmediately: true })
@@ -231,7 +249,7 @@ export const make = (
       [TypeId]: TypeId,
       [internals]: { session, closeTimeout: resolved.closeTimeout },
       status: Effect.sync(() => board.current),
-      changes: Stream.fromPubSub(board.hub),
+      changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
       server: Effect.suspend(() => session.error === undefined ? Effect.succeed(server) : Effect.fail(session.error)),
       updateSecret: (secret, reason = "renewed") => updateSecret(session, secret, reason),
       close: current.close,

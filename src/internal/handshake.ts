@@ -9,6 +9,7 @@ import type { Mechanism } from "../AmqpAuth.ts"
 import { select } from "../AmqpAuth.ts"
 import {
   AmqpConnectionError,
+  type AmqpEncodeError,
   AuthenticationFailed,
   fromConnectionClose,
   NotAllowed,
@@ -72,8 +73,8 @@ export const negotiate = (server: Limits, client: Limits): Limits => ({
 const fail = (error: AmqpConnectionError, answer?: Method<InputTable>): Step =>
   answer === undefined ? { _tag: "Fail", error } : { _tag: "Fail", error, answer }
 
-const authenticationFailed = (mechanism: string, detail: string): Step =>
-  fail(new AmqpConnectionError({ reason: new AuthenticationFailed({ mechanism, detail }) }))
+const authenticationFailed = (mechanism: string, detail: string): AmqpConnectionError =>
+  new AmqpConnectionError({ reason: new AuthenticationFailed({ mechanism, detail }) })
 
 /** The state of one handshake. */
 export class Handshake {
@@ -107,6 +108,11 @@ export class Handshake {
     }
   }
 
+  /** An answer had no form on the wire. The options are checked before, so it can only be the mechanism's. */
+  onUnsendable(error: AmqpEncodeError): AmqpConnectionError {
+    return authenticationFailed(this.mechanism?.name ?? "", error.message)
+  }
+
   private unexpected(method: Method): Step {
     return fail(violation(503, `${method._tag} came while ${this.waitingOn} was waiting for its answer`))
   }
@@ -121,10 +127,10 @@ export class Handshake {
     const mechanism = select(offered, this.options.mechanisms)
     if (mechanism === undefined) {
       const wanted = this.options.mechanisms.map(({ name }) => name).join(", ")
-      return authenticationFailed("", `the broker offers ${offered}, this client is set to use ${wanted}`)
+      return fail(authenticationFailed("", `the broker offers ${offered}, this client is set to use ${wanted}`))
     }
     const response = mechanism.initialResponse()
-    if (Result.isFailure(response)) return authenticationFailed(mechanism.name, response.failure.message)
+    if (Result.isFailure(response)) return fail(authenticationFailed(mechanism.name, response.failure.message))
     this.mechanism = mechanism
     this.serverProperties = start.serverProperties
     this.waitingOn = "connection.start-ok"
@@ -144,7 +150,7 @@ export class Handshake {
     const name = this.mechanism?.name ?? ""
     const response = this.mechanism?.respond?.(challenge, this.rounds++)
     if (response === undefined) return fail(violation(503, `connection.secure came, but ${name} has no such step`))
-    if (Result.isFailure(response)) return authenticationFailed(name, response.failure.message)
+    if (Result.isFailure(response)) return fail(authenticationFailed(name, response.failure.message))
     this.waitingOn = "connection.secure-ok"
     return { _tag: "Send", methods: [{ _tag: "connection.secure-ok", response: response.success }] }
   }

@@ -11,6 +11,7 @@
 import {
   AmqpConnectionError,
   AmqpDecodeError,
+  AmqpEncodeError,
   ConnectionClosed,
   ConnectionLost,
   fromConnectionClose,
@@ -164,9 +165,10 @@ export class Session {
       }
     } catch (error) {
       this.onViolation(error)
+    } finally {
+      this.runCallbacks()
+      this.inBatch = false
     }
-    this.runCallbacks()
-    this.inBatch = false
   }
 
   /** A peer of another protocol or version is told apart before its bytes are taken for frames. */
@@ -276,14 +278,22 @@ export class Session {
           this.outbox.frameMax = step.limits.frameMax
           this.parser.frameMax = step.limits.frameMax
         }
-        for (const reply of step.methods) this.write(reply)
-        return
+        return this.answer(step.methods)
       case "Done":
         this.state = "open"
         return this.later(() => this.hooks.onOpen(step.negotiated))
       case "Fail":
         if (step.answer !== undefined) this.write(step.answer)
         return this.fatal(step.error)
+    }
+  }
+
+  private answer(replies: ReadonlyArray<Method<InputTable>>): void {
+    try {
+      for (const reply of replies) this.write(reply)
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      this.fatal(this.handshake.onUnsendable(error))
     }
   }
 
@@ -479,7 +489,9 @@ export class Session {
 
 /** What a peer that does not open with a method seems to speak. */
 const describePreamble = (bytes: Uint8Array): string => {
-  if (bytes[0] === protocolHeader[0] && bytes[1] === protocolHeader[1]) return `AMQP ${bytes[5]}-${bytes[6]}-${bytes[7]}`
+  if (bytes[0] === protocolHeader[0] && bytes[1] === protocolHeader[1]) {
+    return `AMQP ${bytes[5]}-${bytes[6]}-${bytes[7]}`
+  }
   // An alert or a handshake record.
   if ((bytes[0] === 0x15 || bytes[0] === 0x16) && bytes[1] === 3) return "TLS (use amqps, or another port)"
   return `no AMQP (it began with ${JSON.stringify(String.fromCharCode(...bytes))})`

@@ -27,6 +27,7 @@ export interface ShellOptions extends HandshakeOptions {
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
+  readonly onOpen: SessionHooks["onOpen"]
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -103,7 +104,10 @@ export const open = (
         ...options,
         schedule: queueMicrotask,
         hooks: {
-          onOpen: (negotiated) => void Deferred.doneUnsafe(opened, Effect.succeed(negotiated)),
+          onOpen: (negotiated) => {
+            options.onOpen(negotiated)
+            Deferred.doneUnsafe(opened, Effect.succeed(negotiated))
+          },
           onBlocked: options.onBlocked,
           onUnblocked: options.onUnblocked,
           onEnd: (error) => {
@@ -138,10 +142,15 @@ export const open = (
         Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
       )
 
-      const onSocketEnd = (error: Socket.SocketError): Effect.Effect<void> =>
+      const endedBySocket = Effect.catch((error: Socket.SocketError) =>
         Effect.sync(() => session.onSocketEnd(lostError(error, endpoint, session.phase)))
-      const writing = yield* writeAll(session, writer).pipe(Effect.catch(onSocketEnd), Effect.forkIn(scope))
-      yield* readAll(session, pull).pipe(Effect.catch(onSocketEnd), Effect.forkIn(scope))
+      )
+      // A fault of this library must not leave behind a connection that nobody reads or writes.
+      const endedByDefect = Effect.catchDefect((defect) =>
+        Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
+      )
+      const writing = yield* writeAll(session, writer).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
+      yield* readAll(session, pull).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
       session.start()
 
       // Whatever ends the session: let its last words out, then close the socket.
@@ -162,19 +171,20 @@ export const open = (
         session.onSocketEnd(session.lost("the broker did not answer connection.close"))
         yield* Deferred.await(ended)
       })
-      const negotiated = yield* restore(Deferred.await(opened)).pipe(
-        Effect.timeoutOrElse({
-          duration: handshakeTimeout,
-          orElse: () =>
-            Effect.fail(
-              new AmqpConnectionError({
-                reason: new HandshakeTimeout({
-                  step: session.phase,
-                  timeoutMillis: Duration.toMillis(handshakeTimeout)
-                })
+      const handshake = Effect.timeoutOrElse(Deferred.await(opened), {
+        duration: handshakeTimeout,
+        orElse: () =>
+          Effect.fail(
+            new AmqpConnectionError({
+              reason: new HandshakeTimeout({
+                step: session.phase,
+                timeoutMillis: Duration.toMillis(handshakeTimeout)
               })
-            )
-        }),
+            })
+          )
+      })
+      // A race is only interrupted as a whole where it stands in an interruptible region as a whole.
+      const negotiated = yield* restore(handshake).pipe(
         // Before open-ok there is no close to be negotiated.
         Effect.onError(() => {
           session.onSocketEnd(session.lost("the attempt was given up"))
