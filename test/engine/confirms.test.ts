@@ -1,0 +1,282 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Arbitrary, Schema } from "effect"
+import { AmqpMessage } from "../../src/AmqpMessage.ts"
+import { Confirms, pairingTag, type PublishOutcome } from "../../src/internal/confirms.ts"
+import type { BasicReturn } from "../../src/internal/spec.ts"
+
+const method: BasicReturn = {
+  _tag: "basic.return",
+  replyCode: 312,
+  replyText: "NO_ROUTE",
+  exchange: "",
+  routingKey: "q"
+}
+const nothing = new Uint8Array(0)
+const message = new AmqpMessage("", "q", { content: nothing, headerBytes: nothing, headerStart: 0, headerEnd: 0 })
+
+/** Confirms whose outcomes are written down as `1 Confirmed`. */
+const recorded = () => {
+  const log: Array<string> = []
+  const later: Array<() => void> = []
+  const confirms = new Confirms({
+    later: (callback) => void later.push(callback),
+    settle: (waiter, outcome) => waiter.onOutcome(outcome)
+  })
+  let number = 0
+  const publish = (exchange = ""): void => {
+    const name = ++number
+    confirms.add({ exchange, onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
+  }
+  return {
+    confirms,
+    publish: (count = 1) => {
+      for (let i = 0; i < count; i++) publish()
+    },
+    publishTo: publish,
+    /** What happened since the last call. */
+    log: () => log.splice(0),
+    turn: () => {
+      for (const callback of later.splice(0)) callback()
+    }
+  }
+}
+
+const closed: PublishOutcome = { _tag: "ChannelClosed", cause: undefined, own: false }
+
+describe("acknowledgements", () => {
+  it("number publishes from 1", () => {
+    const { confirms, log, publish } = recorded()
+    assert.strictEqual(confirms.latest, 0)
+    publish(2)
+    assert.strictEqual(confirms.latest, 2)
+    confirms.settle(1, false, true)
+    confirms.settle(2, false, false)
+    assert.deepStrictEqual(log(), ["1 Confirmed", "2 Nacked"])
+    assert.strictEqual(confirms.unsettled, 0)
+  })
+
+  it("may come out of order, for one and for many", () => {
+    const { confirms, log, publish } = recorded()
+    publish(6)
+    confirms.settle(4, false, true)
+    confirms.settle(2, false, true)
+    confirms.settle(5, true, true)
+    assert.deepStrictEqual(log(), ["4 Confirmed", "2 Confirmed", "1 Confirmed", "3 Confirmed", "5 Confirmed"])
+    assert.strictEqual(confirms.unsettled, 1)
+    confirms.settle(6, true, false)
+    assert.deepStrictEqual(log(), ["6 Nacked"])
+  })
+
+  it("speak of all with tag 0 and multiple, and of none with tag 0 alone", () => {
+    const { confirms, log, publish } = recorded()
+    publish(3)
+    confirms.settle(0, false, true)
+    assert.deepStrictEqual(log(), [])
+    confirms.settle(0, true, true)
+    assert.deepStrictEqual(log(), ["1 Confirmed", "2 Confirmed", "3 Confirmed"])
+    publish()
+    confirms.settle(0, true, false)
+    assert.deepStrictEqual(log(), ["4 Nacked"])
+  })
+
+  it("for numbers that are settled or unknown change nothing", () => {
+    const { confirms, log, publish } = recorded()
+    publish(3)
+    confirms.settle(2, false, true)
+    log()
+    confirms.settle(2, false, false)
+    confirms.settle(4, false, true)
+    confirms.settle(Number.MAX_SAFE_INTEGER, false, true)
+    assert.deepStrictEqual(log(), [])
+    assert.strictEqual(confirms.unsettled, 2)
+    confirms.settle(1000, true, true)
+    assert.deepStrictEqual(log(), ["1 Confirmed", "3 Confirmed"])
+    confirms.settle(1000, true, true)
+    publish()
+    confirms.settle(3, true, false)
+    assert.deepStrictEqual(log(), [])
+    assert.strictEqual(confirms.unsettled, 1)
+  })
+
+  it("CF02 find 10 000 publishes in any order", () => {
+    const { confirms, log, publish } = recorded()
+    const count = 10_000
+    publish(count)
+    assert.strictEqual(confirms.unsettled, count)
+    // 7919 is prime: every number once.
+    for (let i = 0; i < count; i++) confirms.settle(1 + i * 7919 % count, false, true)
+    const seen = new Set(log())
+    assert.strictEqual(seen.size, count)
+    assert.strictEqual(confirms.unsettled, 0)
+  })
+
+  it("find their publishes while the ring grows around old ones", () => {
+    const { confirms, log, publish } = recorded()
+    publish(50)
+    for (let tag = 1; tag <= 49; tag++) confirms.settle(tag, false, true)
+    log()
+    // 50 stays, and wraps around the ring of 64.
+    publish(1000)
+    confirms.settle(1050, false, true)
+    confirms.settle(50, false, false)
+    assert.deepStrictEqual(log(), ["1050 Confirmed", "50 Nacked"])
+    confirms.settle(1049, true, true)
+    assert.deepStrictEqual(log(), Array.from({ length: 999 }, (_, i) => `${51 + i} Confirmed`))
+    assert.strictEqual(confirms.unsettled, 0)
+  })
+})
+
+describe("returns", () => {
+  it("CF06 are the outcome of the publish with their tag, and the acknowledgement behind changes nothing", () => {
+    const { confirms, log, publish } = recorded()
+    publish(3)
+    confirms.returned(pairingTag(2), method, message)
+    confirms.settle(2, false, true)
+    assert.deepStrictEqual(log(), ["2 Returned"])
+    confirms.settle(3, true, true)
+    assert.deepStrictEqual(log(), ["1 Confirmed", "3 Confirmed"])
+  })
+
+  it("without a tag that is known are ignored", () => {
+    const { confirms, log, publish } = recorded()
+    publish()
+    confirms.returned(undefined, method, message)
+    confirms.returned(pairingTag(2), method, message)
+    confirms.returned(pairingTag(0), method, message)
+    confirms.returned("\u0001-", method, message)
+    confirms.returned("\u0001", method, message)
+    assert.deepStrictEqual(log(), [])
+  })
+
+  it("pair with large numbers", () => {
+    const { confirms, log, publish } = recorded()
+    publish(5000)
+    confirms.returned(pairingTag(4321), method, message)
+    assert.deepStrictEqual(log(), ["4321 Returned"])
+  })
+})
+
+describe("the end", () => {
+  it("reaches every unsettled publish once, oldest first", () => {
+    const { confirms, log, publish } = recorded()
+    publish(4)
+    confirms.settle(2, false, true)
+    log()
+    confirms.fail(() => closed)
+    assert.deepStrictEqual(log(), ["1 ChannelClosed", "3 ChannelClosed", "4 ChannelClosed"])
+    assert.strictEqual(confirms.unsettled, 0)
+    confirms.fail(() => closed)
+    confirms.settle(0, true, true)
+    assert.deepStrictEqual(log(), [])
+  })
+
+  it("can be told for each publish apart", () => {
+    const { confirms, publishTo } = recorded()
+    publishTo("a")
+    publishTo("b")
+    const seen: Array<string> = []
+    assert.deepStrictEqual(confirms.waiters().map(({ exchange }) => exchange), ["a", "b"])
+    confirms.fail(({ exchange }) => {
+      seen.push(exchange)
+      return closed
+    })
+    assert.deepStrictEqual(seen, ["a", "b"])
+  })
+})
+
+describe("onIdle", () => {
+  it("calls back once, later, when the last outcome is there", () => {
+    const { confirms, publish, turn } = recorded()
+    let calls = 0
+    let withdrawn = 0
+    const callback = () => withdrawn++
+    publish(2)
+    confirms.onIdle(() => calls++)
+    confirms.onIdle(callback)
+    confirms.offIdle(callback)
+    confirms.settle(1, false, true)
+    turn()
+    assert.strictEqual(calls, 0)
+    confirms.returned(pairingTag(2), method, message)
+    assert.strictEqual(calls, 0)
+    turn()
+    assert.strictEqual(calls, 1)
+    publish()
+    confirms.settle(3, false, true)
+    turn()
+    assert.strictEqual(calls, 1)
+    assert.strictEqual(withdrawn, 0)
+  })
+
+  it("calls back at the end of the channel, once", () => {
+    const { confirms, publish, turn } = recorded()
+    let calls = 0
+    publish(2)
+    confirms.onIdle(() => calls++)
+    confirms.fail(() => closed)
+    turn()
+    assert.strictEqual(calls, 1)
+  })
+})
+
+describe("any sequence of publishes and answers", () => {
+  /** The truth, slowly: a map from number to waiter. */
+  class Model {
+    readonly waiting = new Set<number>()
+    readonly log: Array<string> = []
+    latest = 0
+
+    publish(): void {
+      this.waiting.add(++this.latest)
+    }
+
+    settle(tag: number, multiple: boolean, outcome: string): void {
+      for (const number of [...this.waiting]) {
+        if (multiple ? tag === 0 || number <= tag : number === tag) this.resolve(number, outcome)
+      }
+    }
+
+    resolve(number: number, outcome: string): void {
+      if (this.waiting.delete(number)) this.log.push(`${number} ${outcome}`)
+    }
+  }
+
+  const Tag = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 400 }))
+  const Operation = Schema.Union([
+    Schema.Struct({
+      name: Schema.tag("publish"),
+      count: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 90 }))
+    }),
+    Schema.Struct({ name: Schema.tag("settle"), tag: Tag, multiple: Schema.Boolean, ack: Schema.Boolean }),
+    Schema.Struct({ name: Schema.tag("return"), tag: Tag })
+  ])
+
+  it.prop("has the outcomes of a map, in the same order", [
+    Arbitrary.array(Arbitrary.schema(Operation), { minLength: 1, maxLength: 60 })
+  ], ([operations]) => {
+    const { confirms, log, publish } = recorded()
+    const model = new Model()
+    for (const operation of operations) {
+      switch (operation.name) {
+        case "publish":
+          publish(operation.count)
+          for (let i = 0; i < operation.count; i++) model.publish()
+          break
+        case "settle":
+          confirms.settle(operation.tag, operation.multiple, operation.ack)
+          model.settle(operation.tag, operation.multiple, operation.ack ? "Confirmed" : "Nacked")
+          break
+        case "return":
+          confirms.returned(pairingTag(operation.tag), method, message)
+          model.resolve(operation.tag, "Returned")
+          break
+      }
+      assert.strictEqual(confirms.unsettled, model.waiting.size)
+      assert.strictEqual(confirms.latest, model.latest)
+      assert.lengthOf(confirms.waiters(), model.waiting.size)
+    }
+    confirms.fail(() => closed)
+    for (const number of [...model.waiting]) model.resolve(number, "ChannelClosed")
+    assert.deepStrictEqual(log(), model.log)
+  }, { arbitrary: { runs: 500 } })
+})
