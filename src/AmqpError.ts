@@ -57,7 +57,7 @@ export class AmqpAccessRefused
   extends Schema.TaggedError<AmqpAccessRefused>("effect-amqp/AmqpAccessRefused")("AmqpAccessRefused", softFields)
 {
   override get message(): string {
-    return softMessage(this, "Check the user's permissions on this vhost, and that the name is not reserved.")
+    return softMessage(this, "Check the user's permissions on this vhost, and that the name is not reserved")
   }
 }
 
@@ -71,7 +71,7 @@ export class AmqpNotFound
   extends Schema.TaggedError<AmqpNotFound>("effect-amqp/AmqpNotFound")("AmqpNotFound", softFields)
 {
   override get message(): string {
-    return softMessage(this, "Declare it before use, and check its name and the vhost.")
+    return softMessage(this, "Declare it before use, and check its name and the vhost")
   }
 }
 
@@ -85,7 +85,7 @@ export class AmqpResourceLocked
   extends Schema.TaggedError<AmqpResourceLocked>("effect-amqp/AmqpResourceLocked")("AmqpResourceLocked", softFields)
 {
   override get message(): string {
-    return softMessage(this, "An exclusive queue can only be used by the connection that declared it.")
+    return softMessage(this, "An exclusive queue can only be used by the connection that declared it")
   }
 }
 
@@ -103,7 +103,7 @@ export class AmqpPreconditionFailed
   )
 {
   override get message(): string {
-    return softMessage(this, "Compare the options with what the broker already holds.")
+    return softMessage(this, "Compare the options with what the broker already holds")
   }
 }
 
@@ -117,7 +117,7 @@ export class AmqpContentTooLarge
   extends Schema.TaggedError<AmqpContentTooLarge>("effect-amqp/AmqpContentTooLarge")("AmqpContentTooLarge", softFields)
 {
   override get message(): string {
-    return softMessage(this, "Send a smaller message.")
+    return softMessage(this, "Send a smaller message")
   }
 }
 
@@ -133,7 +133,7 @@ export class AmqpChannelException extends Schema.TaggedError<AmqpChannelExceptio
   softFields
 ) {
   override get message(): string {
-    return softMessage(this, `The broker closed the channel with reply code ${this.replyCode}.`)
+    return softMessage(this, `The broker closed the channel with reply code ${this.replyCode}`)
   }
 }
 
@@ -236,7 +236,7 @@ export class AmqpChannelClosed
 {
   override get message(): string {
     const why = this.cause === undefined ? "it was closed by its scope" : this.cause.message
-    return `${this.operation}: the channel is closed: ${why}`
+    return `${this.operation}: the channel is closed: ${why}. Open another one`
   }
 }
 
@@ -298,7 +298,8 @@ export class AmqpPublishUnconfirmed
 {
   override get message(): string {
     const why = this.cause === undefined ? "the channel was closed by its scope" : this.cause.message
-    return `no confirm for the message to ${route(this)}, its outcome is unknown: ${why}`
+    return `no confirm for the message to ${route(this)}, its outcome is unknown: ${why}. ` +
+      "Publish it again where a duplicate does no harm"
   }
 }
 
@@ -318,10 +319,9 @@ export class AmqpConsumerCancelled
   })
 {
   override get message(): string {
-    return `the broker cancelled consumer ${JSON.stringify(this.consumerTag)} of queue ${
-      JSON.stringify(this.queue)
-    }: ` +
-      "the queue was deleted or its node is gone"
+    const consumer = `${JSON.stringify(this.consumerTag)} of queue ${JSON.stringify(this.queue)}`
+    return `the broker cancelled consumer ${consumer}: the queue was deleted or its node is gone. ` +
+      "Declare the queue and consume again"
   }
 }
 
@@ -403,6 +403,13 @@ export const isSoft = (u: unknown): u is SoftError => isOneOf(softErrors, u)
  */
 export const isHard = (u: unknown): u is AmqpConnectionError => u instanceof AmqpConnectionError
 
+/**
+ * Whether the broker says so in its own words. Names, which may be any words, it quotes: what comes after the last quote
+ * is its own.
+ */
+const says = (replyText: string, pattern: RegExp): boolean =>
+  pattern.test(replyText.slice(replyText.lastIndexOf("'") + 1))
+
 const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
   switch (reason._tag) {
     case "ConnectionForced":
@@ -413,9 +420,9 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
     case "HeartbeatTimeout":
     case "ConnectionLost":
       return true
-    // A vhost that is missing stays missing; a limit is a matter of time.
+    // A vhost that is missing, whose name is not quoted, stays missing; a limit is a matter of time.
     case "NotAllowed":
-      return /limit|is down|not running/i.test(reason.replyText)
+      return says(reason.replyText, /limit (of )?\(\d+\)|is down$|not running$/)
     default:
       return false
   }
@@ -439,8 +446,8 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
 export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
-  if (u instanceof AmqpNotFound) return /is down|inaccessible|not running/i.test(u.replyText)
-  if (u instanceof AmqpPreconditionFailed) return /timed out|timeout/i.test(u.replyText)
+  if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
+  if (u instanceof AmqpPreconditionFailed) return says(u.replyText, /timed out/)
   return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
     u instanceof AmqpConsumerCancelled
 }

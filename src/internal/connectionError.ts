@@ -24,6 +24,9 @@ const replyFields = {
   methodId: Schema.Int
 }
 
+/** For what only a fault of this client, or of something in between, can provoke. */
+const clientFault = "This should not happen: report it"
+
 const reply = <Self>() => <const Tag extends string>(tag: Tag) =>
   Schema.TaggedError<Self>(`effect-amqp/${tag}`)(tag, replyFields)
 
@@ -35,7 +38,7 @@ const reply = <Self>() => <const Tag extends string>(tag: Tag) =>
  */
 export class ConnectionForced extends reply<ConnectionForced>()("ConnectionForced") {
   override get message(): string {
-    return `the broker closed the connection: ${this.replyText}`
+    return `the broker closed the connection: ${this.replyText}. An operator or a shutdown did it: connect again`
   }
 }
 
@@ -47,7 +50,7 @@ export class ConnectionForced extends reply<ConnectionForced>()("ConnectionForce
  */
 export class InvalidPath extends reply<InvalidPath>()("InvalidPath") {
   override get message(): string {
-    return `the broker does not know this vhost: ${this.replyText}`
+    return `the broker does not know this vhost: ${this.replyText}. Check its name`
   }
 }
 
@@ -59,7 +62,7 @@ export class InvalidPath extends reply<InvalidPath>()("InvalidPath") {
  */
 export class FrameError extends reply<FrameError>()("FrameError") {
   override get message(): string {
-    return `the broker refused a frame: ${this.replyText}`
+    return `the broker refused a frame: ${this.replyText}. ${clientFault}`
   }
 }
 
@@ -71,7 +74,7 @@ export class FrameError extends reply<FrameError>()("FrameError") {
  */
 export class SyntaxError extends reply<SyntaxError>()("SyntaxError") {
   override get message(): string {
-    return `the broker refused a value: ${this.replyText}`
+    return `the broker refused a value: ${this.replyText}. ${clientFault}`
   }
 }
 
@@ -83,7 +86,7 @@ export class SyntaxError extends reply<SyntaxError>()("SyntaxError") {
  */
 export class CommandInvalid extends reply<CommandInvalid>()("CommandInvalid") {
   override get message(): string {
-    return `the broker refused a command: ${this.replyText}`
+    return `the broker refused a command: ${this.replyText}. Check the options of the operation`
   }
 }
 
@@ -95,7 +98,7 @@ export class CommandInvalid extends reply<CommandInvalid>()("CommandInvalid") {
  */
 export class ChannelError extends reply<ChannelError>()("ChannelError") {
   override get message(): string {
-    return `the broker refused the use of a channel: ${this.replyText}`
+    return `the broker refused the use of a channel: ${this.replyText}. ${clientFault}`
   }
 }
 
@@ -107,7 +110,7 @@ export class ChannelError extends reply<ChannelError>()("ChannelError") {
  */
 export class UnexpectedFrame extends reply<UnexpectedFrame>()("UnexpectedFrame") {
   override get message(): string {
-    return `the broker did not expect a frame: ${this.replyText}`
+    return `the broker did not expect a frame: ${this.replyText}. ${clientFault}`
   }
 }
 
@@ -119,7 +122,7 @@ export class UnexpectedFrame extends reply<UnexpectedFrame>()("UnexpectedFrame")
  */
 export class ResourceError extends reply<ResourceError>()("ResourceError") {
   override get message(): string {
-    return `the broker ran out of resources: ${this.replyText}`
+    return `the broker ran out of resources: ${this.replyText}. Connect again later`
   }
 }
 
@@ -143,7 +146,7 @@ export class NotAllowed extends reply<NotAllowed>()("NotAllowed") {
  */
 export class NotImplemented extends reply<NotImplemented>()("NotImplemented") {
   override get message(): string {
-    return `the broker does not implement this: ${this.replyText}`
+    return `the broker does not implement this: ${this.replyText}. Do without the option or the operation`
   }
 }
 
@@ -155,7 +158,7 @@ export class NotImplemented extends reply<NotImplemented>()("NotImplemented") {
  */
 export class InternalError extends reply<InternalError>()("InternalError") {
   override get message(): string {
-    return `the broker failed: ${this.replyText}`
+    return `the broker failed: ${this.replyText}. Its log says more`
   }
 }
 
@@ -167,7 +170,8 @@ export class InternalError extends reply<InternalError>()("InternalError") {
  */
 export class UnknownReply extends reply<UnknownReply>()("UnknownReply") {
   override get message(): string {
-    return `the broker closed the connection with code ${this.replyCode}: ${this.replyText}`
+    return `the broker closed the connection with code ${this.replyCode}: ${this.replyText}. ` +
+      "The code is the broker's own: see its documentation"
   }
 }
 
@@ -244,7 +248,7 @@ export class ProtocolVersionMismatch
   )
 {
   override get message(): string {
-    return `the peer offers ${this.offered}, this client speaks AMQP 0-9-1`
+    return `the peer offers ${this.offered}, this client speaks AMQP 0-9-1. Check the port`
   }
 }
 
@@ -262,7 +266,8 @@ export class HandshakeTimeout
   })
 {
   override get message(): string {
-    return `the handshake was not over after ${this.timeoutMillis} ms: no answer to ${this.step}`
+    return `the handshake was not over after ${this.timeoutMillis} ms: no answer to ${this.step}. ` +
+      "Check that a broker listens there, or give it more time"
   }
 }
 
@@ -278,7 +283,8 @@ export class HeartbeatTimeout
   })
 {
   override get message(): string {
-    return `the broker sent nothing for two heartbeat intervals of ${this.intervalSeconds} s`
+    return `the broker sent nothing for two heartbeat intervals of ${this.intervalSeconds} s. ` +
+      "It is gone or cut off: connect again"
   }
 }
 
@@ -294,9 +300,8 @@ export class ConnectionLost extends Schema.TaggedError<ConnectionLost>("effect-a
   detail: Schema.String
 }) {
   override get message(): string {
-    return this.phase === "open"
-      ? `the connection was lost: ${this.detail}`
-      : `the connection was lost during the handshake (${this.phase}): ${this.detail}`
+    const during = this.phase === "open" ? "" : ` during the handshake (${this.phase})`
+    return `the connection was lost${during}: ${this.detail}. Check the network, and connect again`
   }
 }
 
@@ -328,7 +333,7 @@ export class ProtocolViolation
   })
 {
   override get message(): string {
-    return `the peer broke the protocol: ${this.detail}`
+    return `the peer broke the protocol: ${this.detail}. Check that it is an AMQP 0-9-1 broker`
   }
 }
 
