@@ -52,11 +52,16 @@ export const onConnection = <A, E, R>(
 /** What an operation fails with, on a channel that is opened for it alone. */
 export const failureOf = <A, E, R>(
   use: (channel: AmqpChannel.AmqpChannel) => Effect.Effect<A, E, R>
-): Effect.Effect<
-  E,
-  A | AmqpChannel.RequestError,
-  AmqpConnection.AmqpConnection | Exclude<R, Scope.Scope>
-> => Effect.scoped(Effect.flatMap(AmqpChannel.open, (channel) => Effect.flip(use(channel))))
+): Effect.Effect<E, AmqpChannel.RequestError, AmqpConnection.AmqpConnection | Exclude<R, Scope.Scope>> =>
+  AmqpChannel.open.pipe(
+    Effect.flatMap((channel) =>
+      Effect.matchEffect(use(channel), {
+        onFailure: Effect.succeed,
+        onSuccess: (value) => Effect.die(new Error(`it succeeded: ${inspect(value)}`))
+      })
+    ),
+    Effect.scoped
+  )
 
 /** Checks what an operation failed with: the tag, and what the message says (the broker's words among it). */
 export const assertFailure = (
