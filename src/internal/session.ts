@@ -336,7 +336,7 @@ export class Session {
         this.lastChannel = candidate
         break
       }
-    } else if (this.channels[id]) id = undefined
+    } else if (!Number.isInteger(id) || id < 1 || id > max || this.channels[id]) id = undefined
     if (id === undefined) return undefined
     const channel = new ChannelState(id, this.outbox.lane(id), this.host)
     this.channels[id] = channel
