@@ -83,7 +83,8 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/consuming.ts",
       "internal/connectionOptions.ts",
       "internal/requests.ts",
-      "internal/shell.ts"
+      "internal/shell.ts",
+      "internal/supervisor.ts"
     ]
   },
   node: {

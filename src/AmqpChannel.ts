@@ -108,11 +108,12 @@ export const make = (
   options: { readonly id?: number | undefined } = {}
 ): Effect.Effect<AmqpChannel, CommandError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
-    const { closeTimeout, session } = (yield* AmqpConnection)[internals]
+    const connection = (yield* AmqpConnection)[internals]
+    const { session } = yield* connection.session
     return yield* Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         const state = yield* Effect.suspend(() => allocate(session, options.id))
-        const channel = makeChannel(session, state, closeTimeout)
+        const channel = makeChannel(session, state, connection.closeTimeout)
         yield* Effect.addFinalizer(() => channel.close)
         yield* restore(command(state, { _tag: "channel.open" }, {
           soft: [],

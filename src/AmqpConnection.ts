@@ -15,16 +15,18 @@ import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
-import { type AmqpTransport, formatEndpoint } from "./AmqpTransport.ts"
+import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
 import type { Session } from "./internal/session.ts"
 import { open as openShell, type OpenSession } from "./internal/shell.ts"
+import { make as supervise, type Supervisor } from "./internal/supervisor.ts"
 import { utf8 } from "./internal/wire.ts"
 
 const TypeId = "~effect-amqp/AmqpConnection"
@@ -68,10 +70,13 @@ export interface Server {
  * @since 0.1.0
  */
 export type Status =
-  | { readonly _tag: "Connecting"; readonly endpoint: string }
+  | { readonly _tag: "Connecting" }
   | { readonly _tag: "Open"; readonly epoch: number; readonly endpoint: string; readonly server: Server }
   /** The broker is short of a resource and reads nothing from this connection; publishes wait. */
   | { readonly _tag: "Blocked"; readonly epoch: number; readonly reason: string }
+  /** The connection is lost; `attempt` counts from 1 for each loss, `cause` is why the last attempt or epoch ended. */
+  | { readonly _tag: "Reconnecting"; readonly attempt: number; readonly cause: AmqpConnectionError }
+  /** For good: closed by this client, or given up by the schedule. */
   | { readonly _tag: "Closed"; readonly error: AmqpConnectionError }
 
 /**
@@ -115,9 +120,7 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /** @internal */
-export interface Internals {
-  /** The session of the present epoch. */
-  readonly session: Session
+export interface Internals extends Pick<Supervisor, "session" | "onEpoch"> {
   readonly closeTimeout: Duration.Duration
 }
 
@@ -143,6 +146,11 @@ const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server =
     limits
   }
 }
+
+/** Without end: 100 ms, doubled up to 30 s, each ± 20 %. */
+const defaultReconnect = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("30 seconds")]).pipe(
+  Schedule.jittered
+)
 
 /** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({
@@ -178,38 +186,65 @@ const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Res
 
 /** The states of a connection, for those who ask and those who watch. */
 class StatusBoard {
-  current: Status
+  current: Status = { _tag: "Connecting" }
   readonly hub: PubSub.PubSub<Status>
+  private session: OpenSession | undefined
 
-  constructor(current: Status, hub: PubSub.PubSub<Status>) {
-    this.current = current
+  constructor(hub: PubSub.PubSub<Status>) {
     this.hub = hub
-    PubSub.publishUnsafe(hub, current)
+    this.set(this.current)
   }
 
   set(status: Status): void {
     this.current = status
     PubSub.publishUnsafe(this.hub, status)
   }
+
+  /** An epoch begins; its broker may be short of resources from the first moment on. */
+  open(open: OpenSession): void {
+    this.session = open
+    this.set({
+      _tag: "Open",
+      epoch: open.session.epoch,
+      endpoint: formatEndpoint(open.endpoint),
+      server: toServer(open.negotiated)
+    })
+    if (open.session.blockedReason !== undefined) this.update(open.session.epoch)
+  }
+
+  /** The session of an epoch was blocked or unblocked. */
+  update(epoch: number): void {
+    const { session } = this
+    if (session?.session.epoch !== epoch) return
+    const reason = session.session.blockedReason
+    if (reason === undefined) this.open(session)
+    else this.set({ _tag: "Blocked", epoch, reason })
+  }
 }
 
-const openSession = (
+/** One attempt, at each endpoint in turn until one opens. Fails with what the last one said. */
+const attempt = (
   options: Options,
   resolved: ResolvedOptions,
-  hooks: Pick<Parameters<typeof openShell>[0], "onOpen" | "onBlocked" | "onUnblocked">
+  board: StatusBoard,
+  epoch: number
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
-  Effect.flatMap(
-    Effect.isEffect(resolved.credentials) ? resolved.credentials : Effect.succeed(resolved.credentials),
-    (credentials) =>
+  Effect.gen(function*() {
+    const credentials = yield* resolved.credentials
+    const [first, ...others] = yield* resolved.endpoints
+    const at = (endpoint: Endpoint) =>
       openShell({
         ...resolved,
-        ...hooks,
-        epoch: 1,
+        epoch,
+        endpoint,
         mechanisms: resolved.mechanisms(credentials),
         locale: options.locale ?? defaultLocale,
-        clientProperties: clientProperties(options)
+        clientProperties: clientProperties(options),
+        onBlocked: () => board.update(epoch),
+        onUnblocked: () => board.update(epoch)
       })
-  )
+    return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
+  })
 
 /**
  * Opens a connection and closes it with the scope.
@@ -230,30 +265,29 @@ export const make = (
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
     yield* Effect.fromResult(checkSendable(options, resolved))
-    const endpoint = formatEndpoint(resolved.endpoint)
-    const board = new StatusBoard({ _tag: "Connecting", endpoint }, yield* PubSub.unbounded<Status>({ replay: 1 }))
-    // A broker may be short of resources from the first moment on: states are set in the order of its frames.
-    let open = board.current
-    const current = yield* openSession(options, resolved, {
-      onOpen: (negotiated) => board.set(open = { _tag: "Open", epoch: 1, endpoint, server: toServer(negotiated) }),
-      onBlocked: (reason) => board.set({ _tag: "Blocked", epoch: 1, reason }),
-      onUnblocked: () => board.set(open)
+    const board = new StatusBoard(yield* PubSub.unbounded<Status>({ replay: 1 }))
+    const supervisor = yield* supervise({
+      attempt: (epoch) => attempt(options, resolved, board, epoch),
+      reconnect: options.reconnect ?? defaultReconnect,
+      retryFirst: options.reconnect !== undefined,
+      waitTimeout: resolved.waitTimeout,
+      hooks: {
+        onOpen: (open) => board.open(open),
+        onReconnecting: (attempt, cause) => board.set({ _tag: "Reconnecting", attempt, cause }),
+        onClosed: (error) => board.set({ _tag: "Closed", error })
+      }
     })
-    const { session } = current
-    const server = toServer(current.negotiated)
-    yield* current.ended.pipe(
-      Effect.flatMap((error) => Effect.sync(() => board.set({ _tag: "Closed", error }))),
-      Effect.forkDetach({ startImmediately: true })
-    )
+    const { close, closed, onEpoch, session } = supervisor
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      [internals]: { session, closeTimeout: resolved.closeTimeout },
+      [internals]: { session, onEpoch, closeTimeout: resolved.closeTimeout },
       status: Effect.sync(() => board.current),
       changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
-      server: Effect.suspend(() => session.error === undefined ? Effect.succeed(server) : Effect.fail(session.error)),
-      updateSecret: (secret, reason = "renewed") => updateSecret(session, secret, reason),
-      close: current.close,
-      closed: current.ended
+      server: Effect.map(session, ({ negotiated }) => toServer(negotiated)),
+      updateSecret: (secret, reason = "renewed") =>
+        Effect.flatMap(session, (open) => updateSecret(open.session, secret, reason)),
+      close,
+      closed
     })
   })
 

@@ -5,11 +5,13 @@
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
+import * as Random from "effect/Random"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
+import type * as Schedule from "effect/Schedule"
 import * as AmqpAuth from "../AmqpAuth.ts"
-import { type AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
+import { AmqpConnectionError, AmqpEncodeError, ConnectFailed } from "../AmqpError.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import type { Endpoint, TlsOptions } from "../AmqpTransport.ts"
 import * as AmqpUri from "../AmqpUri.ts"
@@ -64,6 +66,27 @@ export interface Options {
   readonly connectTimeout?: Duration.Input | undefined
   /** From the open socket to the open connection. Defaults to 10 seconds. */
   readonly handshakeTimeout?: Duration.Input | undefined
+  /**
+   * Where brokers listen, instead of `host` and `port`: tried in turn, or an Effect that is asked at each attempt. Those
+   * without `tls` of their own take it from `tls` and the URL.
+   */
+  readonly endpoints?:
+    | ReadonlyArray<EndpointInput>
+    | Effect.Effect<ReadonlyArray<EndpointInput>, AmqpConnectionError>
+    | undefined
+  /** Whether each attempt begins anywhere in the list, so that clients spread over a cluster. Defaults to `"fixed"`. */
+  readonly endpointOrder?: "fixed" | "shuffled" | undefined
+  /**
+   * How a lost connection is replaced; its input is the typed error. Defaults to 100 ms doubled up to 30 s, with jitter,
+   * without end. The first connection is retried only if a schedule is given here, and only for transient failures:
+   * refused credentials, a missing vhost or a failed TLS fail at once. An epoch that lasted 10 seconds begins it anew.
+   */
+  readonly reconnect?: Schedule.Schedule<unknown, AmqpConnectionError> | undefined
+  /**
+   * How long an operation that needs an open connection waits for one that is lost; then it fails with the reason of the
+   * loss. 0 fails at once. Defaults to 30 seconds.
+   */
+  readonly waitTimeout?: Duration.Input | undefined
   /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
   readonly closeTimeout?: Duration.Input | undefined
 }
@@ -76,19 +99,33 @@ export interface Options {
  */
 export type ConnectError = AmqpConnectionError | AmqpUri.AmqpUriError | AmqpEncodeError
 
+/**
+ * An endpoint as a user gives it: the port defaults to 5672, and to 5671 with TLS.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface EndpointInput {
+  readonly host: string
+  readonly port?: number | undefined
+  readonly tls?: boolean | TlsOptions | undefined
+}
+
 /** Options without a question left open. */
 export interface ResolvedOptions {
-  readonly endpoint: Endpoint
+  /** Where to connect, in the order of this attempt. */
+  readonly endpoints: Effect.Effect<readonly [Endpoint, ...Array<Endpoint>], AmqpConnectionError>
   readonly vhost: string
   /** The mechanisms, once the credentials are known. */
   readonly mechanisms: (credentials: AmqpAuth.Credentials) => ReadonlyArray<AmqpAuth.Mechanism>
   /** The credentials of the options or the URL; an Effect is asked at each attempt. */
-  readonly credentials: NonNullable<Options["credentials"]>
+  readonly credentials: Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError>
   readonly limits: Limits
   readonly maxMessageSize: number
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
+  readonly waitTimeout: Duration.Duration
 }
 
 const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
@@ -159,6 +196,25 @@ const mechanisms = (
   )
 }
 
+const noEndpoint = new AmqpConnectionError({
+  reason: new ConnectFailed({ endpoint: "", code: "", detail: "the list of endpoints is empty" })
+})
+
+const endpoints = (
+  input: NonNullable<Options["endpoints"]>,
+  order: "fixed" | "shuffled",
+  tls: TlsOptions | undefined
+): ResolvedOptions["endpoints"] =>
+  Effect.gen(function*() {
+    const given = Effect.isEffect(input) ? yield* input : input
+    const ordered = order === "fixed" ? given : yield* Random.shuffle(given)
+    const [first, ...others] = ordered.map((one): Endpoint => {
+      const own = one.tls === true ? tls ?? {} : one.tls === false ? undefined : one.tls ?? tls
+      return { host: one.host, port: one.port ?? AmqpUri.defaultPort(own === undefined ? "amqp" : "amqps"), tls: own }
+    })
+    return first === undefined ? yield* noEndpoint : [first, ...others]
+  })
+
 /** The TLS options of a URL. */
 const tlsOf = (query: AmqpUri.AmqpUriQuery): TlsOptions => ({
   caFile: query.cacertfile,
@@ -186,15 +242,21 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
     const seconds10 = Duration.seconds(10)
     const timeout = query.connectionTimeout === undefined ? seconds10 : Duration.millis(query.connectionTimeout)
     return {
-      endpoint: {
-        host: options.host ?? uri.host ?? "localhost",
-        port: yield* integer("port", options.port ?? uri.port ?? fallbackPort, 1, 65535),
-        tls
-      },
+      endpoints: options.endpoints === undefined
+        ? Effect.succeed([
+          {
+            host: options.host ?? uri.host ?? "localhost",
+            port: yield* integer("port", options.port ?? uri.port ?? fallbackPort, 1, 65535),
+            tls
+          }
+        ])
+        : endpoints(options.endpoints, options.endpointOrder ?? "fixed", tls),
       vhost: options.vhost ?? AmqpUri.vhostOrDefault(uri),
-      credentials: options.credentials ?? (uri.username === undefined
-        ? guest
-        : { username: uri.username, password: uri.password ?? Redacted.make("") }),
+      credentials: Effect.isEffect(options.credentials) ? options.credentials : Effect.succeed(
+        options.credentials ?? (uri.username === undefined
+          ? guest
+          : { username: uri.username, password: uri.password ?? Redacted.make("") })
+      ),
       mechanisms: yield* mechanisms(options.mechanisms ?? query.authMechanism ?? ["PLAIN", "AMQPLAIN"]),
       limits: {
         channelMax: yield* integer("channelMax", options.channelMax ?? query.channelMax ?? 0, 1, 65535, "the broker's"),
@@ -215,6 +277,9 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
       ),
       connectTimeout: yield* duration("connectTimeout", options.connectTimeout, timeout),
       handshakeTimeout: yield* duration("handshakeTimeout", options.handshakeTimeout, seconds10),
-      closeTimeout: yield* duration("closeTimeout", options.closeTimeout, Duration.seconds(5))
+      closeTimeout: yield* duration("closeTimeout", options.closeTimeout, Duration.seconds(5)),
+      waitTimeout: options.waitTimeout === undefined
+        ? Duration.seconds(30)
+        : Duration.fromInputUnsafe(options.waitTimeout)
     }
   })

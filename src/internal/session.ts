@@ -92,6 +92,8 @@ export class Session {
   readonly outbox: Outbox
   /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
+  /** Why the broker takes no content at present. */
+  blockedReason: string | undefined
   private readonly options: SessionOptions
   private readonly hooks: SessionHooks
   private readonly handshake: Handshake
@@ -251,9 +253,11 @@ export class Session {
     if (this.state === "closing") return
     switch (method._tag) {
       case "connection.blocked":
+        this.blockedReason = method.reason
         this.outbox.setBlocked(true)
         return this.later(() => this.hooks.onBlocked(method.reason))
       case "connection.unblocked":
+        this.blockedReason = undefined
         this.outbox.setBlocked(false)
         this.later(() => this.outbox.admit())
         return this.later(this.hooks.onUnblocked)

@@ -27,7 +27,6 @@ export interface ShellOptions extends HandshakeOptions {
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
-  readonly onOpen: SessionHooks["onOpen"]
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -35,6 +34,7 @@ export interface ShellOptions extends HandshakeOptions {
 /** An open connection of one epoch. */
 export interface OpenSession {
   readonly session: Session
+  readonly endpoint: Endpoint
   readonly negotiated: Negotiated
   /** The end of the connection, however it comes; the socket is then closed. */
   readonly ended: Effect.Effect<AmqpConnectionError>
@@ -89,6 +89,9 @@ const beat = (session: Session, seconds: number): Effect.Effect<void> =>
     }
   })
 
+const isLost = ({ reason }: AmqpConnectionError): boolean =>
+  reason._tag === "ConnectionLost" || reason._tag === "HeartbeatTimeout"
+
 /** Connects, and opens a session. The scope that is given ends it in good order. */
 export const open = (
   options: ShellOptions
@@ -104,10 +107,7 @@ export const open = (
         ...options,
         schedule: queueMicrotask,
         hooks: {
-          onOpen: (negotiated) => {
-            options.onOpen(negotiated)
-            Deferred.doneUnsafe(opened, Effect.succeed(negotiated))
-          },
+          onOpen: (negotiated) => void Deferred.doneUnsafe(opened, Effect.succeed(negotiated)),
           onBlocked: options.onBlocked,
           onUnblocked: options.onUnblocked,
           onEnd: (error) => {
@@ -156,8 +156,8 @@ export const open = (
       // Whatever ends the session: let its last words out, then close the socket.
       yield* Deferred.await(over).pipe(
         Effect.flatMap((error) =>
-          Fiber.await(writing).pipe(
-            Effect.timeoutOption(closeTimeout),
+          // A socket that is gone or dead takes no last words.
+          (isLost(error) ? Effect.void : Effect.timeoutOption(Fiber.await(writing), closeTimeout)).pipe(
             Effect.andThen(Scope.close(scope, Exit.void)),
             Effect.andThen(Deferred.succeed(ended, error))
           )
@@ -195,6 +195,6 @@ export const open = (
         yield* Effect.forkIn(beat(session, negotiated.limits.heartbeat), scope)
       }
       yield* Effect.addFinalizer(() => close)
-      return { session, negotiated, ended: Deferred.await(ended), close }
+      return { session, endpoint, negotiated, ended: Deferred.await(ended), close }
     })
   )

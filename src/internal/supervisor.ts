@@ -1,0 +1,196 @@
+/**
+ * Keeps one session alive: opens the first, replaces each one that is lost under a `Schedule`, and lets those who need
+ * an open connection wait for it.
+ *
+ * Every session is a new epoch. Before anybody may use it, what has been registered with `onEpoch` restores its part
+ * (topology), in the order of registration. Sessions are not shared between epochs, and nothing of an old one is sent
+ * on a new one.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Pull from "effect/Pull"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import { AmqpConnectionError, ConnectionClosed, isTransient } from "../AmqpError.ts"
+import type { Session } from "./session.ts"
+import type { OpenSession } from "./shell.ts"
+
+/** How reconnecting is going, for those who watch. */
+export interface SupervisorHooks {
+  /** An attempt begins; `cause` is why the last connection or attempt ended. */
+  readonly onReconnecting: (attempt: number, cause: AmqpConnectionError) => void
+  /** The session is open and restored. */
+  readonly onOpen: (open: OpenSession) => void
+  /** There will be no further session. */
+  readonly onClosed: (error: AmqpConnectionError) => void
+}
+
+/** What a supervisor needs to know. */
+export interface SupervisorOptions<R> {
+  /** One attempt, at all endpoints. The scope that it gets is the session's. */
+  readonly attempt: (epoch: number) => Effect.Effect<OpenSession, AmqpConnectionError, R | Scope.Scope>
+  readonly reconnect: Schedule.Schedule<unknown, AmqpConnectionError>
+  /** Whether the first connection is retried as well, while its failures are transient. */
+  readonly retryFirst: boolean
+  /** How long `session` waits. */
+  readonly waitTimeout: Duration.Duration
+  readonly hooks: SupervisorHooks
+}
+
+/** A supervised connection. */
+export interface Supervisor {
+  /** The open session; waits for one, bounded by `waitTimeout`. */
+  readonly session: Effect.Effect<OpenSession, AmqpConnectionError>
+  /** Restores something on the present session and on every later one, before anybody may use it. */
+  readonly onEpoch: (
+    restore: (session: Session) => Effect.Effect<void>
+  ) => Effect.Effect<void, AmqpConnectionError, Scope.Scope>
+  readonly close: Effect.Effect<void>
+  /** The end: closed, or the schedule has given up. */
+  readonly closed: Effect.Effect<AmqpConnectionError>
+}
+
+/** A session and the scope that it lives in. */
+interface Epoch {
+  readonly open: OpenSession
+  readonly scope: Scope.Closeable
+}
+
+/** An epoch that lasted so long begins the schedule anew; shorter ones go on in it, so that no loop spins. */
+const stable = Duration.seconds(10)
+
+const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
+
+/** Opens the first session and supervises it from then on. */
+export const make = <R>(
+  options: SupervisorOptions<R>
+): Effect.Effect<Supervisor, AmqpConnectionError, R | Scope.Scope> =>
+  Effect.gen(function*() {
+    const { hooks, reconnect, waitTimeout } = options
+    // Registered first, so it outlives what follows: closing ends the supervision before it ends a session.
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const clock = yield* Clock.Clock
+    const closed = Deferred.makeUnsafe<AmqpConnectionError>()
+    const restorers = new Set<(session: Session) => Effect.Effect<void>>()
+    let epoch = 0
+    let current: Epoch | undefined
+    /** The next session. */
+    let next = Deferred.makeUnsafe<OpenSession, AmqpConnectionError>()
+    let lastError: AmqpConnectionError | undefined
+
+    /** One attempt in a scope of its own, with everything restored. */
+    const attempt = Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        const own = yield* Scope.fork(scope)
+        const open = yield* restore(
+          Effect.tap(
+            Scope.provide(options.attempt(epoch + 1), own),
+            ({ session }) => Effect.forEach(restorers, (restorer) => restorer(session), { discard: true })
+          )
+        ).pipe(Effect.onError((cause) => Scope.close(own, Exit.failCause(cause))))
+        if (open.session.error !== undefined) {
+          yield* Scope.close(own, Exit.void)
+          return yield* open.session.error
+        }
+        epoch++
+        current = { open, scope: own }
+        hooks.onOpen(open)
+        const waiting = next
+        next = Deferred.makeUnsafe()
+        Deferred.doneUnsafe(waiting, Effect.succeed(open))
+        return current
+      })
+    )
+
+    const steps = Schedule.toStepWithSleep(reconnect)
+
+    /** Attempts under the schedule, from the failure `error` on. Yields the error where the schedule gives up. */
+    const reopen = (
+      step: (error: AmqpConnectionError) => Pull.Pull<unknown, never, unknown>,
+      error: AmqpConnectionError
+    ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
+      Effect.gen(function*() {
+        let cause = error
+        for (let number = 1;; number++) {
+          lastError = cause
+          hooks.onReconnecting(number, cause)
+          const again = yield* Effect.as(step(cause), true).pipe(Pull.catchDone(() => Effect.succeed(false)))
+          if (!again) return yield* cause
+          const result = yield* Effect.result(attempt)
+          if (result._tag === "Success") return result.success
+          cause = result.failure
+        }
+      })
+
+    const first = Effect.catchIf(
+      attempt,
+      (error) => options.retryFirst && isTransient(error),
+      (error) => Effect.flatMap(steps, (step) => reopen(step, error))
+    )
+
+    /** Waits for the end of each session and replaces it. */
+    const supervise = (begin: Epoch): Effect.Effect<AmqpConnectionError, never, R> =>
+      Effect.gen(function*() {
+        let { open, scope } = begin
+        let step = yield* steps
+        for (;;) {
+          const since = clock.currentTimeMillisUnsafe()
+          const error = yield* open.ended
+          yield* Scope.close(scope, Exit.void)
+          if (clock.currentTimeMillisUnsafe() - since >= Duration.toMillis(stable)) step = yield* steps
+          const result = yield* Effect.result(reopen(step, error))
+          if (result._tag === "Failure") return result.failure
+          ;({ open, scope } = result.success)
+        }
+      })
+
+    const end = (error: AmqpConnectionError): Effect.Effect<void> =>
+      Effect.sync(() => {
+        if (!Deferred.doneUnsafe(closed, Effect.succeed(error))) return
+        lastError = error
+        Deferred.doneUnsafe(next, Effect.fail(error))
+        hooks.onClosed(error)
+      })
+
+    const begin = yield* first
+    const supervising = yield* supervise(begin).pipe(Effect.flatMap(end), Effect.forkIn(scope))
+
+    const close = Effect.suspend(() => {
+      if (Deferred.isDoneUnsafe(closed)) return Effect.asVoid(Deferred.await(closed))
+      return Fiber.interrupt(supervising).pipe(
+        Effect.andThen(Effect.suspend(() => current?.open.close ?? Effect.void)),
+        Effect.andThen(end(closedByClient()))
+      )
+    })
+    yield* Effect.addFinalizer(() => close)
+
+    const session: Effect.Effect<OpenSession, AmqpConnectionError> = Effect.suspend(() => {
+      if (Deferred.isDoneUnsafe(closed)) return Effect.flatMap(Deferred.await(closed), Effect.fail)
+      const open = current?.open
+      if (open !== undefined && open.session.error === undefined) return Effect.succeed(open)
+      return Effect.timeoutOrElse(Deferred.await(next), {
+        duration: waitTimeout,
+        orElse: () => Effect.fail(open?.session.error ?? lastError ?? closedByClient())
+      })
+    })
+
+    return {
+      session,
+      onEpoch: (restore) =>
+        Effect.gen(function*() {
+          yield* Effect.acquireRelease(
+            Effect.sync(() => restorers.add(restore)),
+            () => Effect.sync(() => restorers.delete(restore))
+          )
+          yield* restore((yield* session).session)
+        }),
+      close,
+      closed: Deferred.await(closed)
+    }
+  })
