@@ -8,8 +8,9 @@
  */
 import * as Effect from "effect/Effect"
 import { AmqpStaleDelivery } from "./AmqpError.ts"
-import { AmqpMessage, type ReceivedContent } from "./AmqpMessage.ts"
+import { AmqpMessage } from "./AmqpMessage.ts"
 import type { ChannelState, Settlement, SettleResult } from "./internal/channelState.ts"
+import type { ReceivedContent } from "./internal/frames.ts"
 
 /**
  * What settling a delivery did: `"AlreadySettled"` means that it had been settled before, or taken back by

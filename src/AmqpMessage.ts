@@ -10,6 +10,7 @@
  */
 import { AmqpDecodeError } from "./AmqpError.ts"
 import { type InputTable, type PlainTable, readTableTagged, type Table } from "./AmqpTable.ts"
+import type { ReceivedContent } from "./internal/frames.ts"
 import { type BasicProperties, readBasicProperties } from "./internal/spec.ts"
 import { Reader, utf8Decode } from "./internal/wire.ts"
 
@@ -73,20 +74,6 @@ export const readProperties = (reader: Reader): Properties => {
     throw new AmqpDecodeError({ path: "properties", reason: `${reader.remaining} bytes after the last property` })
   }
   return properties
-}
-
-/**
- * A content as it came from the wire: the body, and where the properties are.
- *
- * @internal
- */
-export interface ReceivedContent {
-  readonly content: Uint8Array
-  /** What holds the content header. */
-  readonly headerBytes: Uint8Array
-  /** Where the property flags begin. */
-  readonly headerStart: number
-  readonly headerEnd: number
 }
 
 /**

@@ -30,7 +30,7 @@ const pem = (
   path: string | undefined
 ): Effect.Effect<string | Buffer | undefined, AmqpConnectionError> => {
   if (value !== undefined) return Effect.succeed(toBytes(value))
-  if (path === undefined) return Effect.succeed(undefined)
+  if (path === undefined) return Effect.undefined
   return Effect.tryPromise({
     try: () => readFile(path),
     catch: (cause) =>

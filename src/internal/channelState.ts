@@ -16,12 +16,12 @@ import {
   type ChannelCloseCause,
   fromChannelClose
 } from "../AmqpError.ts"
-import { AmqpMessage, type PropertiesInput, type Publish, type ReceivedContent } from "../AmqpMessage.ts"
+import { AmqpMessage, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import { Assembler } from "./assembler.ts"
 import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
-import { violation, writeHeaderFrame, writeMethodFrame, writePublishFrame } from "./frames.ts"
+import { type ReceivedContent, violation, writeHeaderFrame, writeMethodFrame, writePublishFrame } from "./frames.ts"
 import type { Lane } from "./outbox.ts"
 import {
   type BasicGetOk,

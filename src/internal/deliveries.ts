@@ -7,7 +7,8 @@
  * @since 0.1.0
  */
 import type { AmqpConsumerCancelled, ChannelCloseCause } from "../AmqpError.ts"
-import type { AmqpMessage, ReceivedContent } from "../AmqpMessage.ts"
+import type { AmqpMessage } from "../AmqpMessage.ts"
+import type { ReceivedContent } from "./frames.ts"
 
 /** How a consumer ended; deliveries that came before are pulled first. */
 export type ConsumerEnd =

@@ -55,6 +55,16 @@ export interface FrameHandler {
   readonly onHeartbeat: () => void
 }
 
+/** A content as it came from the wire: the body, and where the properties are. */
+export interface ReceivedContent {
+  readonly content: Uint8Array
+  /** What holds the content header. */
+  readonly headerBytes: Uint8Array
+  /** Where the property flags begin. */
+  readonly headerStart: number
+  readonly headerEnd: number
+}
+
 const headSize = 7
 
 /** The one class that has contents. */

@@ -16,9 +16,10 @@ import {
   isSoft,
   type SoftError
 } from "../AmqpError.ts"
-import type { Publish, ReceivedContent } from "../AmqpMessage.ts"
+import type { Publish } from "../AmqpMessage.ts"
 import type { ChannelState, ReplyTo, Request, RequestName } from "./channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import type { ReceivedContent } from "./frames.ts"
 
 /** The tags of the refusals that an operation can meet. */
 export type SoftTag = SoftError["_tag"]

@@ -4,7 +4,7 @@
  */
 import * as AmqpAuth from "../../src/AmqpAuth.ts"
 import type { AmqpConnectionError, ChannelCloseCause } from "../../src/AmqpError.ts"
-import { AmqpMessage, type Publish, type ReceivedContent } from "../../src/AmqpMessage.ts"
+import { AmqpMessage, type Publish } from "../../src/AmqpMessage.ts"
 import type { InputTable } from "../../src/AmqpTable.ts"
 import type { ChannelState, ReplyTo, Request, RequestName } from "../../src/internal/channelState.ts"
 import type { PublishOutcome } from "../../src/internal/confirms.ts"
@@ -12,6 +12,7 @@ import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/de
 import {
   FrameParser,
   protocolHeader,
+  type ReceivedContent,
   writeBodyFrames,
   writeHeaderFrame,
   writeMethodFrame
