@@ -92,29 +92,32 @@ export class Handshake {
 
   /** The next step after a method of the server on channel 0. */
   onMethod(method: Method): Step {
+    const { limits, mechanism } = this
     switch (method._tag) {
       case "connection.start":
-        return this.mechanism === undefined ? this.onStart(method) : this.unexpected(method)
+        if (mechanism === undefined) return this.onStart(method)
+        break
       case "connection.secure":
-        return this.limits === undefined ? this.onSecure(method.challenge) : this.unexpected(method)
+        if (mechanism !== undefined && limits === undefined) return this.onSecure(mechanism, method.challenge)
+        break
       case "connection.tune":
-        return this.mechanism !== undefined && this.limits === undefined ? this.onTune(method) : this.unexpected(method)
+        if (mechanism !== undefined && limits === undefined) return this.onTune(method)
+        break
       case "connection.open-ok":
-        return this.onOpenOk()
+        if (mechanism === undefined || limits === undefined) break
+        return {
+          _tag: "Done",
+          negotiated: { serverProperties: this.serverProperties, limits, mechanism: mechanism.name }
+        }
       case "connection.close":
         return this.onClose(method)
-      default:
-        return this.unexpected(method)
     }
+    return fail(violation(503, `${method._tag} came while ${this.waitingOn} was waiting for its answer`))
   }
 
   /** An answer had no form on the wire. The options are checked before, so it can only be the mechanism's. */
   onUnsendable(error: AmqpEncodeError): AmqpConnectionError {
     return authenticationFailed(this.mechanism?.name ?? "", error.message)
-  }
-
-  private unexpected(method: Method): Step {
-    return fail(violation(503, `${method._tag} came while ${this.waitingOn} was waiting for its answer`))
   }
 
   private onStart(start: ConnectionStart): Step {
@@ -146,9 +149,8 @@ export class Handshake {
     }
   }
 
-  private onSecure(challenge: Uint8Array): Step {
-    const name = this.mechanism?.name ?? ""
-    const response = this.mechanism?.respond?.(challenge, this.rounds++)
+  private onSecure({ name, respond }: Mechanism, challenge: Uint8Array): Step {
+    const response = respond?.(challenge, this.rounds++)
     if (response === undefined) return fail(violation(503, `connection.secure came, but ${name} has no such step`))
     if (Result.isFailure(response)) return fail(authenticationFailed(name, response.failure.message))
     this.waitingOn = "connection.secure-ok"
@@ -169,14 +171,6 @@ export class Handshake {
       limits,
       methods: [{ _tag: "connection.tune-ok", ...limits }, { _tag: "connection.open", virtualHost: this.options.vhost }]
     }
-  }
-
-  private onOpenOk(): Step {
-    if (this.mechanism === undefined || this.limits === undefined) {
-      return fail(violation(503, "connection.open-ok came before connection.open"))
-    }
-    const { limits, mechanism, serverProperties } = this
-    return { _tag: "Done", negotiated: { serverProperties, limits, mechanism: mechanism.name } }
   }
 
   private onClose(close: ConnectionClose): Step {

@@ -7,9 +7,18 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { makeProxy } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
-import { assertFailure, connect, drain, failureOf, framesOf, methodsOf, onConnection, openOn } from "./support.ts"
+import {
+  assertFailure,
+  connect,
+  drain,
+  failureOf,
+  framesOf,
+  methodsOf,
+  onConnection,
+  openOn,
+  proxied
+} from "./support.ts"
 
 /** Waits until the process of a queue has ended, and the broker has forgotten the queue. */
 const gone = Effect.fnUntraced(function*(queue: string) {
@@ -192,11 +201,11 @@ layer(onVhost, { excludeTestServices: true })("queues", (it) => {
 
     it.effect("goes when the socket of its consumer dies", () =>
       onConnection(Effect.gen(function*() {
-        const proxy = yield* makeProxy(yield* Broker)
-        const channel = yield* openOn(yield* connect({ host: proxy.host, port: proxy.port }))
+        const { connection, link } = yield* proxied()
+        const channel = yield* openOn(connection)
         const { queue } = yield* channel.queueDeclare({ autoDelete: true })
         yield* channel.consume({ queue })
-        yield* (yield* proxy.accept).reset
+        yield* link.reset
         const { cause } = yield* channel.closed
         assert.strictEqual(cause?._tag === "AmqpConnectionError" && cause.reason._tag, "ConnectionLost")
         yield* gone(queue)
@@ -266,9 +275,8 @@ layer(onVhost, { excludeTestServices: true })("queues", (it) => {
 
   it.effect("EQ23 a name is limited in bytes, not in characters, and too long a one is never sent", () =>
     noLeaks(Effect.gen(function*() {
-      const proxy = yield* makeProxy(yield* Broker)
-      const channel = yield* openOn(yield* connect({ host: proxy.host, port: proxy.port }))
-      const link = yield* proxy.accept
+      const { connection, link } = yield* proxied()
+      const channel = yield* openOn(connection)
       const longest = `${"✓".repeat(84)}abc` // 255 bytes
       const tooLong = "✓".repeat(86) // 86 characters, 258 bytes
       const { queue } = yield* channel.queueDeclare({ queue: longest, exclusive: true })
@@ -295,9 +303,8 @@ layer(onVhost, { excludeTestServices: true })("queues", (it) => {
   // `noWait` is not offered, the type of the options refuses it. From JavaScript it changes nothing:
   it.effect("EQ25 a nameless queue is always answered, so that its name is known", () =>
     noLeaks(Effect.gen(function*() {
-      const proxy = yield* makeProxy(yield* Broker)
-      const channel = yield* openOn(yield* connect({ host: proxy.host, port: proxy.port }))
-      const link = yield* proxy.accept
+      const { connection, link } = yield* proxied()
+      const channel = yield* openOn(connection)
       const options = { queue: "", exclusive: true, noWait: true }
       assert.match((yield* channel.queueDeclare(options)).queue, /^amq\.gen-/)
       const frames = yield* framesOf(link, "up")
@@ -406,9 +413,8 @@ layer(onVhost, { excludeTestServices: true })("queues", (it) => {
 
     it.effect("EQ30 arguments that cannot be carried are named, and nothing is sent", () =>
       noLeaks(Effect.gen(function*() {
-        const proxy = yield* makeProxy(yield* Broker)
-        const channel = yield* openOn(yield* connect({ host: proxy.host, port: proxy.port }))
-        const link = yield* proxy.accept
+        const { connection, link } = yield* proxied()
+        const channel = yield* openOn(connection)
         const sent = yield* methodsOf(link, "up")
         const error = yield* Effect.flip(
           channel.queueDeclare({ exclusive: true, arguments: { "x-nested": { list: [1, Number.NaN] } } })
