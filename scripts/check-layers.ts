@@ -82,6 +82,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/channelTypes.ts",
       "internal/consuming.ts",
       "internal/connectionOptions.ts",
+      "internal/openChannel.ts",
       "internal/requests.ts",
       "internal/shell.ts",
       "internal/supervisor.ts"

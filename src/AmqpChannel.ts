@@ -15,13 +15,10 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import { AmqpConnection, internals } from "./AmqpConnection.ts"
-import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "./AmqpError.ts"
-import { makeChannel } from "./internal/channel.ts"
-import type { ChannelState } from "./internal/channelState.ts"
+import { AmqpConnection } from "./AmqpConnection.ts"
 import type { AmqpChannel as Channel, CommandError } from "./internal/channelTypes.ts"
-import { command, type RequestError } from "./internal/requests.ts"
-import type { Session } from "./internal/session.ts"
+import { openChannel } from "./internal/openChannel.ts"
+import type { RequestError } from "./internal/requests.ts"
 
 export type {
   CommandError,
@@ -75,24 +72,6 @@ export const AmqpChannel = Context.Service<AmqpChannel>("effect-amqp/AmqpChannel
 // constructors
 // -----------------------------------------------------------------------------
 
-/** A channel of a number that is free. */
-const allocate = (session: Session, id: number | undefined): Effect.Effect<ChannelState, CommandError> => {
-  if (session.error !== undefined) return Effect.fail(session.error)
-  const state = session.openChannel(id)
-  if (state !== undefined) return Effect.succeed(state)
-  if (id !== undefined) {
-    const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
-    return Effect.fail(new AmqpEncodeError({ path: "id", reason }))
-  }
-  const reason = new ResourceError({
-    replyCode: 506,
-    replyText: `all ${session.channelMax} channels of this connection are open`,
-    classId: 20,
-    methodId: 10
-  })
-  return Effect.fail(new AmqpConnectionError({ reason }))
-}
-
 /**
  * Opens a channel of the connection and closes it with the scope (specification 1.5.2.1).
  *
@@ -107,23 +86,10 @@ const allocate = (session: Session, id: number | undefined): Effect.Effect<Chann
 export const make = (
   options: { readonly id?: number | undefined } = {}
 ): Effect.Effect<AmqpChannel, CommandError, AmqpConnection | Scope.Scope> =>
-  Effect.gen(function*() {
-    const connection = (yield* AmqpConnection)[internals]
-    const { session } = yield* connection.session
-    return yield* Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*() {
-        const state = yield* Effect.suspend(() => allocate(session, options.id))
-        const channel = makeChannel(session, state, connection.closeTimeout)
-        yield* Effect.addFinalizer(() => channel.close)
-        yield* restore(command(state, { _tag: "channel.open" }, {
-          soft: [],
-          onReply: () => {},
-          onLateReply: () => state.close()
-        }))
-        return channel
-      })
-    )
-  })
+  Effect.flatMap(
+    AmqpConnection,
+    (connection) => Effect.map(openChannel(connection, options.id), ({ channel }) => channel)
+  )
 
 /**
  * Opens a channel of the connection and closes it with the scope.

@@ -131,3 +131,57 @@ export class AmqpDelivery extends AmqpUnacknowledged {
     )
   }
 }
+
+/**
+ * A delivery of a consumer that outlives its connections: settled as an `AmqpDelivery`, except that one from an earlier
+ * epoch is no failure. It yields the `AmqpStaleDelivery` as a value, nothing is sent, and the broker delivers the
+ * message again.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
+  private readonly channel: ChannelState
+
+  /** @internal */
+  constructor(
+    channel: ChannelState,
+    deliveryTag: number,
+    redelivered: boolean,
+    exchange: string,
+    routingKey: string,
+    content: ReceivedContent
+  ) {
+    super(deliveryTag, redelivered, exchange, routingKey, content)
+    this.channel = channel
+  }
+
+  /** The epoch of the connection that the delivery came from. */
+  get epoch(): number {
+    return this.channel.epoch
+  }
+
+  /** The message has been dealt with; the broker forgets it. */
+  get ack(): Effect.Effect<Settled | AmqpStaleDelivery> {
+    return Effect.suspend(() => this.result(this.channel.ack(this.deliveryTag)))
+  }
+
+  /** The message could not be dealt with: back to its queue, or away. */
+  nack(options?: RefuseOptions): Effect.Effect<Settled | AmqpStaleDelivery> {
+    return this.settle({ _tag: "Nack", requeue: options?.requeue ?? true })
+  }
+
+  /** As `nack`, by the specification's own method. */
+  reject(options?: RefuseOptions): Effect.Effect<Settled | AmqpStaleDelivery> {
+    return this.settle({ _tag: "Reject", requeue: options?.requeue ?? true })
+  }
+
+  private settle(settlement: Settlement): Effect.Effect<Settled | AmqpStaleDelivery> {
+    return Effect.suspend(() => this.result(this.channel.settle(this.deliveryTag, settlement)))
+  }
+
+  private result(result: SettleResult): Effect.Effect<Settled | AmqpStaleDelivery> {
+    if (result !== "Stale") return results[result]
+    return Effect.succeed(new AmqpStaleDelivery({ deliveryTag: this.deliveryTag, epoch: this.epoch }))
+  }
+}

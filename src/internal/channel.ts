@@ -23,7 +23,7 @@ import {
   type TransactionError,
   TypeId
 } from "./channelTypes.ts"
-import { makeConsuming } from "./consuming.ts"
+import { type Consuming, makeConsuming } from "./consuming.ts"
 import { channelClosed, command, publish, request } from "./requests.ts"
 import type { Session } from "./session.ts"
 
@@ -35,12 +35,18 @@ const queueRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked"
 /** Those of operations that have no preconditions. */
 const lookupRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked"] as const
 
+/** A channel, with what only the library's own modules use. */
+export interface OpenChannel extends Pick<Consuming, "consumeWith"> {
+  readonly channel: AmqpChannel
+  readonly state: ChannelState
+}
+
 /** A channel over its state. `closeTimeout` limits each step of closing. */
-export const makeChannel = (session: Session, state: ChannelState, closeTimeout: Duration.Duration): AmqpChannel => {
+export const makeChannel = (session: Session, state: ChannelState, closeTimeout: Duration.Duration): OpenChannel => {
   const bounded = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<void> =>
     Effect.ignore(Effect.timeoutOption(Effect.interruptible(effect), closeTimeout))
 
-  const { cancel, consume } = makeConsuming(session, state, bounded)
+  const { cancel, consume, consumeWith } = makeConsuming(session, state, bounded)
 
   // --- exchanges and queues
 
@@ -206,7 +212,7 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
     )
   })
 
-  return {
+  const channel: AmqpChannel = {
     [TypeId]: TypeId,
     id: state.id,
     epoch: state.epoch,
@@ -303,4 +309,5 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
     close,
     closed: Effect.map(gone, () => channelClosed(state, "channel"))
   }
+  return { channel, state, consumeWith }
 }

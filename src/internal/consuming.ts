@@ -14,7 +14,7 @@ import { AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
 import type { AmqpMessage } from "../AmqpMessage.ts"
 import type { ChannelState, Request } from "./channelState.ts"
 import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./channelTypes.ts"
-import { type ConsumerEnd, Deliveries, type Pulled } from "./deliveries.ts"
+import { type ConsumerEnd, Deliveries, type MakeDelivery, type Pulled } from "./deliveries.ts"
 import { channelClosed, request, type RequestError } from "./requests.ts"
 import type { Session } from "./session.ts"
 
@@ -55,6 +55,11 @@ export interface Consuming {
   consume(
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+  /** `consume` with deliveries of the caller's making. */
+  readonly consumeWith: <D extends AmqpUnacknowledged>(
+    options: ConsumeOptions,
+    make: MakeDelivery<D>
+  ) => Effect.Effect<Consumer<D>, ConsumeError, Scope.Scope>
   readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>
 }
 
@@ -169,6 +174,12 @@ export const makeConsuming = (
     )
   }
 
+  const consumeWith = <D extends AmqpUnacknowledged>(options: ConsumeOptions, make: MakeDelivery<D>) =>
+    Effect.suspend(() => {
+      const { consumerTag = session.consumerTag(), noAck = false, queue } = options
+      return start(new Deliveries({ consumerTag, queue, noAck }, make, session), options)
+    })
+
   function consume(
     options: ConsumeOptions & { readonly noAck: true }
   ): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
@@ -176,20 +187,15 @@ export const makeConsuming = (
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
   function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope> {
-    return Effect.suspend(() => {
-      const { consumerTag = session.consumerTag(), noAck = false, queue } = options
-      const deliveries = new Deliveries<AmqpUnacknowledged>(
-        { consumerTag, queue, noAck },
-        noAck
-          ? (deliveryTag, redelivered, exchange, routingKey, content) =>
-            new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
-          : (deliveryTag, redelivered, exchange, routingKey, content) =>
-            new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content),
-        session
-      )
-      return start(deliveries, options)
-    })
+    return consumeWith<AmqpUnacknowledged>(
+      options,
+      options.noAck === true
+        ? (deliveryTag, redelivered, exchange, routingKey, content) =>
+          new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
+        : (deliveryTag, redelivered, exchange, routingKey, content) =>
+          new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
+    )
   }
 
-  return { consume, cancel }
+  return { consume, consumeWith, cancel }
 }

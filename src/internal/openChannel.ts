@@ -1,0 +1,55 @@
+/**
+ * Opens channels on the present epoch of a connection.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import { type AmqpConnection, internals } from "../AmqpConnection.ts"
+import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpError.ts"
+import { makeChannel, type OpenChannel } from "./channel.ts"
+import type { ChannelState } from "./channelState.ts"
+import type { CommandError } from "./channelTypes.ts"
+import { command } from "./requests.ts"
+import type { Session } from "./session.ts"
+
+/** A channel of a number that is free. */
+const allocate = (session: Session, id: number | undefined): Effect.Effect<ChannelState, CommandError> => {
+  if (session.error !== undefined) return Effect.fail(session.error)
+  const state = session.openChannel(id)
+  if (state !== undefined) return Effect.succeed(state)
+  if (id !== undefined) {
+    const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
+    return Effect.fail(new AmqpEncodeError({ path: "id", reason }))
+  }
+  const reason = new ResourceError({
+    replyCode: 506,
+    replyText: `all ${session.channelMax} channels of this connection are open`,
+    classId: 20,
+    methodId: 10
+  })
+  return Effect.fail(new AmqpConnectionError({ reason }))
+}
+
+/** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
+export const openChannel = (
+  connection: AmqpConnection,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { closeTimeout, session: opened } = connection[internals]
+    const { session } = yield* opened
+    return yield* Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        const state = yield* Effect.suspend(() => allocate(session, id))
+        const open = makeChannel(session, state, closeTimeout)
+        yield* Effect.addFinalizer(() => open.channel.close)
+        yield* restore(command(state, { _tag: "channel.open" }, {
+          soft: [],
+          onReply: () => {},
+          onLateReply: () => state.close()
+        }))
+        return open
+      })
+    )
+  })
