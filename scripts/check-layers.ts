@@ -83,6 +83,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/consuming.ts",
       "internal/connectionOptions.ts",
       "internal/openChannel.ts",
+      "internal/queueNames.ts",
       "internal/requests.ts",
       "internal/shell.ts",
       "internal/supervisor.ts"

@@ -326,6 +326,66 @@ export class AmqpConsumerCancelled
 }
 
 /**
+ * A value that AMQP cannot carry. Nothing was written.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpEncodeError
+  extends Schema.TaggedError<AmqpEncodeError>("effect-amqp/AmqpEncodeError")("AmqpEncodeError", {
+    /** Where the value is: `"headers.retries[2]"`. */
+    path: Schema.String,
+    reason: Schema.String
+  })
+{
+  override get message(): string {
+    return this.path === "" ? `cannot encode: ${this.reason}` : `cannot encode ${this.path}: ${this.reason}`
+  }
+}
+
+const ConsumerPhase = Schema.Literals(["channel", "topology", "qos", "consume", "deliver"])
+
+/**
+ * What a consumer was doing: opening its channel, declaring its topology, setting the prefetch, subscribing, or taking
+ * deliveries.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ConsumerPhase = typeof ConsumerPhase.Type
+
+/**
+ * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
+ * failure for transient.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpConsumerFailed
+  extends Schema.TaggedError<AmqpConsumerFailed>("effect-amqp/AmqpConsumerFailed")("AmqpConsumerFailed", {
+    /** The queues, separated by commas. */
+    queue: Schema.String,
+    phase: ConsumerPhase,
+    reason: Schema.Union([
+      AmqpAccessRefused,
+      AmqpNotFound,
+      AmqpResourceLocked,
+      AmqpPreconditionFailed,
+      AmqpChannelClosed,
+      AmqpConsumerCancelled,
+      AmqpConnectionError,
+      AmqpEncodeError
+    ])
+  })
+{
+  override readonly cause = this.reason
+
+  override get message(): string {
+    return `the consumer of ${JSON.stringify(this.queue)} failed (${this.phase}): ${this.reason.message}`
+  }
+}
+
+/**
  * A delivery whose channel went away cannot be settled any more; the broker delivers it again.
  *
  * @category errors
@@ -341,24 +401,6 @@ export class AmqpStaleDelivery
   override get message(): string {
     return `delivery ${this.deliveryTag} of epoch ${this.epoch} can no longer be settled: its channel is gone, ` +
       "the broker delivers it again"
-  }
-}
-
-/**
- * A value that AMQP cannot carry. Nothing was written.
- *
- * @category errors
- * @since 0.1.0
- */
-export class AmqpEncodeError
-  extends Schema.TaggedError<AmqpEncodeError>("effect-amqp/AmqpEncodeError")("AmqpEncodeError", {
-    /** Where the value is: `"headers.retries[2]"`. */
-    path: Schema.String,
-    reason: Schema.String
-  })
-{
-  override get message(): string {
-    return this.path === "" ? `cannot encode: ${this.reason}` : `cannot encode ${this.path}: ${this.reason}`
   }
 }
 
@@ -445,6 +487,7 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
  */
 export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
+  if (u instanceof AmqpConsumerFailed) return isTransient(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
   if (u instanceof AmqpPreconditionFailed) return says(u.replyText, /timed out/)
