@@ -39,6 +39,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/replyCodes.ts",
       "internal/spec.ts",
       "internal/tableValue.ts",
+      "internal/topologyError.ts",
       "internal/wire.ts"
     ]
   },
@@ -84,9 +85,13 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/connectionOptions.ts",
       "internal/openChannel.ts",
       "internal/queueNames.ts",
+      "internal/queueNames.ts",
       "internal/requests.ts",
       "internal/shell.ts",
-      "internal/supervisor.ts"
+      "internal/supervisor.ts",
+      "internal/topologyDeclaring.ts",
+      "internal/topologyDiagnosis.ts",
+      "internal/topologyValues.ts"
     ]
   },
   node: {
