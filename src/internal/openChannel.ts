@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
@@ -31,25 +32,31 @@ const allocate = (session: Session, id: number | undefined): Effect.Effect<Chann
   return Effect.fail(new AmqpConnectionError({ reason }))
 }
 
+/** Opens a channel of this session and closes it with the scope. `closeTimeout` limits each step of closing. */
+export const openChannelOn = (
+  session: Session,
+  closeTimeout: Duration.Duration,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function*() {
+      const state = yield* Effect.suspend(() => allocate(session, id))
+      const open = makeChannel(session, state, closeTimeout)
+      yield* Effect.addFinalizer(() => open.channel.close)
+      yield* restore(command(state, { _tag: "channel.open" }, {
+        soft: [],
+        onReply: () => {},
+        onLateReply: () => state.close()
+      }))
+      return open
+    })
+  )
+
 /** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
 export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined
-): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { closeTimeout, session: opened } = connection[internals]
-    const { session } = yield* opened
-    return yield* Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*() {
-        const state = yield* Effect.suspend(() => allocate(session, id))
-        const open = makeChannel(session, state, closeTimeout)
-        yield* Effect.addFinalizer(() => open.channel.close)
-        yield* restore(command(state, { _tag: "channel.open" }, {
-          soft: [],
-          onReply: () => {},
-          onLateReply: () => state.close()
-        }))
-        return open
-      })
-    )
-  })
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
+  const { closeTimeout, session: opened } = connection[internals]
+  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, closeTimeout, id))
+}

@@ -1,0 +1,333 @@
+/**
+ * Declares the entities of a topology in one session: pipelined over a channel that is replaced whenever the broker
+ * closes it over one of them, so that no entity is in the way of another. The same for deleting them.
+ *
+ * @since 0.1.0
+ */
+import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import { type AmqpConnection, internals } from "../AmqpConnection.ts"
+import {
+  type AmqpAccessRefused,
+  type AmqpChannelClosed,
+  type AmqpConnectionError,
+  AmqpEncodeError,
+  type AmqpNotFound,
+  type AmqpPreconditionFailed,
+  type AmqpResourceLocked,
+  isTransient
+} from "../AmqpError.ts"
+import type { OpenChannel } from "./channel.ts"
+import type { AmqpChannel } from "./channelTypes.ts"
+import { openChannelOn } from "./openChannel.ts"
+import { queueNameIn, setQueueName } from "./queueNames.ts"
+import type { Session } from "./session.ts"
+import { AmqpTopologyError } from "./topologyError.ts"
+import type { Entity, Exchange, OnFailure, QueueRef, ServerNamedQueue } from "./topologyValues.ts"
+
+type Refusal =
+  | AmqpAccessRefused
+  | AmqpNotFound
+  | AmqpResourceLocked
+  | AmqpPreconditionFailed
+  | AmqpChannelClosed
+  | AmqpEncodeError
+
+// -----------------------------------------------------------------------------
+// a channel that is replaced
+// -----------------------------------------------------------------------------
+
+/** Runs operations on a channel. A refusal closes it; those that it takes along run again on the next one. */
+type Send = <A>(
+  use: (channel: AmqpChannel) => Effect.Effect<A, Refusal | AmqpConnectionError>
+) => Effect.Effect<A, Refusal | AmqpConnectionError>
+
+/** Operations under way; more would only be sent in vain when one of them is refused. */
+const window = 256
+
+/** An operation that was taken along so often runs alone: then a closed channel is its own fault, and the end of it. */
+const together = 3
+
+const makeSend = (session: Session, closeTimeout: Duration.Duration): Effect.Effect<Send, never, Scope.Scope> =>
+  Effect.map(Effect.scope, (scope) => {
+    const opening = Semaphore.makeUnsafe(1)
+    const running = Semaphore.makeUnsafe(window)
+    let current: { readonly open: OpenChannel; readonly scope: Scope.Closeable } | undefined
+
+    const replace = Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        if (current !== undefined) yield* Scope.close(current.scope, Exit.void)
+        const own = yield* Scope.fork(scope)
+        const open = yield* restore(Scope.provide(openChannelOn(session, closeTimeout), own)).pipe(
+          Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
+        )
+        current = { open, scope: own }
+        return open
+      })
+    )
+    const channel = opening.withPermit(
+      Effect.suspend(() =>
+        current === undefined || current.open.state.isClosed ? replace : Effect.succeed(current.open)
+      )
+    )
+
+    const attempt = <A>(
+      use: (channel: AmqpChannel) => Effect.Effect<A, Refusal | AmqpConnectionError>,
+      number: number
+    ): Effect.Effect<A, Refusal | AmqpConnectionError> =>
+      running.withPermits(number > together ? window : 1)(Effect.flatMap(channel, ({ channel }) => use(channel))).pipe(
+        Effect.catchTag("AmqpChannelClosed", (error) => {
+          if (error.cause?._tag === "AmqpConnectionError") return Effect.fail(error.cause)
+          return number > together ? Effect.fail(error) : attempt(use, number + 1)
+        })
+      )
+    return (use) => attempt(use, 1)
+  })
+
+// -----------------------------------------------------------------------------
+// entities
+// -----------------------------------------------------------------------------
+
+const quote = (name: string): string => JSON.stringify(name)
+
+const queueText = (queue: QueueRef): string =>
+  typeof queue === "string" ? `queue ${quote(queue)}` : "server-named queue"
+
+const keyText = (routingKey: string): string => routingKey === "" ? "" : `, routing key ${quote(routingKey)}`
+
+/** An entity in words. */
+export const describe = (entity: Entity): string => {
+  switch (entity._tag) {
+    case "Exchange":
+    case "PassiveExchange":
+      return `exchange ${quote(entity.name)}`
+    case "Queue":
+    case "PassiveQueue":
+      return queueText(entity.name)
+    case "ServerNamedQueue":
+      return queueText(entity)
+    case "QueueBinding":
+      return `binding of ${queueText(entity.queue)} to exchange ${quote(entity.exchange)}${keyText(entity.routingKey)}`
+    case "ExchangeBinding":
+      return `binding of exchange ${quote(entity.destination)} to exchange ${quote(entity.source)}` +
+        keyText(entity.routingKey)
+  }
+}
+
+/** Whether the broker keeps the name for itself. It has such entities, or makes them; nobody declares them. */
+export const isPredefined = (name: string): boolean => name.startsWith("amq.")
+
+const exchangeKey = (name: string): string => `exchange ${name}`
+const queueKey = (queue: QueueRef): string | ServerNamedQueue => typeof queue === "string" ? `queue ${queue}` : queue
+
+/** What stands for the entity where bindings depend on it. */
+const keyOf = (entity: Entity): string | ServerNamedQueue | undefined => {
+  switch (entity._tag) {
+    case "Exchange":
+    case "PassiveExchange":
+      return exchangeKey(entity.name)
+    case "Queue":
+    case "PassiveQueue":
+      return queueKey(entity.name)
+    case "ServerNamedQueue":
+      return entity
+    default:
+      return undefined
+  }
+}
+
+const dependenciesOf = (entity: Entity): ReadonlyArray<string | ServerNamedQueue> => {
+  switch (entity._tag) {
+    case "QueueBinding":
+      return [queueKey(entity.queue), exchangeKey(entity.exchange)]
+    case "ExchangeBinding":
+      return [exchangeKey(entity.destination), exchangeKey(entity.source)]
+    default:
+      return []
+  }
+}
+
+const ranks: Record<Entity["_tag"], number> = {
+  PassiveExchange: 0,
+  Exchange: 0,
+  PassiveQueue: 1,
+  Queue: 1,
+  ServerNamedQueue: 1,
+  ExchangeBinding: 2,
+  QueueBinding: 3
+}
+
+/** Exchanges (alternates before those that fall back on them), queues, bindings of exchanges, bindings of queues. */
+export const inOrder = (entities: ReadonlyArray<Entity>): ReadonlyArray<Entity> => {
+  const exchanges = new Map(entities.flatMap((entity) => entity._tag === "Exchange" ? [[entity.name, entity]] : []))
+  const ordered = new Set<Entity>()
+  const visiting = new Set<Exchange>()
+  const visit = (exchange: Exchange): void => {
+    if (visiting.has(exchange)) return
+    visiting.add(exchange)
+    const alternate = exchanges.get(`${exchange.arguments["alternate-exchange"]}`)
+    if (alternate !== undefined) visit(alternate)
+    ordered.add(exchange)
+  }
+  for (const exchange of exchanges.values()) visit(exchange)
+  for (const entity of entities) ordered.add(entity)
+  return [...ordered].sort((one, other) => ranks[one._tag] - ranks[other._tag])
+}
+
+// -----------------------------------------------------------------------------
+// declaring
+// -----------------------------------------------------------------------------
+
+/** What one pass over a topology needs to know. */
+export interface Pass {
+  readonly connection: AmqpConnection
+  readonly session: Session
+  /** In order. */
+  readonly entities: ReadonlyArray<Entity>
+  /** For entities without one of their own. */
+  readonly onFailure: OnFailure
+  /** An entity is declared, or was refused and is perhaps tried again. */
+  readonly onAttempt: (entity: Entity, failure: AmqpTopologyError | undefined) => Effect.Effect<void>
+}
+
+/** What a pass could not declare: failures, and what was to be skipped. */
+export interface Outcome {
+  readonly failed: ReadonlyArray<AmqpTopologyError>
+  readonly skipped: ReadonlyArray<AmqpTopologyError>
+}
+
+/** For ever while the failure is transient: 100 ms, doubled up to 5 s, each ± 20 %. */
+export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = Schedule.min([
+  Schedule.exponential("100 millis"),
+  Schedule.spaced("5 seconds")
+]).pipe(
+  Schedule.jittered,
+  Schedule.setInputType<AmqpTopologyError>(),
+  Schedule.while(({ input }) => isTransient(input.cause))
+)
+
+/** The name of a queue in this session. */
+const nameIn = (
+  pass: Pick<Pass, "connection" | "session">,
+  queue: QueueRef
+): Effect.Effect<string, AmqpEncodeError> => {
+  const name = typeof queue === "string" ? queue : queueNameIn(pass.connection, queue, pass.session.epoch)
+  if (name !== undefined) return Effect.succeed(name)
+  return Effect.fail(new AmqpEncodeError({ path: "queue", reason: "the server-named queue could not be declared" }))
+}
+
+const declareOn = (
+  pass: Pass,
+  channel: AmqpChannel,
+  entity: Entity
+): Effect.Effect<unknown, Refusal | AmqpConnectionError> => {
+  switch (entity._tag) {
+    case "Exchange":
+      if (isPredefined(entity.name)) return channel.exchangeDeclarePassive(entity.name)
+      return channel.exchangeDeclare({ ...entity, exchange: entity.name })
+    case "PassiveExchange":
+      return channel.exchangeDeclarePassive(entity.name)
+    case "Queue":
+      if (isPredefined(entity.name)) return channel.queueDeclarePassive(entity.name)
+      return channel.queueDeclare({ ...entity, queue: entity.name })
+    case "PassiveQueue":
+      return channel.queueDeclarePassive(entity.name)
+    case "ServerNamedQueue":
+      return Effect.map(
+        channel.queueDeclare(entity),
+        ({ queue }) => setQueueName(pass.connection, entity, { epoch: pass.session.epoch, name: queue })
+      )
+    case "QueueBinding":
+      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
+    case "ExchangeBinding":
+      return channel.exchangeBind(entity)
+  }
+}
+
+/** Declares everything once, and again what the policies say. Fails only with the session. */
+export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
+  Effect.scoped(Effect.gen(function*() {
+    const send = yield* makeSend(pass.session, pass.connection[internals].closeTimeout)
+    const failed: Array<AmqpTopologyError> = []
+    const skipped: Array<AmqpTopologyError> = []
+    /** Opens when what the key stands for has been declared or given up. */
+    const settled = new Map<unknown, Deferred.Deferred<void>>()
+    for (const entity of pass.entities) {
+      const key = keyOf(entity)
+      if (key !== undefined) settled.set(key, Deferred.makeUnsafe())
+    }
+
+    const ended = Deferred.makeUnsafe<never, AmqpConnectionError>()
+    const attempt = (entity: Entity): Effect.Effect<void, AmqpTopologyError> =>
+      Effect.matchEffect(send((channel) => declareOn(pass, channel, entity)), {
+        onSuccess: () => pass.onAttempt(entity, undefined),
+        onFailure: (cause) => {
+          // Not for the policies: the whole pass ends.
+          if (cause._tag === "AmqpConnectionError") return Effect.andThen(Deferred.fail(ended, cause), Effect.never)
+          const failure = new AmqpTopologyError({ entity: describe(entity), cause })
+          return Effect.andThen(pass.onAttempt(entity, failure), Effect.fail(failure))
+        }
+      })
+
+    const one = (entity: Entity) =>
+      Effect.gen(function*() {
+        for (const key of dependenciesOf(entity)) {
+          const dependency = settled.get(key)
+          if (dependency !== undefined) yield* Deferred.await(dependency)
+        }
+        const policy = entity.onFailure ?? pass.onFailure
+        const result = yield* Effect.result(
+          typeof policy === "string" ? attempt(entity) : Effect.retry(attempt(entity), policy.retry)
+        )
+        if (result._tag === "Failure") (policy === "skip" ? skipped : failed).push(result.failure)
+        const own = settled.get(keyOf(entity))
+        if (own !== undefined) Deferred.doneUnsafe(own, Effect.void)
+      })
+
+    const all = Effect.forEach(pass.entities, one, { concurrency: "unbounded", discard: true })
+    yield* Effect.raceFirst(all, Deferred.await(ended))
+    return { failed, skipped }
+  }))
+
+// -----------------------------------------------------------------------------
+// deleting
+// -----------------------------------------------------------------------------
+
+const deleteOn = (
+  pass: Pick<Pass, "connection" | "session">,
+  channel: AmqpChannel,
+  entity: Entity
+): Effect.Effect<unknown, Refusal | AmqpConnectionError> => {
+  switch (entity._tag) {
+    case "Exchange":
+      return channel.exchangeDelete({ exchange: entity.name })
+    case "Queue":
+      return channel.queueDelete({ queue: entity.name })
+    case "ServerNamedQueue":
+      return Effect.flatMap(nameIn(pass, entity), (queue) => channel.queueDelete({ queue }))
+    case "QueueBinding":
+      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
+    case "ExchangeBinding":
+      return channel.exchangeUnbind(entity)
+    default:
+      return Effect.void
+  }
+}
+
+/** Deletes entities, given in the order of their declaration, backwards; what cannot be deleted stays. */
+export const deleteAll = (
+  pass: Pick<Pass, "connection" | "session" | "entities">
+): Effect.Effect<void> =>
+  Effect.scoped(Effect.gen(function*() {
+    const send = yield* makeSend(pass.session, pass.connection[internals].closeTimeout)
+    yield* Effect.forEach(
+      pass.entities.toReversed(),
+      (entity) => Effect.ignore(send((channel) => deleteOn(pass, channel, entity))),
+      { concurrency: "unbounded", discard: true }
+    )
+  }))
