@@ -84,6 +84,8 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/consuming.ts",
       "internal/connectionOptions.ts",
       "internal/openChannel.ts",
+      "internal/publishBatch.ts",
+      "internal/publisherChannel.ts",
       "internal/queueNames.ts",
       "internal/queueNames.ts",
       "internal/requests.ts",

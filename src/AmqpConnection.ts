@@ -120,8 +120,9 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /** @internal */
-export interface Internals extends Pick<Supervisor, "session" | "onEpoch"> {
+export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
   readonly closeTimeout: Duration.Duration
+  readonly waitTimeout: Duration.Duration
 }
 
 /**
@@ -277,10 +278,16 @@ export const make = (
         onClosed: (error) => board.set({ _tag: "Closed", error })
       }
     })
-    const { close, closed, onEpoch, session } = supervisor
+    const { close, closed, nextSession, onEpoch, session } = supervisor
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      [internals]: { session, onEpoch, closeTimeout: resolved.closeTimeout },
+      [internals]: {
+        session,
+        nextSession,
+        onEpoch,
+        closeTimeout: resolved.closeTimeout,
+        waitTimeout: resolved.waitTimeout
+      },
       status: Effect.sync(() => board.current),
       changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
       server: Effect.map(session, ({ negotiated }) => toServer(negotiated)),

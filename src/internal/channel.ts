@@ -24,7 +24,7 @@ import {
   TypeId
 } from "./channelTypes.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
-import { channelClosed, command, publish, request } from "./requests.ts"
+import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
 import type { Session } from "./session.ts"
 
 const nothing = (): void => {}
@@ -164,14 +164,6 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
 
   // --- modes
 
-  const confirmsIdle = Effect.callback<void>((resume) => {
-    const { confirms } = state
-    if (confirms.unsettled === 0) return resume(Effect.void)
-    const callback = () => resume(Effect.void)
-    confirms.onIdle(callback)
-    return Effect.sync(() => confirms.offIdle(callback))
-  })
-
   const ifOpen = (operation: string) =>
     Effect.suspend(() => state.isClosed ? Effect.fail(channelClosed(state, operation)) : Effect.void)
 
@@ -206,7 +198,7 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
 
   const close = Effect.suspend(() => {
     if (state.isClosed) return bounded(gone)
-    return bounded(confirmsIdle).pipe(
+    return bounded(confirmsIdle(state)).pipe(
       Effect.andThen(Effect.sync(() => state.close())),
       Effect.andThen(bounded(gone))
     )
@@ -303,7 +295,10 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
           onReply: nothing
         })
     ),
-    waitForConfirms: Effect.andThen(Effect.andThen(ifOpen("waitForConfirms"), confirmsIdle), ifOpen("waitForConfirms")),
+    waitForConfirms: Effect.andThen(
+      Effect.andThen(ifOpen("waitForConfirms"), confirmsIdle(state)),
+      ifOpen("waitForConfirms")
+    ),
     transaction,
     flow: (active) => command(state, { _tag: "channel.flow", active }, { soft: [], onReply: nothing }),
     close,

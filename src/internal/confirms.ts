@@ -45,12 +45,16 @@ export class Confirms {
   latest = 0
   /** Publishes without an outcome. */
   unsettled = 0
+  /** So many unsettled publishes are enough: more of them should wait. */
+  limit = Infinity
   /** The lowest number that may be unsettled. */
   private oldest = 1
   /** A ring of a power of two entries, indexed by the low bits of the number. */
   private ring: Array<PublishWaiter | undefined> = new Array<PublishWaiter | undefined>(64)
   private readonly hooks: ConfirmsHooks
   private readonly idle = new Set<() => void>()
+  private readonly waiting = new Set<() => void>()
+  private admitting = false
 
   constructor(hooks: ConfirmsHooks) {
     this.hooks = hooks
@@ -100,7 +104,39 @@ export class Confirms {
     while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
     this.hooks.settle(waiter, outcome)
     if (this.unsettled === 0) this.releaseIdle()
+    if (this.waiting.size === 0 || this.admitting) return
+    this.admitting = true
+    this.hooks.later(this.admit)
   }
+
+  // --- the window
+
+  /** Whether there may be one more unsettled publish. */
+  get isOpen(): boolean {
+    return this.unsettled < this.limit
+  }
+
+  /** Calls back once, when there may be one more. */
+  wait(callback: () => void): void {
+    this.waiting.add(callback)
+  }
+
+  /** Takes back a `wait`. */
+  unwait(callback: () => void): void {
+    this.waiting.delete(callback)
+  }
+
+  /** Lets those in who wait, in their order, while there is room. */
+  private readonly admit = (): void => {
+    this.admitting = false
+    for (const callback of this.waiting) {
+      if (!this.isOpen) return
+      this.waiting.delete(callback)
+      callback()
+    }
+  }
+
+  // --- the end
 
   /** The channel is gone: every unsettled publish learns why. */
   fail(outcomeOf: (waiter: PublishWaiter) => PublishOutcome): void {

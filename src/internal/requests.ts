@@ -116,53 +116,71 @@ export type PublishError =
   | RequestError
   | AmqpEncodeError
 
-/** A publish in confirm mode: waits for its one outcome. */
-class ConfirmWaiter implements PublishWaiter {
-  readonly exchange: string
-  private readonly routingKey: string
-  private readonly resume: (effect: Effect.Effect<void, PublishError>) => void
-
-  constructor(message: Publish, resume: (effect: Effect.Effect<void, PublishError>) => void) {
-    this.exchange = message.exchange ?? ""
-    this.routingKey = message.routingKey ?? ""
-    this.resume = resume
-  }
-
-  onOutcome(outcome: PublishOutcome): void {
-    if (outcome._tag === "Confirmed") this.resume(Effect.void)
-    else this.resume(Effect.fail(this.failure(outcome)))
-  }
-
-  private failure(outcome: Exclude<PublishOutcome, { readonly _tag: "Confirmed" }>): PublishError {
-    const { exchange, routingKey } = this
-    switch (outcome._tag) {
-      case "Nacked":
-        return new AmqpPublishNacked({ exchange, routingKey })
-      case "Returned": {
-        const { replyCode, replyText } = outcome.method
-        return new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: outcome.message.body })
-      }
-      case "ChannelClosed": {
-        const { cause, own } = outcome
-        if (own && isListed(cause, publishRefusals)) return cause
-        return new AmqpPublishUnconfirmed(
-          cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause }
-        )
-      }
+/** Why a publish has failed. */
+export const publishFailure = (
+  message: Publish,
+  outcome: Exclude<PublishOutcome, { readonly _tag: "Confirmed" }>
+): PublishError => {
+  const { exchange = "", routingKey = "" } = message
+  switch (outcome._tag) {
+    case "Nacked":
+      return new AmqpPublishNacked({ exchange, routingKey })
+    case "Returned": {
+      const { replyCode, replyText } = outcome.method
+      return new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: outcome.message.body })
+    }
+    case "ChannelClosed": {
+      const { cause, own } = outcome
+      if (own && isListed(cause, publishRefusals)) return cause
+      return new AmqpPublishUnconfirmed(
+        cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause }
+      )
     }
   }
 }
 
-const gateOf = (channel: ChannelState): Effect.Effect<void> =>
+/** A publish in confirm mode: waits for its one outcome. */
+class ConfirmWaiter implements PublishWaiter {
+  readonly exchange: string
+  private readonly message: Publish
+  private readonly resume: (effect: Effect.Effect<void, PublishError>) => void
+
+  constructor(message: Publish, resume: (effect: Effect.Effect<void, PublishError>) => void) {
+    this.exchange = message.exchange ?? ""
+    this.message = message
+    this.resume = resume
+  }
+
+  onOutcome(outcome: PublishOutcome): void {
+    this.resume(outcome._tag === "Confirmed" ? Effect.void : Effect.fail(publishFailure(this.message, outcome)))
+  }
+}
+
+/** Whether a publish may be written now. */
+export const takesContent = (channel: ChannelState): boolean =>
+  channel.isFlowing && channel.lane.outbox.isOpen && channel.confirms.isOpen
+
+/** Waits until it is worth to look again: there is room, or the channel is over. */
+export const contentGate = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
-    const { outbox } = channel.lane
-    const callback = () => resume(Effect.void)
-    if (channel.isFlowing) outbox.wait(callback)
-    else channel.onFlow(callback)
-    return Effect.sync(() => {
-      outbox.unwait(callback)
+    const { confirms, lane: { outbox } } = channel
+    const leave = () => {
       channel.offFlow(callback)
-    })
+      outbox.unwait(callback)
+      confirms.unwait(callback)
+    }
+    const callback = () => {
+      leave()
+      resume(Effect.void)
+    }
+    if (channel.isClosed) return callback()
+    // Also tells of the end of the channel.
+    channel.onFlow(callback)
+    if (!channel.isFlowing) return Effect.sync(leave)
+    if (!outbox.isOpen) outbox.wait(callback)
+    else if (!confirms.isOpen) confirms.wait(callback)
+    else callback()
+    return Effect.sync(leave)
   })
 
 /**
@@ -172,10 +190,8 @@ const gateOf = (channel: ChannelState): Effect.Effect<void> =>
 export const publish = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.suspend(() => {
     if (channel.isClosed) return Effect.fail(channelClosed(channel, "basic.publish"))
-    if (!channel.isFlowing || !channel.lane.outbox.isOpen) {
-      return Effect.flatMap(gateOf(channel), () => publish(channel, message))
-    }
-    if (channel.mode === "confirm") return confirmed(channel, message)
+    if (!takesContent(channel)) return Effect.flatMap(contentGate(channel), () => publish(channel, message))
+    if (channel.mode === "confirm") return publishConfirmed(channel, message)
     try {
       channel.publish(message, undefined)
       return Effect.void
@@ -185,7 +201,8 @@ export const publish = (channel: ChannelState, message: Publish): Effect.Effect<
     }
   })
 
-const confirmed = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
+/** Publishes at once, in confirm mode, and waits for the outcome. */
+export const publishConfirmed = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.callback((resume) => {
     try {
       // An interrupted publish keeps its number: its confirm resumes a fiber that is gone, which does nothing.
@@ -194,4 +211,13 @@ const confirmed = (channel: ChannelState, message: Publish): Effect.Effect<void,
       if (!(error instanceof AmqpEncodeError)) throw error
       resume(Effect.fail(error))
     }
+  })
+
+/** Waits until every publish in confirm mode has its outcome. */
+export const confirmsIdle = ({ confirms }: ChannelState): Effect.Effect<void> =>
+  Effect.callback((resume) => {
+    if (confirms.unsettled === 0) return resume(Effect.void)
+    const callback = () => resume(Effect.void)
+    confirms.onIdle(callback)
+    return Effect.sync(() => confirms.offIdle(callback))
   })

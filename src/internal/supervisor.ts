@@ -47,6 +47,8 @@ export interface SupervisorOptions<R> {
 export interface Supervisor {
   /** The open session; waits for one, bounded by `waitTimeout`. */
   readonly session: Effect.Effect<OpenSession, AmqpConnectionError>
+  /** The open session; waits for one as long as there may be one. */
+  readonly nextSession: Effect.Effect<OpenSession, AmqpConnectionError>
   /** Restores something on the present session and on every later one, before anybody may use it. */
   readonly onEpoch: (
     restore: (session: Session) => Effect.Effect<void>
@@ -170,18 +172,23 @@ export const make = <R>(
     })
     yield* Effect.addFinalizer(() => close)
 
-    const session: Effect.Effect<OpenSession, AmqpConnectionError> = Effect.suspend(() => {
-      if (Deferred.isDoneUnsafe(closed)) return Effect.flatMap(Deferred.await(closed), Effect.fail)
-      const open = current?.open
-      if (open !== undefined && open.session.error === undefined) return Effect.succeed(open)
-      return Effect.timeoutOrElse(Deferred.await(next), {
-        duration: waitTimeout,
-        orElse: () => Effect.fail(open?.session.error ?? lastError ?? closedByClient())
+    const sessionOr = (
+      wait: Effect.Effect<OpenSession, AmqpConnectionError>
+    ): Effect.Effect<OpenSession, AmqpConnectionError> =>
+      Effect.suspend(() => {
+        if (Deferred.isDoneUnsafe(closed)) return Effect.flatMap(Deferred.await(closed), Effect.fail)
+        const open = current?.open
+        return open !== undefined && open.session.error === undefined ? Effect.succeed(open) : wait
       })
-    })
+    const upcoming = Effect.suspend(() => Deferred.await(next))
+    const session = sessionOr(Effect.timeoutOrElse(upcoming, {
+      duration: waitTimeout,
+      orElse: () => Effect.fail(current?.open.session.error ?? lastError ?? closedByClient())
+    }))
 
     return {
       session,
+      nextSession: sessionOr(upcoming),
       onEpoch: (restore) =>
         Effect.gen(function*() {
           yield* Effect.acquireRelease(

@@ -373,6 +373,8 @@ layer(onVhost, { excludeTestServices: true })("publishing", (it) => {
         ])
         // The broker takes close-ok for the end of the channel: in the middle of a content it would end the connection.
         assert.strictEqual((yield* two.queueDeclarePassive(queue)).messageCount, 0)
+        // What has begun to go out goes out before it.
+        yield* connection.close
         const contents = contentsOf(yield* framesOf(link, "up"))
         assert.deepStrictEqual(contents.map(({ announced }) => announced), [5, body.length])
         for (const { announced, bodies } of contents) {

@@ -1,0 +1,432 @@
+/**
+ * Publishing that is confirmed and survives: a channel of its own that is replaced when it is gone, a window of
+ * unconfirmed messages, and one outcome for each message.
+ *
+ * A publish succeeds when the broker has taken responsibility for the message and, unless `mandatory` is off, a queue has
+ * it. While there is no channel (the connection is lost, or a refused publish has closed it) publishes wait, then are
+ * sent on the next one. What was written and not confirmed when a channel went away is never sent again by itself: it
+ * fails with `AmqpPublishUnconfirmed`. `resend` asks for more, and may give duplicates.
+ *
+ * It does not buffer for a broker that is away, on disk or in memory: callers wait. Messages of one fiber keep their order,
+ * except those that are sent again.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Pull from "effect/Pull"
+import type * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as Sink from "effect/Sink"
+import { AmqpConnection } from "./AmqpConnection.ts"
+import {
+  AmqpAccessRefused,
+  AmqpChannelClosed,
+  AmqpChannelException,
+  AmqpConnectionError,
+  AmqpContentTooLarge,
+  AmqpEncodeError,
+  AmqpMessageReturned,
+  AmqpNotFound,
+  AmqpPreconditionFailed,
+  AmqpPublishNacked,
+  AmqpPublishUnconfirmed,
+  isTransient
+} from "./AmqpError.ts"
+import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
+import type { CommandError } from "./internal/channelTypes.ts"
+import { type BatchEntry, type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
+import { make as makeChannel } from "./internal/publisherChannel.ts"
+import { confirmsIdle, contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
+
+const TypeId = "~effect-amqp/AmqpPublisher"
+
+// -----------------------------------------------------------------------------
+// errors
+// -----------------------------------------------------------------------------
+
+/**
+ * Why one message was not published: a refusal, `AmqpPublishNacked`, `AmqpMessageReturned`, `AmqpPublishUnconfirmed`
+ * (in doubt), or never written: `AmqpConnectionError`, `AmqpChannelClosed` (the publisher is closed), `AmqpEncodeError`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type PublisherError = PublishError
+
+const PublisherErrorSchema = Schema.Union([
+  AmqpAccessRefused,
+  AmqpNotFound,
+  AmqpPreconditionFailed,
+  AmqpContentTooLarge,
+  AmqpChannelException,
+  AmqpPublishNacked,
+  AmqpMessageReturned,
+  AmqpPublishUnconfirmed,
+  AmqpChannelClosed,
+  AmqpConnectionError,
+  AmqpEncodeError
+])
+
+/**
+ * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, or a later attempt met
+ * something that does not pass. It is not sent any more.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpResendFailed
+  extends Schema.TaggedError<AmqpResendFailed>("effect-amqp/AmqpResendFailed")("AmqpResendFailed", {
+    exchange: Schema.String,
+    routingKey: Schema.String,
+    /** The `messageId` that all attempts had. */
+    messageId: Schema.String,
+    /** How often it was tried, the first time included. */
+    attempts: Schema.Int,
+    /** Whether an attempt ended in doubt: the message may be stored, even more than once. */
+    inDoubt: Schema.Boolean,
+    /** What the last attempt failed with. */
+    cause: PublisherErrorSchema
+  })
+{
+  override get message(): string {
+    const { attempts, cause, exchange, inDoubt, messageId, routingKey } = this
+    return `message ${messageId} to exchange ${JSON.stringify(exchange)}, routing key ${
+      JSON.stringify(routingKey)
+    } was ` +
+      `given up after ${attempts} ${attempts === 1 ? "attempt" : "attempts"}, ${
+        inDoubt ? "it may be stored all the same" : "no attempt was confirmed"
+      }: ${cause.message}`
+  }
+}
+
+/**
+ * Some messages of a `publishAll` were not published; all others are confirmed.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpBatchError extends Schema.TaggedError<AmqpBatchError>("effect-amqp/AmqpBatchError")("AmqpBatchError", {
+  /** How many messages the batch had. */
+  total: Schema.Int,
+  /** Where each one stood in the batch, and what became of it; in the order of the batch. */
+  failures: Schema.Array(Schema.Struct({
+    index: Schema.Int,
+    error: Schema.Union([...PublisherErrorSchema.members, AmqpResendFailed])
+  }))
+}) {
+  override get message(): string {
+    const [first] = this.failures
+    return `${this.failures.length} of ${this.total} messages were not published, the first of them (${first?.index}): ` +
+      `${first?.error.message}`
+  }
+}
+
+/**
+ * What is left to fail with where `resend` takes care of what is transient.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type ResendError = Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> | AmqpResendFailed
+
+// -----------------------------------------------------------------------------
+// the publisher
+// -----------------------------------------------------------------------------
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** Messages that may be unconfirmed at a time; publishes beyond it wait. At least 1. Defaults to 1024. */
+  readonly maxInFlight?: number | undefined
+  /**
+   * Whether a message that no queue takes fails with `AmqpMessageReturned`, where the message itself does not say: a
+   * broker confirms what it could not route. Defaults to `true`.
+   */
+  readonly mandatory?: boolean | undefined
+  /** Whether durable queues keep the message over a restart, where it has no `deliveryMode`. Defaults to `true`. */
+  readonly persistent?: boolean | undefined
+  /** For messages that name none. Defaults to the default exchange (`""`). */
+  readonly exchange?: string | undefined
+}
+
+/**
+ * Asks for at-least-once.
+ *
+ * **Details**
+ *
+ * What failed and may succeed later (`AmqpError.isTransient`: in doubt, nacked, no connection in time) is published
+ * again under the schedule, whose input is the error, until it is confirmed. All attempts carry the same `messageId`, a
+ * new UUID where the message has none, by which consumers can tell duplicates. What is not transient fails as it is at the
+ * first attempt, and as `AmqpResendFailed` later.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ResendOptions {
+  readonly resend: Schedule.Schedule<unknown, PublisherError>
+}
+
+/** Options without a resend. */
+type NoResendOptions = { readonly resend?: undefined }
+
+/**
+ * A publisher.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AmqpPublisher {
+  readonly [TypeId]: typeof TypeId
+  /**
+   * Publishes a message and waits for its one outcome.
+   *
+   * **Details**
+   *
+   * Waits for an open connection as long as its `waitTimeout` says, and as long as need be while the broker is short of a
+   * resource (`connection.blocked`), too much is unwritten, or too many messages are unconfirmed. Interrupted or failed
+   * there, the message was never sent and never will be; interrupted later, its outcome is nobody's.
+   */
+  readonly publish: {
+    (message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    (message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
+  }
+  /**
+   * Publishes messages in order and waits once for all of them: cheaper than one `publish` for each. Each has its own
+   * outcome; those that failed are listed in the `AmqpBatchError`, the others are confirmed.
+   */
+  readonly publishAll: (
+    messages: Iterable<Publish>,
+    options?: NoResendOptions | ResendOptions
+  ) => Effect.Effect<void, AmqpBatchError>
+  /**
+   * Publishes a stream, as fast as the broker confirms. Ends when all is confirmed; fails with the first failure, which
+   * stops the stream, whatever becomes of the messages that are on their way.
+   */
+  readonly sink: {
+    (options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    (options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
+  }
+  /** Waits until every message that is on its way has its outcome. */
+  readonly waitForConfirms: Effect.Effect<void>
+}
+
+/**
+ * @category services
+ * @since 0.1.0
+ */
+export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
+
+const isPermanent = (
+  error: PublisherError
+): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => !isTransient(error)
+
+/** What a publisher adds to a message. */
+const completing = (options: Options) => {
+  const { exchange = "", mandatory = true, persistent = true } = options
+  const deliveryMode = persistent ? 2 : 1
+  const properties: PropertiesInput = { deliveryMode }
+  return (message: Publish): Publish => ({
+    exchange: message.exchange ?? exchange,
+    routingKey: message.routingKey,
+    body: message.body,
+    properties: message.properties === undefined
+      ? properties
+      : { ...message.properties, deliveryMode: message.properties.deliveryMode ?? deliveryMode },
+    mandatory: message.mandatory ?? mandatory
+  })
+}
+
+const identified = (message: Publish): Publish =>
+  message.properties?.messageId === undefined
+    ? { ...message, properties: { ...message.properties, messageId: crypto.randomUUID() } }
+    : message
+
+/** A message that was not published, and will not be. */
+interface Unpublished {
+  readonly index: number
+  readonly error: ResendError
+}
+
+/**
+ * Opens a publisher and closes it with the scope: publishes that wait fail, those that are on their way have the
+ * connection's `closeTimeout` to be confirmed, then the channel is closed.
+ *
+ * **Details**
+ *
+ * Waits for its first channel. Fails with `AmqpEncodeError` for a `maxInFlight` that is not a positive integer.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: Options = {}
+): Effect.Effect<AmqpPublisher, CommandError, AmqpConnection | Scope.Scope> =>
+  Effect.gen(function*() {
+    const { maxInFlight = 1024 } = options
+    if (!Number.isInteger(maxInFlight) || maxInFlight < 1) {
+      const reason = `expected a positive integer, not ${maxInFlight}`
+      return yield* new AmqpEncodeError({ path: "maxInFlight", reason })
+    }
+    const channel = yield* makeChannel(yield* AmqpConnection, maxInFlight)
+    const complete = completing(options)
+
+    const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
+      Effect.suspend(() => {
+        const state = channel.open
+        if (state !== undefined && takesContent(state)) return publishConfirmed(state, message)
+        const gate = state === undefined ? channel.opened : contentGate(state)
+        return Effect.flatMap(gate, () => publishOnce(message))
+      })
+
+    /** One attempt for each. */
+    const publishEach = (entries: ReadonlyArray<BatchEntry>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+      Effect.suspend(() => {
+        const batch = new PublishBatch(channel)
+        return Effect.map(Effect.andThen(batch.add(entries), batch.settled), () => batch.takeFailures())
+      })
+
+    /** Goes on from the failures of the first attempt. */
+    const resendEach = (
+      failed: ReadonlyArray<BatchFailure>,
+      { resend }: ResendOptions
+    ): Effect.Effect<ReadonlyArray<Unpublished>> => {
+      const unpublished: Array<Unpublished> = []
+      const inDoubt = new Set<number>()
+      let attempts = 0
+      let failures = failed
+      const givenUp = ({ error, index, message }: BatchFailure): Unpublished => ({
+        index,
+        error: new AmqpResendFailed({
+          exchange: message.exchange ?? "",
+          routingKey: message.routingKey ?? "",
+          messageId: message.properties?.messageId ?? "",
+          attempts,
+          inDoubt: inDoubt.has(index),
+          cause: error
+        })
+      })
+      const sort: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+        attempts++
+        const again: Array<BatchFailure> = []
+        for (const failure of failures) {
+          const { error, index } = failure
+          if (error._tag === "AmqpPublishUnconfirmed") inDoubt.add(index)
+          if (!isPermanent(error)) again.push(failure)
+          else unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
+        }
+        failures = again
+        return again[0] === undefined ? Effect.void : Effect.fail(again[0].error)
+      })
+      const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+        if (attempts === 0) return sort
+        return Effect.flatMap(publishEach(failures), (left) => {
+          failures = left
+          return sort
+        })
+      })
+      return Effect.retry(again, resend).pipe(
+        Effect.catch(() => Effect.sync(() => unpublished.push(...failures.map(givenUp)))),
+        Effect.as(unpublished)
+      )
+    }
+
+    const publishUntilConfirmed = (
+      entries: ReadonlyArray<BatchEntry>,
+      options: ResendOptions
+    ): Effect.Effect<ReadonlyArray<Unpublished>> =>
+      Effect.flatMap(
+        publishEach(entries),
+        (failures) => failures.length === 0 ? Effect.succeed([]) : resendEach(failures, options)
+      )
+
+    function publish(message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    function publish(message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
+    function publish(message: Publish, options: NoResendOptions | ResendOptions = {}) {
+      if (options.resend === undefined) return publishOnce(complete(message))
+      const entry = { index: 0, message: identified(complete(message)) }
+      return Effect.flatMap(
+        publishUntilConfirmed([entry], options),
+        ([failure]) => failure === undefined ? Effect.void : Effect.fail(failure.error)
+      )
+    }
+
+    const publishAll = (
+      messages: Iterable<Publish>,
+      options: NoResendOptions | ResendOptions = {}
+    ): Effect.Effect<void, AmqpBatchError> =>
+      Effect.suspend(() => {
+        const prepare = options.resend === undefined ? complete : (message: Publish) => identified(complete(message))
+        const entries = Array.from(messages, (message, index) => ({ index, message: prepare(message) }))
+        const published: Effect.Effect<ReadonlyArray<BatchFailure | Unpublished>> = options.resend === undefined
+          ? publishEach(entries)
+          : publishUntilConfirmed(entries, options)
+        return Effect.flatMap(published, (failed) => {
+          if (failed.length === 0) return Effect.void
+          const failures = failed.map(({ error, index }) => ({ index, error })).sort((a, b) => a.index - b.index)
+          return Effect.fail(new AmqpBatchError({ total: entries.length, failures }))
+        })
+      })
+
+    const sinkOf = <E>(
+      prepare: (message: Publish) => Publish,
+      recover: (failures: ReadonlyArray<BatchFailure>) => Effect.Effect<ReadonlyArray<{ readonly error: E }>>
+    ): Sink.Sink<void, Publish, never, E> =>
+      Sink.fromTransform((upstream) =>
+        Effect.suspend(() => {
+          const batch = new PublishBatch(channel)
+          const recovering = Semaphore.makeUnsafe(1)
+          let count = 0
+          const feed = upstream.pipe(
+            Effect.flatMap((messages) =>
+              batch.add(messages.map((message) => ({ index: count++, message: prepare(message) })))
+            ),
+            Effect.forever({ disableYield: true }),
+            Pull.catchDone(() => batch.settled)
+          )
+          const recovered = recovering.withPermit(Effect.suspend(() => {
+            const failures = batch.takeFailures()
+            return failures.length === 0
+              ? Effect.void
+              : Effect.flatMap(recover(failures), ([first]) =>
+                first === undefined ? Effect.void : Effect.fail(first.error))
+          }))
+          // A failure ends the sink also while the stream has nothing to publish.
+          const watch = Effect.forever(Effect.andThen(batch.failed, recovered))
+          return Effect.as(Effect.raceFirst(Effect.andThen(feed, recovered), watch), [undefined] as const)
+        })
+      )
+
+    function sink(options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    function sink(options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
+    function sink(
+      options: NoResendOptions | ResendOptions = {}
+    ): Sink.Sink<void, Publish, never, PublisherError | ResendError> {
+      return options.resend === undefined
+        ? sinkOf(complete, Effect.succeed)
+        : sinkOf((message) =>
+          identified(complete(message)), (failures) => resendEach(failures, options))
+    }
+
+    return AmqpPublisher.of({
+      [TypeId]: TypeId,
+      publish,
+      publishAll,
+      sink,
+      waitForConfirms: Effect.suspend(() => channel.open === undefined ? Effect.void : confirmsIdle(channel.open))
+    })
+  })
+
+/**
+ * A publisher as a layer.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options?: Options): Layer.Layer<AmqpPublisher, CommandError, AmqpConnection> =>
+  Layer.effect(AmqpPublisher, make(options))
