@@ -24,7 +24,7 @@ import * as Stream from "effect/Stream"
 import type { Consumer } from "./AmqpChannel.ts"
 import { AmqpConnection } from "./AmqpConnection.ts"
 import { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
-import { AmqpConsumerFailed, type AmqpEncodeError, type ConsumerPhase, isTransient } from "./AmqpError.ts"
+import { AmqpConsumerFailed, AmqpEncodeError, type ConsumerPhase, isTransient } from "./AmqpError.ts"
 import type { InputTable } from "./AmqpTable.ts"
 import type { OpenChannel } from "./internal/channel.ts"
 import { openChannel } from "./internal/openChannel.ts"
@@ -179,6 +179,10 @@ const makeWith = (
       ),
       setPrefetch: (prefetch) =>
         Effect.gen(function*() {
+          if (!(Number.isInteger(prefetch) && prefetch >= 1 && prefetch <= 65535)) {
+            const reason = `expected an integer from 1 to 65535, not ${prefetch}`
+            return yield* new AmqpEncodeError({ path: "prefetch", reason })
+          }
           prefetchCount = prefetch
           if (attachment === undefined) return
           // One that is gone takes the new prefetch when it attaches again.
@@ -374,9 +378,15 @@ export const run: {
         )
       )
 
-    /** A slot is taken before the fiber exists, and the fiber gives it back. */
-    const start = (delivery: AmqpSupervisedDelivery): Effect.Effect<void> =>
-      Effect.map(slots.take(1), () => void fork(handle(delivery)))
+    /**
+     * A slot is taken before the fiber exists, and the fiber gives it back. What has become stale while it waited for
+     * one comes again: handling it now would handle it twice.
+     */
+    const start = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown> =>
+      Effect.flatMap(
+        slots.take(1),
+        (): Effect.Effect<unknown> => delivery.isStale ? slots.release(1) : Effect.sync(() => fork(handle(delivery)))
+      )
 
     const drain = Effect.ignore(Effect.timeoutOption(Effect.interruptible(FiberSet.awaitEmpty(handlers)), drainTimeout))
 

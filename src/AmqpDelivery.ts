@@ -161,6 +161,11 @@ export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
     return this.channel.epoch
   }
 
+  /** Whether it can no longer be settled: its channel is gone, and the broker delivers the message again. */
+  get isStale(): boolean {
+    return this.channel.isClosed
+  }
+
   /** The message has been dealt with; the broker forgets it. */
   get ack(): Effect.Effect<Settled | AmqpStaleDelivery> {
     return Effect.suspend(() => this.result(this.channel.ack(this.deliveryTag)))
