@@ -93,6 +93,8 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/supervisor.ts",
       "internal/topologyDeclaring.ts",
       "internal/topologyDiagnosis.ts",
+      "internal/topologyLoops.ts",
+      "internal/topologyOrder.ts",
       "internal/topologyValues.ts"
     ]
   },
