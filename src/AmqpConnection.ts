@@ -122,7 +122,6 @@ export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/i
 /** @internal */
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
   readonly closeTimeout: Duration.Duration
-  readonly waitTimeout: Duration.Duration
 }
 
 /**
@@ -281,13 +280,7 @@ export const make = (
     const { close, closed, nextSession, onEpoch, session } = supervisor
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      [internals]: {
-        session,
-        nextSession,
-        onEpoch,
-        closeTimeout: resolved.closeTimeout,
-        waitTimeout: resolved.waitTimeout
-      },
+      [internals]: { session, nextSession, onEpoch, closeTimeout: resolved.closeTimeout },
       status: Effect.sync(() => board.current),
       changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
       server: Effect.map(session, ({ negotiated }) => toServer(negotiated)),

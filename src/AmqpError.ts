@@ -284,7 +284,8 @@ export class AmqpMessageReturned
 }
 
 /**
- * The channel went away between the write and the confirm: the message may or may not be stored.
+ * No confirm: the channel went away between the write and the confirm, or the time for it is over. The message may or
+ * may not be stored.
  *
  * @category errors
  * @since 0.1.0
@@ -293,11 +294,15 @@ export class AmqpPublishUnconfirmed
   extends Schema.TaggedError<AmqpPublishUnconfirmed>("effect-amqp/AmqpPublishUnconfirmed")("AmqpPublishUnconfirmed", {
     ...publishFields,
     /** What closed the channel; absent where its own scope or `close` did. */
-    cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError]))
+    cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError])),
+    /** How long the publish waited, where the channel is still open. */
+    timeoutMillis: Schema.optional(Schema.Finite)
   })
 {
   override get message(): string {
-    const why = this.cause === undefined ? "the channel was closed by its scope" : this.cause.message
+    const why = this.timeoutMillis === undefined
+      ? this.cause === undefined ? "the channel was closed by its scope" : this.cause.message
+      : `none came for ${this.timeoutMillis} ms`
     return `no confirm for the message to ${route(this)}, its outcome is unknown: ${why}. ` +
       "Publish it again where a duplicate does no harm"
   }

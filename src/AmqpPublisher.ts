@@ -13,6 +13,7 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Pull from "effect/Pull"
@@ -153,6 +154,12 @@ export interface Options {
   readonly persistent?: boolean | undefined
   /** For messages that name none. Defaults to the default exchange (`""`). */
   readonly exchange?: string | undefined
+  /**
+   * How long the broker may take to confirm a message, give or take a quarter; then it fails with
+   * `AmqpPublishUnconfirmed`, and still counts for `maxInFlight` until the broker has answered. The time goes on while
+   * the connection is blocked. By default as long as the channel lives.
+   */
+  readonly confirmTimeout?: Duration.Input | undefined
 }
 
 /**
@@ -273,7 +280,10 @@ export const make = (
       const reason = `expected a positive integer, not ${maxInFlight}`
       return yield* new AmqpEncodeError({ path: "maxInFlight", reason })
     }
-    const channel = yield* makeChannel(yield* AmqpConnection, maxInFlight)
+    const confirmTimeout = options.confirmTimeout === undefined
+      ? undefined
+      : Duration.fromInputUnsafe(options.confirmTimeout)
+    const channel = yield* makeChannel(yield* AmqpConnection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>

@@ -19,6 +19,8 @@ export type PublishOutcome =
   | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
   /** `own`: this publish provoked the end of the channel. */
   | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly own: boolean }
+  /** No confirm came in time; one that comes later is ignored. */
+  | { readonly _tag: "TimedOut"; readonly timeoutMillis: number }
 
 /** A publish that waits for its outcome. */
 export interface PublishWaiter {
@@ -29,6 +31,9 @@ export interface PublishWaiter {
 /** Shared by all confirms: nothing is allocated per acknowledgement. */
 const confirmed: PublishOutcome = { _tag: "Confirmed" }
 const nacked: PublishOutcome = { _tag: "Nacked" }
+
+/** Keeps the number of a publish whose waiter has given up. */
+const expired: PublishWaiter = { exchange: "", onOutcome: () => {} }
 
 /** The value of the reserved property for a publish. */
 export const pairingTag = (sequence: number): string => pairingPrefix + sequence.toString(36)
@@ -145,6 +150,19 @@ export class Confirms {
       if (waiter !== undefined) this.resolve(sequence, outcomeOf(waiter))
     }
     this.releaseIdle()
+  }
+
+  /**
+   * The publishes up to and including a number have waited for too long. They stay unsettled for the broker, and so
+   * count until it answers.
+   */
+  expire(last: number, outcome: PublishOutcome): void {
+    for (let sequence = this.oldest; sequence <= last; sequence++) {
+      const waiter = this.waiter(sequence)
+      if (waiter === undefined || waiter === expired) continue
+      this.ring[sequence & (this.ring.length - 1)] = expired
+      this.hooks.later(() => waiter.onOutcome(outcome))
+    }
   }
 
   /** The unsettled publishes, oldest first. */

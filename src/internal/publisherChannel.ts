@@ -8,14 +8,16 @@
  * @since 0.1.0
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
-import { type AmqpConnection, internals, type Status } from "../AmqpConnection.ts"
-import { AmqpChannelClosed } from "../AmqpError.ts"
+import { type AmqpConnection, internals } from "../AmqpConnection.ts"
+import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
-import { channelClosed, type RequestError } from "./requests.ts"
+import type { RequestError } from "./requests.ts"
 
 /** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
 const refusedDelay = "1 second"
@@ -26,10 +28,11 @@ export class PublisherChannel {
   private next = Deferred.makeUnsafe<void, RequestError>()
   /** Set for good. */
   private ended: RequestError | undefined
-  private readonly connection: AmqpConnection
+  /** Fails when the connection has been away for too long. */
+  private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
 
   constructor(connection: AmqpConnection) {
-    this.connection = connection
+    this.disconnected = Effect.forever(Effect.flatMap(connection[internals].session, ({ ended }) => ended))
   }
 
   /** The channel, if it is open. */
@@ -37,22 +40,12 @@ export class PublisherChannel {
     return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
   }
 
-  /** Waits until there is a channel, bounded by the connection's `waitTimeout`. */
+  /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
   readonly opened: Effect.Effect<void, RequestError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)
     if (this.open !== undefined) return Effect.void
-    return Effect.timeoutOrElse(Deferred.await(this.next), {
-      duration: this.connection[internals].waitTimeout,
-      orElse: () => Effect.flatMap(this.connection.status, (status) => Effect.fail(this.whyNone(status)))
-    })
+    return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
   })
-
-  private whyNone(status: Status): RequestError {
-    if (status._tag === "Reconnecting") return status.cause
-    return this.state === undefined
-      ? new AmqpChannelClosed({ operation: "basic.publish" })
-      : channelClosed(this.state, "basic.publish")
-  }
 
   /** Lets everybody use this channel. */
   replace(state: ChannelState): void {
@@ -86,19 +79,36 @@ const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestErr
     Effect.catchTag(["AmqpEncodeError", "AmqpPreconditionFailed"], Effect.die)
   )
 
+/** Looks so often in the time that a confirm has. */
+const looks = 4
+
+/** Gives up publishes that wait longer for their confirm than `timeout`, by up to a quarter: no timer per message. */
+const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.Effect<never> => {
+  const timeoutMillis = Duration.toMillis(timeout)
+  const latest: Array<number> = []
+  return Effect.forever(Effect.delay(
+    Effect.sync(() => {
+      latest.push(confirms.latest)
+      if (latest.length > looks) confirms.expire(latest.shift() ?? 0, { _tag: "TimedOut", timeoutMillis })
+    }),
+    timeoutMillis / looks
+  ))
+}
+
 /** Opens the channel of a publisher and keeps it open, until the end of the scope waits for confirms and closes it. */
 export const make = (
   connection: AmqpConnection,
-  maxInFlight: number
+  options: { readonly maxInFlight: number; readonly confirmTimeout: Duration.Duration | undefined }
 ): Effect.Effect<PublisherChannel, RequestError, Scope.Scope> =>
   Effect.gen(function*() {
+    const { confirmTimeout, maxInFlight } = options
     const { nextSession } = connection[internals]
     const channel = new PublisherChannel(connection)
 
     const once = Effect.flatMap(open(connection), ({ channel: own, state }) => {
       state.confirms.limit = maxInFlight
       channel.replace(state)
-      return own.closed
+      return confirmTimeout === undefined ? own.closed : Effect.raceFirst(own.closed, expire(state, confirmTimeout))
     })
     const keepOpen = Effect.forever(Effect.flatMap(nextSession, ({ session }) =>
       Effect.catch(Effect.scoped(once), (error) => {
@@ -108,7 +118,7 @@ export const make = (
         return Effect.sleep(refusedDelay)
       })))
 
-    yield* keepOpen.pipe(
+    const keeping = yield* keepOpen.pipe(
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
@@ -118,6 +128,6 @@ export const make = (
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => channel.end(new AmqpChannelClosed({ operation: "basic.publish" })))
     )
-    yield* channel.opened
+    yield* Effect.onError(channel.opened, () => Fiber.interrupt(keeping))
     return channel
   })

@@ -129,6 +129,8 @@ export const publishFailure = (
       const { replyCode, replyText } = outcome.method
       return new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: outcome.message.body })
     }
+    case "TimedOut":
+      return new AmqpPublishUnconfirmed({ exchange, routingKey, timeoutMillis: outcome.timeoutMillis })
     case "ChannelClosed": {
       const { cause, own } = outcome
       if (own && isListed(cause, publishRefusals)) return cause
