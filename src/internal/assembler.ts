@@ -10,6 +10,15 @@ import { type Reader, view } from "./wire.ts"
 const noBytes: Uint8Array = new Uint8Array(0)
 const basicClass = 60
 
+/** The limit of a content is the user's, and may be more than there is. */
+const allocate = (size: number): Uint8Array => {
+  try {
+    return new Uint8Array(size)
+  } catch {
+    throw violation(506, `there is no memory for a content of ${size} bytes`)
+  }
+}
+
 /** A content that is being received. The fields are valid once `header`, `body` or `bodyEnd` has returned `true`. */
 export class Assembler {
   /** What holds the content header. */
@@ -59,7 +68,7 @@ export class Assembler {
     if (length > this.size - this.received) throw violation(501, "a content is longer than its header says")
     if (length === this.size) this.content = view(bytes, start, end)
     else {
-      if (this.received === 0) this.content = new Uint8Array(this.size)
+      if (this.received === 0) this.content = allocate(this.size)
       this.content.set(view(bytes, start, end), this.received)
     }
     this.received += length

@@ -156,13 +156,18 @@ class ConfirmWaiter implements PublishWaiter {
 const gateOf = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
     const { outbox } = channel.lane
-    const callback = () => resume(Effect.void)
-    if (channel.isFlowing) outbox.wait(callback)
-    else channel.onFlow(callback)
-    return Effect.sync(() => {
+    const leave = () => {
       outbox.unwait(callback)
       channel.offFlow(callback)
-    })
+    }
+    const callback = () => {
+      leave()
+      resume(Effect.void)
+    }
+    if (channel.isFlowing) outbox.wait(callback)
+    // The end of the channel ends this wait as well.
+    channel.onFlow(callback)
+    return Effect.sync(leave)
   })
 
 /**

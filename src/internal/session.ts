@@ -239,6 +239,8 @@ export class Session {
 
   private onConnectionMethod(method: Method): void {
     if (this.state === "handshake") return this.onHandshake(method)
+    // The rest of a chunk whose beginning ended the connection.
+    if (this.state === "closed") return
     switch (method._tag) {
       case "connection.close":
         this.write({ _tag: "connection.close-ok" })
@@ -483,7 +485,6 @@ export class Session {
   private failAll(error: AmqpConnectionError): void {
     for (const channel of this.channels) channel?.fail(error)
     for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
-    this.later(() => this.outbox.releaseAll())
   }
 }
 
