@@ -108,7 +108,7 @@ export const make = (
   options: { readonly id?: number | undefined } = {}
 ): Effect.Effect<AmqpChannel, CommandError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
-    const { closeTimeout, session } = (yield* AmqpConnection)[internals]
+    const { closeTimeout, session } = (yield* AmqpConnection)[internals]()
     return yield* Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         const state = yield* Effect.suspend(() => allocate(session, options.id))

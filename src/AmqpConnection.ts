@@ -104,7 +104,7 @@ export interface AmqpConnection {
   /** Waits for the end of the connection, however it comes, and returns its reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
   /** @internal */
-  readonly [internals]: Internals
+  readonly [internals]: () => Internals
 }
 
 /**
@@ -247,7 +247,8 @@ export const make = (
     )
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      [internals]: { session, closeTimeout: resolved.closeTimeout },
+      // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
+      [internals]: () => ({ session, closeTimeout: resolved.closeTimeout }),
       status: Effect.sync(() => board.current),
       changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
       server: Effect.suspend(() => session.error === undefined ? Effect.succeed(server) : Effect.fail(session.error)),
