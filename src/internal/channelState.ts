@@ -325,7 +325,8 @@ export class ChannelState {
     if (this.isClosed) return "Stale"
     let last = 0
     for (const entry of this.unsettled) {
-      if (tag !== undefined && entry[0] > tag) break
+      // No number, such as NaN, is behind everything.
+      if (tag !== undefined && !(entry[0] <= tag)) break
       this.unsettled.delete(entry[0])
       if (this.mode === "tx") this.settledInTx.push(entry)
       last = entry[0]
@@ -349,9 +350,9 @@ export class ChannelState {
 
   // --- consumers
 
-  /** Whether this channel has a consumer of that tag. */
-  hasConsumer(consumerTag: string): boolean {
-    return this.consumers.has(consumerTag)
+  /** The consumer of that tag. */
+  consumer(consumerTag: string): ConsumerEntry | undefined {
+    return this.consumers.get(consumerTag)
   }
 
   /** Registers a consumer before `basic.consume` is sent: its deliveries may be in the same chunk as the reply. */
@@ -365,10 +366,8 @@ export class ChannelState {
   }
 
   /** A consumer was cancelled: what has come can still be taken and settled. */
-  endConsumer(consumerTag: string): void {
-    const consumer = this.consumers.get(consumerTag)
-    if (consumer === undefined) return
-    this.consumers.delete(consumerTag)
+  endConsumer(consumer: ConsumerEntry): void {
+    this.removeConsumer(consumer)
     consumer.end({ _tag: "Cancelled" })
   }
 

@@ -14,7 +14,7 @@ import { AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
 import type { AmqpMessage } from "../AmqpMessage.ts"
 import type { ChannelState, Request } from "./channelState.ts"
 import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./channelTypes.ts"
-import { type ConsumerEnd, Deliveries, type Pulled } from "./deliveries.ts"
+import { type ConsumerEnd, type ConsumerEntry, Deliveries, type Pulled } from "./deliveries.ts"
 import { channelClosed, request, type RequestError } from "./requests.ts"
 import type { Session } from "./session.ts"
 
@@ -71,20 +71,29 @@ export const makeConsuming = (
   const answered = (consumerTag: string): Effect.Effect<void> =>
     Effect.suspend(() => consuming.get(consumerTag)?.await ?? Effect.void)
 
-  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> => {
-    const onReply = () => state.endConsumer(consumerTag)
-    return Effect.andThen(
+  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> =>
+    Effect.andThen(
       answered(consumerTag),
-      request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, { soft: [], onReply, onLateReply: onReply })
+      Effect.suspend(() => {
+        // By the time of the reply the tag may be another's.
+        const consumer = state.consumer(consumerTag)
+        const onReply = () => consumer && state.endConsumer(consumer)
+        return request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, {
+          soft: [],
+          onReply,
+          onLateReply: onReply
+        })
+      })
     )
-  }
 
-  /** Cancels a consumer that is known. */
-  const stop = (consumerTag: string): Effect.Effect<void, RequestError> =>
+  const isSubscribed = (consumer: ConsumerEntry): boolean => state.consumer(consumer.consumerTag) === consumer
+
+  /** Cancels a consumer, unless it has ended. */
+  const stop = (consumer: ConsumerEntry): Effect.Effect<void, RequestError> =>
     Effect.suspend(() =>
-      state.hasConsumer(consumerTag)
+      isSubscribed(consumer)
         // A tag that was sent once can be sent again.
-        ? Effect.catchTag(cancel(consumerTag), "AmqpEncodeError", Effect.die)
+        ? Effect.catchTag(cancel(consumer.consumerTag), "AmqpEncodeError", Effect.die)
         : Effect.void
     )
 
@@ -97,7 +106,7 @@ export const makeConsuming = (
     }
     if (state.isClosed) return done()
     // Cancelled already, by `cancel` or by the broker.
-    if (!state.hasConsumer(deliveries.consumerTag)) return giveBack()
+    if (!isSubscribed(deliveries)) return giveBack()
     state.request({ _tag: "basic.cancel", consumerTag: deliveries.consumerTag, noWait: false }, {
       entity: deliveries.queue,
       onReply: giveBack,
@@ -149,7 +158,7 @@ export const makeConsuming = (
     { arguments: args = {}, exclusive = false }: ConsumeOptions
   ): Effect.Effect<Consumer<D>, ConsumeError, Scope.Scope> => {
     const { consumerTag, noAck, queue } = deliveries
-    if (state.hasConsumer(consumerTag)) {
+    if (state.consumer(consumerTag) !== undefined) {
       const reason = "this channel has a consumer of that tag"
       return Effect.fail(new AmqpEncodeError({ path: "consumerTag", reason }))
     }
@@ -165,7 +174,7 @@ export const makeConsuming = (
         noWait: false,
         arguments: args
       })),
-      Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(consumerTag) })
+      Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(deliveries) })
     )
   }
 
@@ -177,7 +186,9 @@ export const makeConsuming = (
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
   function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope> {
     return Effect.suspend(() => {
-      const { consumerTag = session.consumerTag(), noAck = false, queue } = options
+      const { noAck = false, queue } = options
+      // An empty one would be the broker's to choose, and its choice comes too late for the first deliveries.
+      const consumerTag = options.consumerTag || session.consumerTag()
       const deliveries = new Deliveries<AmqpUnacknowledged>(
         { consumerTag, queue, noAck },
         noAck
