@@ -155,19 +155,9 @@ class ConfirmWaiter implements PublishWaiter {
 
 const gateOf = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
-    const { outbox } = channel.lane
-    const leave = () => {
-      outbox.unwait(callback)
-      channel.offFlow(callback)
-    }
-    const callback = () => {
-      leave()
-      resume(Effect.void)
-    }
-    if (channel.isFlowing) outbox.wait(callback)
-    // The end of the channel ends this wait as well.
+    const callback = () => resume(Effect.void)
     channel.onFlow(callback)
-    return Effect.sync(leave)
+    return Effect.sync(() => channel.offFlow(callback))
   })
 
 /**
@@ -177,7 +167,7 @@ const gateOf = (channel: ChannelState): Effect.Effect<void> =>
 export const publish = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.suspend(() => {
     if (channel.isClosed) return Effect.fail(channelClosed(channel, "basic.publish"))
-    if (!channel.isFlowing || !channel.lane.outbox.isOpen) {
+    if (!channel.isFlowing) {
       return Effect.flatMap(gateOf(channel), () => publish(channel, message))
     }
     if (channel.mode === "confirm") return confirmed(channel, message)
