@@ -292,6 +292,11 @@ export class Outbox {
     this.admit()
   }
 
+  /** Whether what was taken is still being written. */
+  get isWriting(): boolean {
+    return this.taken > 0
+  }
+
   /** Calls back once, when there is something to take or the outbox has ended. */
   onReady(callback: () => void): void {
     this.wake = callback
