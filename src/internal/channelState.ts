@@ -344,8 +344,8 @@ export class ChannelState {
   /** `basic.recover` makes every unsettled delivery the broker's: none of them may be settled or handed out any more. */
   private startRecover(): void {
     this.recovering++
+    for (const consumer of new Set(this.unsettled.values())) consumer?.clear()
     this.unsettled.clear()
-    for (const consumer of this.consumers.values()) if (!consumer.noAck) consumer.clear()
   }
 
   // --- consumers

@@ -723,6 +723,15 @@ describe("recover", () => {
     assert.strictEqual(channel.ack(6), "Settled")
   })
 
+  it("takes back what a cancelled consumer has not handed out", () => {
+    const { channel, peer } = opened()
+    const consumer = peer.consume(channel, "c")
+    peer.receive(content(1, deliver("c", 1), "x"))
+    channel.endConsumer(consumer)
+    peer.request(channel, { _tag: "basic.recover", requeue: true })
+    assert.deepStrictEqual(pull(consumer), [{ _tag: "Cancelled" }])
+  })
+
   it("leaves the message of a get before it to the broker, and one behind it to us", () => {
     const { channel, peer } = opened()
     const get = { _tag: "basic.get", queue: "q", noAck: false } as const
