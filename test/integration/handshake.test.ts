@@ -183,7 +183,7 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
           Effect.scoped,
           Effect.flip
         )
-        assert.deepInclude(error, { _tag: "AmqpEncodeError", path })
+        assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, `options.${path}`)
       }
       assert.deepStrictEqual(attempts, [])
     }))
