@@ -145,7 +145,7 @@ export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTran
  * **Example**
  *
  * ```ts
- * const Amqp = NodeAmqp.layer({ url: Redacted.make("amqp://guest:guest@localhost:5672/"), connectionName: "orders" })
+ * const Amqp = NodeAmqp.layer({ url: Redacted.make("amqp://guest:guest@localhost:5672"), connectionName: "orders" })
  * ```
  *
  * @category layers

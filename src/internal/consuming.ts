@@ -55,6 +55,7 @@ export interface Consuming {
   consume(
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+  consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>
 }
 
@@ -184,6 +185,7 @@ export const makeConsuming = (
   function consume(
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+  function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope> {
     return Effect.suspend(() => {
       const { noAck = false, queue } = options

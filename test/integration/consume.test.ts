@@ -347,7 +347,7 @@ layer(onVhost, { excludeTestServices: true })("consumers", (it) => {
       for (const delivery of deliveries) {
         assert.notProperty(delivery, "ack")
         // By its number, nothing is sent: the broker would close the channel for it.
-        assert.strictEqual(yield* channel.ack(delivery), "AlreadySettled")
+        assert.strictEqual(yield* channel.ack({ deliveryTag: delivery.deliveryTag }), "AlreadySettled")
       }
       assert.strictEqual(yield* channel.nack({ deliveryTag: 0, multiple: true }), "AlreadySettled")
       yield* channel.queueDeclarePassive(queue)

@@ -242,7 +242,14 @@ layer(onVhost, { excludeTestServices: true })("acknowledging", (it) => {
       if (!delivery) return assert.fail()
       yield* proxy.resetAll
       yield* channel.closed
-      for (const settle of [delivery.ack, delivery.nack(), delivery.reject(), channel.ack(delivery)]) {
+      for (
+        const settle of [
+          delivery.ack,
+          delivery.nack(),
+          delivery.reject(),
+          channel.ack({ deliveryTag: delivery.deliveryTag })
+        ]
+      ) {
         const error = yield* Effect.flip(settle)
         assert.deepInclude(error, { _tag: "AmqpStaleDelivery", deliveryTag: 1, epoch: 1 })
       }

@@ -167,3 +167,6 @@ call(AmqpConnection.make({ virtualHost: "/" }))
 call(AmqpConnection.make({ reconnect: true }))
 // @ts-expect-error - a duration has a unit
 call(AmqpConnection.make({ heartbeat: "10" }))
+
+// @ts-expect-error - a delivery settles itself: by its number alone it could be of another channel
+call(channel.ack(delivery))
