@@ -512,6 +512,34 @@ describe("a connection in memory", () => {
       assert.isTrue(broker.isClosed())
     }))
 
+  it.effect("LC01 a refused secret is the end of the connection, and of the operation", () =>
+    Effect.gen(function*() {
+      const refused = { replyCode: 530, replyText: "NOT_ALLOWED", classId: 10, methodId: 70 }
+      const broker = memoryBroker({
+        script: { "connection.update-secret": () => [{ _tag: "connection.close", ...refused }] }
+      })
+      const connection = yield* open(broker)
+      const error = yield* Effect.flip(connection.updateSecret(Redacted.make("secret")))
+      assert.strictEqual(error, yield* connection.closed)
+      assert.deepNestedInclude(error, { "reason._tag": "NotAllowed", "reason.methodId": 70 })
+    }))
+
+  it.effect("LC01 an interrupted update-secret keeps its place in the order of replies", () =>
+    Effect.gen(function*() {
+      const broker = memoryBroker()
+      const connection = yield* open(broker)
+      const update = () =>
+        Effect.forkChild(connection.updateSecret(Redacted.make("secret")), { startImmediately: true })
+      const one = yield* update()
+      const two = yield* update()
+      yield* Fiber.interrupt(one)
+      broker.send({ _tag: "connection.update-secret-ok" })
+      yield* TestClock.adjust(0)
+      assert.isUndefined(two.pollUnsafe())
+      broker.send({ _tag: "connection.update-secret-ok" })
+      yield* Fiber.join(two)
+    }))
+
   it.effect("an interrupted close goes on, within its bound", () =>
     Effect.gen(function*() {
       const broker = memoryBroker({ script: { "connection.close": () => [] } })
