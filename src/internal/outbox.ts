@@ -329,6 +329,10 @@ export class Outbox {
     return !this.blocked && this.unwritten < highWater
   }
 
+  get isBlocked(): boolean {
+    return this.blocked
+  }
+
   /** `admit` has to follow where that opens the gate. */
   setBlocked(blocked: boolean): void {
     this.blocked = blocked

@@ -21,6 +21,7 @@ import {
 import type { InputTable } from "../AmqpTable.ts"
 import { type ChannelHost, ChannelState } from "./channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import type { Holder } from "./deliveries.ts"
 import {
   type FrameHandler,
   FrameParser,
@@ -110,7 +111,7 @@ export class Session {
   private inBatch = false
   private callbacks: Array<(() => void) | PublishWaiter> = []
   private outcomes: Array<PublishOutcome | undefined> = []
-  private readonly overfull = new Set<object>()
+  private readonly overfull = new Set<Holder>()
   private expected = 0
   private resume: (() => void) | undefined
   /** The first bytes, until it is clear that the peer speaks AMQP. */
@@ -254,9 +255,12 @@ export class Session {
     if (this.state === "closing") return
     switch (method._tag) {
       case "connection.blocked":
+        // Another alarm says nothing new, and the end of all of them is one.
+        if (this.outbox.isBlocked) return
         this.outbox.setBlocked(true)
         return this.later(() => this.hooks.onBlocked(method.reason))
       case "connection.unblocked":
+        if (!this.outbox.isBlocked) return
         this.outbox.setBlocked(false)
         this.later(() => this.outbox.admit())
         return this.later(this.hooks.onUnblocked)
@@ -392,13 +396,17 @@ export class Session {
 
   /**
    * Whether the shell should stop reading: a consumer has more than it can hold. While somebody waits for a reply or a
-   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message.
+   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message;
+   * but not without any bound, because there may always be somebody who waits.
    */
   get isPaused(): boolean {
-    return this.overfull.size > 0 && this.expected === 0 && this.state === "open"
+    if (this.state !== "open" || this.overfull.size === 0) return false
+    if (this.expected === 0) return true
+    for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
+    return false
   }
 
-  readonly onOverfull = (consumer: object, overfull: boolean): void => {
+  readonly onOverfull = (consumer: Holder, overfull: boolean): void => {
     if (overfull) this.overfull.add(consumer)
     else this.overfull.delete(consumer)
     this.checkResume()

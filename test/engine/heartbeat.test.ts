@@ -87,7 +87,7 @@ describe("a peer that is silent", () => {
 
   it("is not judged by us while we do not read", () => {
     const peer = opened()
-    const consumer = {}
+    const consumer = { isFarOverfull: false }
     peer.session.onOverfull(consumer, true)
     assert.isTrue(peer.session.isPaused)
     for (let i = 0; i < 10; i++) assert.isFalse(peer.session.tick())
