@@ -109,7 +109,7 @@ export interface AmqpConnection {
   /** Waits for the end of the connection, however it comes, and returns its reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
   /** @internal */
-  readonly [internals]: Internals
+  readonly [internals]: () => Internals
 }
 
 /**
@@ -278,9 +278,11 @@ export const make = (
       }
     })
     const { close, closed, nextSession, onEpoch, session } = supervisor
+    const inner: Internals = { session, nextSession, onEpoch, closeTimeout: resolved.closeTimeout }
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      [internals]: { session, nextSession, onEpoch, closeTimeout: resolved.closeTimeout },
+      // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
+      [internals]: () => inner,
       status: Effect.sync(() => board.current),
       changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
       server: Effect.map(session, ({ negotiated }) => toServer(negotiated)),

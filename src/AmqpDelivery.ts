@@ -75,6 +75,11 @@ export class AmqpUnacknowledged extends AmqpMessage {
     this.deliveryTag = deliveryTag
     this.redelivered = redelivered
   }
+
+  override toJSON(): unknown {
+    const { deliveryTag, redelivered } = this
+    return { ...Object(super.toJSON()), deliveryTag, redelivered }
+  }
 }
 
 /**
@@ -90,7 +95,7 @@ export class AmqpUnacknowledged extends AmqpMessage {
  * @since 0.1.0
  */
 export class AmqpDelivery extends AmqpUnacknowledged {
-  private readonly channel: ChannelState
+  readonly #channel: ChannelState
 
   /** @internal */
   constructor(
@@ -102,17 +107,17 @@ export class AmqpDelivery extends AmqpUnacknowledged {
     content: ReceivedContent
   ) {
     super(deliveryTag, redelivered, exchange, routingKey, content)
-    this.channel = channel
+    this.#channel = channel
   }
 
   /** The epoch of the connection that the delivery came from. */
   get epoch(): number {
-    return this.channel.epoch
+    return this.#channel.epoch
   }
 
   /** The message has been dealt with; the broker forgets it. */
   get ack(): Effect.Effect<Settled, AmqpStaleDelivery> {
-    return Effect.suspend(() => settled(this.channel.ack(this.deliveryTag), this.deliveryTag, this.epoch))
+    return Effect.suspend(() => settled(this.#channel.ack(this.deliveryTag), this.deliveryTag, this.epoch))
   }
 
   /** The message could not be dealt with: back to its queue, or away. */
@@ -127,7 +132,7 @@ export class AmqpDelivery extends AmqpUnacknowledged {
 
   private settle(settlement: Settlement): Effect.Effect<Settled, AmqpStaleDelivery> {
     return Effect.suspend(() =>
-      settled(this.channel.settle(this.deliveryTag, settlement), this.deliveryTag, this.epoch)
+      settled(this.#channel.settle(this.deliveryTag, settlement), this.deliveryTag, this.epoch)
     )
   }
 }
@@ -141,7 +146,7 @@ export class AmqpDelivery extends AmqpUnacknowledged {
  * @since 0.1.0
  */
 export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
-  private readonly channel: ChannelState
+  readonly #channel: ChannelState
 
   /** @internal */
   constructor(
@@ -153,22 +158,22 @@ export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
     content: ReceivedContent
   ) {
     super(deliveryTag, redelivered, exchange, routingKey, content)
-    this.channel = channel
+    this.#channel = channel
   }
 
   /** The epoch of the connection that the delivery came from. */
   get epoch(): number {
-    return this.channel.epoch
+    return this.#channel.epoch
   }
 
   /** Whether it can no longer be settled: its channel is gone, and the broker delivers the message again. */
   get isStale(): boolean {
-    return this.channel.isClosed
+    return this.#channel.isClosed
   }
 
   /** The message has been dealt with; the broker forgets it. */
   get ack(): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return Effect.suspend(() => this.result(this.channel.ack(this.deliveryTag)))
+    return Effect.suspend(() => this.result(this.#channel.ack(this.deliveryTag)))
   }
 
   /** The message could not be dealt with: back to its queue, or away. */
@@ -182,7 +187,7 @@ export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
   }
 
   private settle(settlement: Settlement): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return Effect.suspend(() => this.result(this.channel.settle(this.deliveryTag, settlement)))
+    return Effect.suspend(() => this.result(this.#channel.settle(this.deliveryTag, settlement)))
   }
 
   private result(result: SettleResult): Effect.Effect<Settled | AmqpStaleDelivery> {

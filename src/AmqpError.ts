@@ -43,7 +43,7 @@ interface SoftParts {
 
 const softMessage = (error: SoftParts, advice: string): string => {
   const target = error.entity === "" ? "" : ` ${JSON.stringify(error.entity)}`
-  return `${error.operation}${target} was refused: ${error.replyText}. ${advice}`
+  return `${error.operation}${target} was refused: ${error.replyText.replace(/\.$/, "")}. ${advice}`
 }
 
 /**

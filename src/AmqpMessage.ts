@@ -8,6 +8,8 @@
  *
  * @since 0.1.0
  */
+import { NodeInspectSymbol } from "effect/Inspectable"
+import * as Result from "effect/Result"
 import { AmqpDecodeError } from "./AmqpError.ts"
 import { type InputTable, type PlainTable, readTableTagged, type Table } from "./AmqpTable.ts"
 import type { ReceivedContent } from "./internal/frames.ts"
@@ -91,40 +93,40 @@ export class AmqpMessage {
   readonly exchange: string
   readonly routingKey: string
   readonly body: Uint8Array
-  private readonly header: Uint8Array
-  private readonly headerStart: number
-  private readonly headerEnd: number
-  private decoded: Properties | AmqpDecodeError | undefined
-  private pairingTag: string | undefined
+  readonly #header: Uint8Array
+  readonly #headerStart: number
+  readonly #headerEnd: number
+  #decoded: Properties | AmqpDecodeError | undefined
+  #pairingTag: string | undefined
 
   /** @internal */
   constructor(exchange: string, routingKey: string, received: ReceivedContent) {
     this.exchange = exchange
     this.routingKey = routingKey
     this.body = received.content
-    this.header = received.headerBytes
-    this.headerStart = received.headerStart
-    this.headerEnd = received.headerEnd
-    this.decoded = undefined
-    this.pairingTag = undefined
+    this.#header = received.headerBytes
+    this.#headerStart = received.headerStart
+    this.#headerEnd = received.headerEnd
+    this.#decoded = undefined
+    this.#pairingTag = undefined
   }
 
-  private decode(): Properties | AmqpDecodeError {
-    if (this.decoded !== undefined) return this.decoded
+  #decode(): Properties | AmqpDecodeError {
+    if (this.#decoded !== undefined) return this.#decoded
     try {
-      const properties = readProperties(new Reader(this.header, this.headerStart, this.headerEnd))
+      const properties = readProperties(new Reader(this.#header, this.#headerStart, this.#headerEnd))
       if (properties.clusterId?.startsWith(pairingPrefix)) {
         const { clusterId, ...visible } = properties
-        this.pairingTag = clusterId
-        this.decoded = visible
+        this.#pairingTag = clusterId
+        this.#decoded = visible
       } else {
-        this.decoded = properties
+        this.#decoded = properties
       }
     } catch (error) {
       if (!(error instanceof AmqpDecodeError)) throw error
-      this.decoded = error
+      this.#decoded = error
     }
-    return this.decoded
+    return this.#decoded
   }
 
   /**
@@ -133,8 +135,8 @@ export class AmqpMessage {
    * @internal
    */
   get pairing(): string | undefined {
-    this.decode()
-    return this.pairingTag
+    this.#decode()
+    return this.#pairingTag
   }
 
   /**
@@ -142,22 +144,28 @@ export class AmqpMessage {
    * `decodeError` first where peers are not trusted.
    */
   get properties(): Properties {
-    const decoded = this.decode()
+    const decoded = this.#decode()
     if (decoded instanceof AmqpDecodeError) throw decoded
     return decoded
   }
 
   /** Why the properties cannot be decoded; `undefined` for every well-formed message. */
   get decodeError(): AmqpDecodeError | undefined {
-    const decoded = this.decode()
+    const decoded = this.#decode()
     return decoded instanceof AmqpDecodeError ? decoded : undefined
+  }
+
+  /** `properties` without the throw: `yield*` it in an Effect to fail typed. */
+  get propertiesResult(): Result.Result<Properties, AmqpDecodeError> {
+    const decoded = this.#decode()
+    return decoded instanceof AmqpDecodeError ? Result.fail(decoded) : Result.succeed(decoded)
   }
 
   /** The headers with their exact wire types, in order, duplicates included. Throws as `properties` does. */
   get headersTagged(): Table | undefined {
     const { contentEncoding, contentType, headers } = this.properties
     if (headers === undefined) return undefined
-    const reader = new Reader(this.header, this.headerStart + 2, this.headerEnd)
+    const reader = new Reader(this.#header, this.#headerStart + 2, this.#headerEnd)
     if (contentType !== undefined) reader.shortString()
     if (contentEncoding !== undefined) reader.shortString()
     return readTableTagged(reader, "headers")
@@ -165,8 +173,26 @@ export class AmqpMessage {
 
   /** The body as text. Throws an `AmqpDecodeError` where it is not UTF-8. */
   get text(): string {
+    return Result.getOrThrow(this.textResult)
+  }
+
+  /** `text` without the throw: `yield*` it in an Effect to fail typed. */
+  get textResult(): Result.Result<string, AmqpDecodeError> {
     const text = utf8Decode(this.body)
-    if (text === undefined) throw new AmqpDecodeError({ path: "body", reason: "it is not UTF-8" })
-    return text
+    return text === undefined
+      ? Result.fail(new AmqpDecodeError({ path: "body", reason: "it is not UTF-8" }))
+      : Result.succeed(text)
+  }
+
+  /** For logs: the size of the body, not the body. */
+  toJSON(): unknown {
+    const { body, exchange, routingKey } = this
+    const decoded = this.#decode()
+    const properties = decoded instanceof AmqpDecodeError ? decoded.message : decoded
+    return { _id: "AmqpMessage", exchange, routingKey, properties, bodySize: body.length }
+  }
+
+  [NodeInspectSymbol](): unknown {
+    return this.toJSON()
   }
 }

@@ -99,7 +99,7 @@ export interface Parser {
   /**
    * The size in bytes, overhead included, up to which body frames are accepted; set it to what `connection.tune-ok`
    * says. Values below 4096, which every peer must take, count as 4096, and so does 0. Methods and headers, to which
-   * brokers do not apply the negotiated size, have a limit of 1 MiB or of `frameMax`, whichever is more.
+   * brokers do not apply the negotiated size, have a limit of 1 MiB or of `frameMax` (up to 16 MiB), whichever is more.
    */
   frameMax: number
   /**

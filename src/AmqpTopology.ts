@@ -154,7 +154,7 @@ export const declare = (
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
-    const { session } = yield* connection[internals].session
+    const { session } = yield* connection[internals]().session
     const outcome = yield* declareAll({
       connection,
       session,
@@ -215,7 +215,7 @@ export const make = (
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
-    const { closeTimeout, onEpoch, session: opened } = connection[internals]
+    const { closeTimeout, onEpoch, session: opened } = connection[internals]()
     const patience = patienceOf(options)
     const failing = new Map<Entity, AmqpTopologyError>()
     const failures = yield* SubscriptionRef.make<ReadonlyArray<AmqpTopologyError>>([])

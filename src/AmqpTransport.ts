@@ -91,7 +91,8 @@ const detailOf = (cause: unknown): string => {
   if (!(cause instanceof Error)) return String(cause)
   // Node reports several addresses that all failed as one error without a message.
   if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(detailOf).join("; ")
-  return cause.message
+  // OpenSSL's message spans lines and names its source; its reason is the phrase in it.
+  return Predicate.hasProperty(cause, "reason") && typeof cause.reason === "string" ? cause.reason : cause.message
 }
 
 /**

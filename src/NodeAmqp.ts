@@ -14,8 +14,8 @@ import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
 import { readFile } from "node:fs/promises"
-import { isIP } from "node:net"
-import { connect, type ConnectionOptions, type TLSSocket } from "node:tls"
+import { connect as connectTcp, isIP, type Socket as NetSocket } from "node:net"
+import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import * as AmqpConnection from "./AmqpConnection.ts"
 import { AmqpConnectionError, TlsFailed } from "./AmqpError.ts"
 import { AmqpTransport, type Endpoint, formatEndpoint, type TlsOptions } from "./AmqpTransport.ts"
@@ -69,30 +69,62 @@ const tlsOptions = (
     })
   )
 
+/** What the system says of a peer that went away; in the middle of TLS it says nothing against the certificates. */
+const isGone = (cause: Error): boolean => "code" in cause && /^E(CONNRESET|PIPE|TIMEDOUT)$/.test(String(cause.code))
+
+/** How long bytes that are written may take to go out when a socket closes. */
+const linger = "1 second"
+
+/** What was written goes out before the socket closes, unless the peer does not take it. */
+const hangUp = (socket: NetSocket): Effect.Effect<void> =>
+  Effect.callback<void>((resume) => {
+    if (socket.closed) return resume(Effect.void)
+    socket.once("close", () => resume(Effect.void))
+    if (socket.connecting) socket.destroy()
+    else socket.destroySoon()
+  }).pipe(
+    Effect.interruptible,
+    Effect.timeoutOption(linger),
+    Effect.andThen(Effect.sync(() => socket.destroy()))
+  )
+
 /**
- * Dials TLS. Unlike `NodeSocket.makeTls` it turns off Nagle's algorithm, which would hold back small frames for a round
- * trip, and tells a failure of TLS (`SocketUpgradeError`) from one of the connection below it (`SocketOpenError`).
+ * Dials, until `ready` is emitted. Unlike `NodeSocket.makeNet` and `makeTls` it turns off Nagle's algorithm for TLS too,
+ * which would hold back small frames for a round trip; tells a failure of TLS (`SocketUpgradeError`) from one of the
+ * connection below it (`SocketOpenError`); and does not keep a socket, and with it the process, for a peer that does not
+ * read.
  */
-const dialTls = (options: ConnectionOptions): Effect.Effect<TLSSocket, Socket.SocketError, Scope.Scope> =>
+const dial = <S extends NetSocket>(
+  connect: () => S,
+  ready: "connect" | "secureConnect"
+): Effect.Effect<S, Socket.SocketError, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.sync(() => connect(options).setNoDelay(true)),
-    (socket) => Effect.sync(() => socket.closed || socket.destroySoon())
+    // OpenSSL reads certificates and keys here, and throws.
+    Effect.try({
+      try: () => connect().setNoDelay(true),
+      catch: (cause) => new Socket.SocketError({ reason: new Socket.SocketUpgradeError({ cause }) })
+    }),
+    hangUp
   ).pipe(Effect.flatMap((socket) =>
-    Effect.callback<TLSSocket, Socket.SocketError>((resume) => {
+    Effect.callback<S, Socket.SocketError>((resume) => {
       let connected = false
       socket.once("connect", () => {
         connected = true
       })
-      socket.once("secureConnect", () => resume(Effect.succeed(socket)))
+      socket.once(ready, () => resume(Effect.succeed(socket)))
       // Stays for the life of the socket: an error that nobody listens to would end the process.
       socket.on("error", (cause) => {
-        const reason = connected
+        const reason = connected && !isGone(cause)
           ? new Socket.SocketUpgradeError({ cause })
           : new Socket.SocketOpenError({ kind: "Unknown", cause })
         resume(Effect.fail(new Socket.SocketError({ reason })))
       })
     })
   ))
+
+const dialTcp = ({ host, port }: Endpoint) => dial(() => connectTcp({ host, port }), "connect")
+
+const dialTls = (options: ConnectionOptions) => dial(() => connectTls(options), "secureConnect")
 
 /**
  * Connects by `node:net` and `node:tls`.
@@ -103,7 +135,7 @@ const dialTls = (options: ConnectionOptions): Effect.Effect<TLSSocket, Socket.So
 export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTransport, {
   connect: (endpoint) =>
     endpoint.tls === undefined
-      ? NodeSocket.makeNet({ host: endpoint.host, port: endpoint.port, noDelay: true })
+      ? NodeSocket.fromDuplex(dialTcp(endpoint))
       : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.fromDuplex(dialTls(options)))
 })
 
@@ -113,7 +145,7 @@ export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTran
  * **Example**
  *
  * ```ts
- * const Amqp = NodeAmqp.layer({ url: Redacted.make("amqp://guest:guest@localhost:5672/"), connectionName: "orders" })
+ * const Amqp = NodeAmqp.layer({ url: Redacted.make("amqp://guest:guest@localhost:5672"), connectionName: "orders" })
  * ```
  *
  * @category layers

@@ -4,11 +4,19 @@
  *
  * @since 0.1.0
  */
-import { violation } from "./frames.ts"
+import { readHeaderFields, violation } from "./frames.ts"
 import { type Reader, view } from "./wire.ts"
 
 const noBytes: Uint8Array = new Uint8Array(0)
-const basicClass = 60
+
+/** The limit of a content is the user's, and may be more than there is. */
+const allocate = (size: number): Uint8Array => {
+  try {
+    return new Uint8Array(size)
+  } catch {
+    throw violation(506, `there is no memory for a content of ${size} bytes`)
+  }
+}
 
 /** A content that is being received. The fields are valid once `header`, `body` or `bodyEnd` has returned `true`. */
 export class Assembler {
@@ -37,10 +45,7 @@ export class Assembler {
   /** The content header. Returns whether the content is complete, as it is without a body. */
   header(reader: Reader, maxSize: number): boolean {
     if (this.phase !== "header") throw violation(505, "a content header came without its method")
-    const classId = reader.u16()
-    if (classId !== basicClass) throw violation(501, `a content header of class ${classId}`)
-    if (reader.u16() !== 0) throw violation(501, "a content header with a weight")
-    const size = reader.u64()
+    const size = readHeaderFields(reader)
     if (size > maxSize) throw violation(501, `a content of ${size} bytes, the limit is ${maxSize}`)
     this.headerBytes = reader.bytes
     this.headerStart = reader.offset
@@ -59,7 +64,7 @@ export class Assembler {
     if (length > this.size - this.received) throw violation(501, "a content is longer than its header says")
     if (length === this.size) this.content = view(bytes, start, end)
     else {
-      if (this.received === 0) this.content = new Uint8Array(this.size)
+      if (this.received === 0) this.content = allocate(this.size)
       this.content.set(view(bytes, start, end), this.received)
     }
     this.received += length

@@ -136,6 +136,7 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
     Option.Option<Got<AmqpDelivery>>,
     GetError
   >
+  function get(options: GetOptions): Effect.Effect<Option.Option<Got<AmqpUnacknowledged>>, GetError>
   function get({ noAck = false, queue }: GetOptions): Effect.Effect<Option.Option<Got<AmqpUnacknowledged>>, GetError> {
     return request(state, { _tag: "basic.get", queue, noAck }, {
       entity: queue,

@@ -135,9 +135,12 @@ export class ChannelState {
   closeCause: ChannelCloseCause = undefined
   private readonly host: ChannelHost
   private state: State = "opening"
+  /** Whether `channel.close-ok` was written. */
+  private closeAnswered = false
   /** Whether the broker has asked for content to stop (`channel.flow`). */
   private stopped = false
-  private readonly flowWaiting = new Set<() => void>()
+  /** Those who wait to publish, each with what stands for it at the connection's gate. */
+  private readonly flowWaiting = new Map<() => void, () => void>()
   private readonly pending: Array<Pending> = []
   private readonly assembler = new Assembler()
   /** The method of the content that is being received. */
@@ -149,7 +152,8 @@ export class ChannelState {
   private unsettled = new Map<Unsettled[0], Unsettled[1]>()
   /** What was settled in the transaction that is open: a rollback makes it unsettled again. */
   private settledInTx: Array<Unsettled> = []
-  private rolledBack: Array<Unsettled> = []
+  /** The same of each transaction whose rollback has no answer yet. */
+  private readonly rolledBack: Array<ReadonlyArray<Unsettled>> = []
   /** A `basic.recover` is on its way: what is unsettled is the broker's again. */
   private recovering = 0
   private returnedInTx: Array<AmqpMessageReturned> = []
@@ -190,8 +194,11 @@ export class ChannelState {
     this.lane.commit(writer)
   }
 
-  /** Sends a request. Its handlers hear of it exactly once. Throws `AmqpEncodeError`. */
+  /**
+   * Sends a request. Its handlers hear of it exactly once; on a closed channel of its cause. Throws `AmqpEncodeError`.
+   */
   request<Name extends RequestName>(method: Request<Name>, handlers: RequestHandlers<Name>): void {
+    if (this.isClosed) return this.host.later(() => handlers.onFailure(this.closeCause, false))
     const name: Name = method._tag
     const frame: Method<InputTable> = method
     this.write(frame)
@@ -225,7 +232,7 @@ export class ChannelState {
         this.settledInTx = []
         return this.lane.hold()
       case "tx.rollback":
-        this.rolledBack = this.settledInTx
+        this.rolledBack.push(this.settledInTx)
         this.settledInTx = []
         return this.lane.hold()
       case "basic.recover":
@@ -233,10 +240,15 @@ export class ChannelState {
     }
   }
 
-  /** Writes a publish. In confirm mode the waiter gets its outcome, otherwise nobody does. Throws `AmqpEncodeError`. */
+  /**
+   * Writes a publish, while the channel is not closed. In confirm mode the waiter gets its outcome, otherwise nobody
+   * does. Throws `AmqpEncodeError`.
+   */
   publish(message: Publish, waiter: PublishWaiter | undefined): void {
     const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
+    const confirmed = this.mode === "confirm"
     const bytes = typeof body === "string" ? utf8(body, "body") : body
+    if (!(bytes instanceof Uint8Array)) throw new TypeError("body must be a string or a Uint8Array")
     if (mandatory && this.mode === "plain") {
       throw new AmqpEncodeError({
         path: "mandatory",
@@ -245,7 +257,7 @@ export class ChannelState {
     }
     const writer = this.lane.writer
     try {
-      const paired = mandatory && waiter !== undefined
+      const paired = mandatory && confirmed
         ? { ...properties, clusterId: this.pairing(properties.clusterId) }
         : properties
       writePublishFrame(writer, this.id, exchange, routingKey, mandatory, this.lane.frameMax)
@@ -255,8 +267,8 @@ export class ChannelState {
       throw error
     }
     this.lane.commitContent(writer, bytes)
-    if (waiter === undefined) return
-    this.confirms.add(waiter)
+    if (!confirmed) return
+    this.confirms.add(waiter ?? { exchange, onOutcome: () => {} })
     this.host.expect(1)
   }
 
@@ -313,7 +325,8 @@ export class ChannelState {
     if (this.isClosed) return "Stale"
     let last = 0
     for (const entry of this.unsettled) {
-      if (tag !== undefined && entry[0] > tag) break
+      // No number, such as NaN, is behind everything.
+      if (tag !== undefined && !(entry[0] <= tag)) break
       this.unsettled.delete(entry[0])
       if (this.mode === "tx") this.settledInTx.push(entry)
       last = entry[0]
@@ -331,15 +344,15 @@ export class ChannelState {
   /** `basic.recover` makes every unsettled delivery the broker's: none of them may be settled or handed out any more. */
   private startRecover(): void {
     this.recovering++
+    for (const consumer of new Set(this.unsettled.values())) consumer?.clear()
     this.unsettled.clear()
-    for (const consumer of this.consumers.values()) if (!consumer.noAck) consumer.clear()
   }
 
   // --- consumers
 
-  /** Whether this channel has a consumer of that tag. */
-  hasConsumer(consumerTag: string): boolean {
-    return this.consumers.has(consumerTag)
+  /** The consumer of that tag. */
+  consumer(consumerTag: string): ConsumerEntry | undefined {
+    return this.consumers.get(consumerTag)
   }
 
   /** Registers a consumer before `basic.consume` is sent: its deliveries may be in the same chunk as the reply. */
@@ -353,10 +366,8 @@ export class ChannelState {
   }
 
   /** A consumer was cancelled: what has come can still be taken and settled. */
-  endConsumer(consumerTag: string): void {
-    const consumer = this.consumers.get(consumerTag)
-    if (consumer === undefined) return
-    this.consumers.delete(consumerTag)
+  endConsumer(consumer: ConsumerEntry): void {
+    this.removeConsumer(consumer)
     consumer.end({ _tag: "Cancelled" })
   }
 
@@ -369,33 +380,56 @@ export class ChannelState {
 
   // --- flow
 
-  /** Whether the broker takes content on this channel. */
+  /** Whether content may be written now: the broker takes it, and the connection's gate is open. */
   get isFlowing(): boolean {
-    return !this.stopped
+    return !this.stopped && this.lane.outbox.isOpen
   }
 
-  /** Calls back once, when content may flow again or the channel is over. */
+  /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
   onFlow(callback: () => void): void {
-    this.flowWaiting.add(callback)
+    if (this.isFlowing) return callback()
+    const admitted = (): void => {
+      this.flowWaiting.delete(callback)
+      callback()
+    }
+    this.flowWaiting.set(callback, admitted)
+    if (!this.stopped) this.lane.outbox.wait(admitted)
   }
 
+  /** Takes back an `onFlow`. */
   offFlow(callback: () => void): void {
+    const admitted = this.flowWaiting.get(callback)
+    if (admitted === undefined) return
     this.flowWaiting.delete(callback)
+    this.lane.outbox.unwait(admitted)
   }
 
   private releaseFlow(): void {
-    const waiting = [...this.flowWaiting]
-    this.flowWaiting.clear()
-    for (const callback of waiting) this.host.later(callback)
+    for (const callback of this.flowWaiting.keys()) {
+      this.offFlow(callback)
+      this.host.later(callback)
+    }
   }
 
   // --- what the broker sends
+
+  /**
+   * Whether what comes is for nobody: before `channel.open-ok` it is from the former life of this number, maybe only the
+   * rest of a content; after our own close nobody waits for it.
+   */
+  private get isDeaf(): boolean {
+    return this.state === "opening" || this.state === "closing"
+  }
 
   /** A method that is not `basic.deliver`. */
   onMethod(method: Method): void {
     if (method._tag === "channel.close") return this.onClose(method)
     if (method._tag === "channel.close-ok") return this.onCloseOk()
-    if (this.state === "closing") return
+    if (this.isDeaf && !(this.state === "opening" && method._tag === "channel.open-ok")) {
+      // Our close is behind the transaction.
+      if (method._tag === "tx.commit-ok" || method._tag === "tx.rollback-ok") this.lane.release()
+      return
+    }
     this.assembler.expectIdle()
     switch (method._tag) {
       case "basic.ack":
@@ -421,28 +455,23 @@ export class ChannelState {
   private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.pending[0]
     if (pending === undefined) throw violation(503, `${method._tag} came on channel ${this.id}, nobody asked for it`)
-    this.applyReply(method)
     if (!pending.reply(method, content)) {
       throw violation(503, `${method._tag} came on channel ${this.id} in answer to ${pending.request}`)
     }
     this.pending.shift()
     this.host.expect(-1)
-    if (method._tag === "basic.get-ok" && pending.settles && this.recovering === 0) {
-      this.unsettled.set(method.deliveryTag, undefined)
-    }
-  }
-
-  /** What a reply means for the channel itself. */
-  private applyReply(method: Method): void {
     switch (method._tag) {
       case "channel.open-ok":
-        if (this.state === "opening") this.state = "open"
+        this.state = "open"
+        return
+      case "basic.get-ok":
+        // While recovering: the broker has taken it back already.
+        if (pending.settles && this.recovering === 0) this.unsettled.set(method.deliveryTag, undefined)
         return
       case "tx.commit-ok":
         return this.lane.release()
       case "tx.rollback-ok":
-        this.unsettled = new Map([...this.unsettled, ...this.rolledBack].sort(([a], [b]) => a - b))
-        this.rolledBack = []
+        this.restore(this.rolledBack.shift() ?? [])
         return this.lane.release()
       case "basic.recover-ok":
         this.recovering--
@@ -450,9 +479,15 @@ export class ChannelState {
     }
   }
 
+  /** A rollback has made these unsettled again; a recover behind it takes them back with the rest. */
+  private restore(deliveries: ReadonlyArray<Unsettled>): void {
+    if (this.recovering > 0) return
+    this.unsettled = new Map([...this.unsettled, ...deliveries].sort(([a], [b]) => a - b))
+  }
+
   /** `basic.deliver`, read field by field: this runs once per message. */
   onDeliver(reader: Reader, text: (reader: Reader, slot: 0 | 1 | 2) => string): void {
-    if (this.state === "closing") return
+    if (this.isDeaf) return
     this.assembler.begin()
     this.content = undefined
     const delivery = this.delivery
@@ -461,30 +496,35 @@ export class ChannelState {
     delivery.redelivered = (reader.u8() & 1) === 1
     delivery.exchange = text(reader, 1)
     delivery.routingKey = text(reader, 2)
+    if (reader.remaining !== 0) throw violation(502, `${reader.remaining} bytes after the fields of basic.deliver`)
   }
 
   onHeader(reader: Reader): void {
-    if (this.state === "closing") return
+    if (this.isDeaf) return
     if (this.assembler.header(reader, this.host.maxMessageSize)) this.onContent()
   }
 
   onBody(bytes: Uint8Array, start: number, end: number): void {
-    if (this.state !== "closing") this.assembler.body(bytes, start, end)
+    if (!this.isDeaf) this.assembler.body(bytes, start, end)
   }
 
   onBodyEnd(): void {
-    if (this.state !== "closing" && this.assembler.bodyEnd()) this.onContent()
+    if (!this.isDeaf && this.assembler.bodyEnd()) this.onContent()
   }
 
   private onContent(): void {
     const method = this.content
-    if (method === undefined) return this.onDelivery()
-    this.content = undefined
-    // The assembler is reused, and replies are handed on later.
-    const { content, headerBytes, headerEnd, headerStart } = this.assembler
-    const received = { content, headerBytes, headerStart, headerEnd }
-    if (method._tag === "basic.get-ok") return this.onReply(method, received)
-    this.onReturn(method, new AmqpMessage(method.exchange, method.routingKey, received))
+    if (method === undefined) this.onDelivery()
+    else {
+      this.content = undefined
+      // The assembler is reused, and replies are handed on later.
+      const { content, headerBytes, headerEnd, headerStart } = this.assembler
+      const received = { content, headerBytes, headerStart, headerEnd }
+      if (method._tag === "basic.get-ok") this.onReply(method, received)
+      else this.onReturn(method, new AmqpMessage(method.exchange, method.routingKey, received))
+    }
+    // A large body does not stay here until the next content comes.
+    this.assembler.reset()
   }
 
   private onDelivery(): void {
@@ -510,9 +550,10 @@ export class ChannelState {
   }
 
   private onCancel(consumerTag: string, noWait: boolean): void {
-    if (!noWait) this.write({ _tag: "basic.cancel-ok", consumerTag })
     const consumer = this.consumers.get(consumerTag)
+    // Cancelled by us already; only a tag of ours is sure to have a form on the wire.
     if (consumer === undefined) return
+    if (!noWait) this.write({ _tag: "basic.cancel-ok", consumerTag })
     const error = new AmqpConsumerCancelled({ queue: consumer.queue, consumerTag })
     this.removeConsumer(consumer)
     consumer.end({ _tag: "CancelledByBroker", error })
@@ -545,11 +586,16 @@ export class ChannelState {
   }
 
   private onClose(close: ChannelClose): void {
-    const crossing = this.state === "closing"
-    if (!crossing) this.lane.discard()
+    // RabbitMQ repeats itself until it has read the answer, and takes a second answer for an error.
+    if (this.closeAnswered) return
+    this.closeAnswered = true
+    const dropped = this.lane.discard()
     this.write({ _tag: "channel.close-ok" })
-    // Both sides closed at once: the broker still answers our close.
-    if (crossing) return
+    if (this.state === "closing") {
+      // Both sides closed at once: the broker still answers our close, unless it was among what was dropped.
+      if (dropped) this.gone()
+      return
+    }
     const { classId, methodId, replyCode, replyText } = close
     const operation = nameOf(classId, methodId)
     const head = this.pending[0]
@@ -557,7 +603,7 @@ export class ChannelState {
     const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
     const entity = own?.entity ?? refused[0]?.exchange ?? ""
     const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
-    this.end(error, "closed", own, refused)
+    this.end(error, "closed", own, new Set(refused))
     this.gone()
   }
 
@@ -568,7 +614,7 @@ export class ChannelState {
   private refusedPublishes({ replyCode, replyText }: ChannelClose): ReadonlyArray<PublishWaiter> {
     const waiters = this.confirms.waiters()
     if (replyCode === 403 || replyCode === 404) {
-      return waiters.filter(({ exchange }) => exchange !== "" && replyText.includes(`'${exchange}'`))
+      return waiters.filter(({ exchange }) => exchange !== "" && replyText.includes(`exchange '${exchange}'`))
     }
     return waiters.length === 1 ? waiters : []
   }
@@ -585,7 +631,7 @@ export class ChannelState {
     cause: ChannelCloseCause,
     state: State,
     own?: Pending,
-    refused: ReadonlyArray<PublishWaiter> = []
+    refused: ReadonlySet<PublishWaiter> = new Set()
   ): void {
     this.state = state
     this.closeCause = cause
@@ -593,7 +639,7 @@ export class ChannelState {
     this.unsettled.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.confirms.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.includes(waiter) }))
+    this.confirms.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.has(waiter) }))
     for (const consumer of this.consumers.values()) consumer.end({ _tag: "ChannelClosed", cause })
     this.consumers.clear()
     this.releaseFlow()

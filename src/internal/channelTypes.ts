@@ -205,6 +205,8 @@ export interface SettleOptions {
   readonly deliveryTag: number
   /** Whether all earlier deliveries are settled as well, those included that nobody has taken yet. */
   readonly multiple?: boolean | undefined
+  /** Not a delivery: it may be of another channel, and its own `ack` settles it. */
+  readonly body?: undefined
 }
 
 // -----------------------------------------------------------------------------
@@ -399,6 +401,7 @@ export interface AmqpChannel {
     (
       options: GetOptions & { readonly noAck?: false | undefined }
     ): Effect.Effect<Option.Option<Got<AmqpDelivery>>, GetError>
+    (options: GetOptions): Effect.Effect<Option.Option<Got<AmqpUnacknowledged>>, GetError>
   }
   /**
    * Subscribes to a queue. The scope cancels the consumer and gives its unsettled deliveries back to the queue.
@@ -406,7 +409,8 @@ export interface AmqpChannel {
    * **Details**
    *
    * Set `qos` before: without it the broker sends all it has, and the client stops reading the socket when 4096
-   * deliveries or 8 MiB wait for a consumer.
+   * deliveries or 8 MiB wait for a consumer; at eight times that while somebody waits for a reply or a confirm, which
+   * could not come otherwise.
    */
   readonly consume: {
     (
@@ -415,6 +419,7 @@ export interface AmqpChannel {
     (
       options: ConsumeOptions & { readonly noAck?: false | undefined }
     ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+    (options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   }
   /** Ends a consumer by its tag; an unknown tag is no error. Its deliveries that have come can still be settled. */
   readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>

@@ -132,9 +132,21 @@ export class ResourceError extends reply<ResourceError>()("ResourceError") {
  * @category reasons
  * @since 0.1.0
  */
-export class NotAllowed extends reply<NotAllowed>()("NotAllowed") {
+export class NotAllowed extends Schema.TaggedError<NotAllowed>("effect-amqp/NotAllowed")("NotAllowed", {
+  ...replyFields,
+  /** The vhost that was refused; absent where the connection was open already. */
+  vhost: Schema.optional(Schema.String)
+}) {
   override get message(): string {
-    return `the broker does not allow this: ${this.replyText}. Check the vhost, its limits and the user's access to it`
+    const { replyText, vhost } = this
+    if (vhost === undefined) {
+      return `the broker does not allow this: ${replyText}. Check the limits and the user's permissions`
+    }
+    const hint = vhost === ""
+      ? ". A URL that ends in \"/\" names this vhost: leave the slash out, or end it in \"/%2f\""
+      : ""
+    return `the broker does not allow the vhost ${JSON.stringify(vhost)}: ${replyText}. ` +
+      `Check its name, its limits and the user's access to it${hint}`
   }
 }
 
@@ -228,7 +240,9 @@ export class AuthenticationFailed
 {
   override get message(): string {
     const mechanism = this.mechanism === "" ? "" : ` with ${this.mechanism}`
-    return `authentication${mechanism} failed: ${this.detail}. Check the user name, the password and the mechanisms`
+    return `authentication${mechanism} failed: ${
+      this.detail.replace(/\.$/, "")
+    }. Check the user name, the password and the mechanisms`
   }
 }
 

@@ -6,6 +6,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
@@ -130,8 +131,8 @@ export interface ResolvedOptions {
 
 const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
 
-const invalid = (path: string, reason: string): Result.Result<never, AmqpEncodeError> =>
-  Result.fail(new AmqpEncodeError({ path, reason }))
+const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
+  Result.fail(new AmqpEncodeError({ path: `options.${option}`, reason }))
 
 const integer = (
   path: string,
@@ -152,18 +153,22 @@ const duration = (
   fallback: Duration.Duration
 ): Result.Result<Duration.Duration, AmqpEncodeError> => {
   if (input === undefined) return Result.succeed(fallback)
-  const value = Duration.fromInputUnsafe(input)
-  return Duration.toMillis(value) > 0 ? Result.succeed(value) : invalid(path, "expected a positive duration")
+  const value = Duration.fromInput(input)
+  return Option.isSome(value) && Duration.toMillis(value.value) > 0
+    ? Result.succeed(value.value)
+    : invalid(path, "expected a positive duration")
 }
 
-const heartbeat = (input: Duration.Input | undefined, fromUrl: number | undefined) =>
-  integer(
-    "heartbeat",
-    input === undefined ? fromUrl ?? 60 : Duration.toSeconds(Duration.fromInputUnsafe(input)),
-    1,
-    65535,
-    "none"
-  )
+const heartbeat = (
+  input: Duration.Input | undefined,
+  fromUrl: number | undefined
+): Result.Result<number, AmqpEncodeError> => {
+  const seconds = input === undefined
+    ? fromUrl ?? 60
+    : Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toSeconds), () => NaN)
+  if (Number.isInteger(seconds) && seconds >= 0 && seconds <= 65535) return Result.succeed(seconds)
+  return invalid("heartbeat", `expected whole seconds from 1 to 65535, or 0 for none, not ${seconds}`)
+}
 
 const named = (
   name: string,
@@ -186,6 +191,7 @@ const named = (
 const mechanisms = (
   wanted: ReadonlyArray<string | AmqpAuth.Mechanism>
 ): Result.Result<ResolvedOptions["mechanisms"], AmqpEncodeError> => {
+  if (wanted.length === 0) return invalid("mechanisms", "expected at least one")
   for (const mechanism of wanted) {
     if (typeof mechanism === "string" && named(mechanism, guest) === undefined) {
       return invalid("mechanisms", `unknown mechanism ${JSON.stringify(mechanism)}: build it with AmqpAuth.make`)

@@ -14,7 +14,7 @@ import { AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
 import type { AmqpMessage } from "../AmqpMessage.ts"
 import type { ChannelState, Request } from "./channelState.ts"
 import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./channelTypes.ts"
-import { type ConsumerEnd, Deliveries, type MakeDelivery, type Pulled } from "./deliveries.ts"
+import { type ConsumerEnd, type ConsumerEntry, Deliveries, type MakeDelivery, type Pulled } from "./deliveries.ts"
 import { channelClosed, request, type RequestError } from "./requests.ts"
 import type { Session } from "./session.ts"
 
@@ -55,6 +55,7 @@ export interface Consuming {
   consume(
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+  consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   /** `consume` with deliveries of the caller's making. */
   readonly consumeWith: <D extends AmqpUnacknowledged>(
     options: ConsumeOptions,
@@ -76,20 +77,29 @@ export const makeConsuming = (
   const answered = (consumerTag: string): Effect.Effect<void> =>
     Effect.suspend(() => consuming.get(consumerTag)?.await ?? Effect.void)
 
-  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> => {
-    const onReply = () => state.endConsumer(consumerTag)
-    return Effect.andThen(
+  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> =>
+    Effect.andThen(
       answered(consumerTag),
-      request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, { soft: [], onReply, onLateReply: onReply })
+      Effect.suspend(() => {
+        // By the time of the reply the tag may be another's.
+        const consumer = state.consumer(consumerTag)
+        const onReply = () => consumer && state.endConsumer(consumer)
+        return request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, {
+          soft: [],
+          onReply,
+          onLateReply: onReply
+        })
+      })
     )
-  }
 
-  /** Cancels a consumer that is known. */
-  const stop = (consumerTag: string): Effect.Effect<void, RequestError> =>
+  const isSubscribed = (consumer: ConsumerEntry): boolean => state.consumer(consumer.consumerTag) === consumer
+
+  /** Cancels a consumer, unless it has ended. */
+  const stop = (consumer: ConsumerEntry): Effect.Effect<void, RequestError> =>
     Effect.suspend(() =>
-      state.hasConsumer(consumerTag)
+      isSubscribed(consumer)
         // A tag that was sent once can be sent again.
-        ? Effect.catchTag(cancel(consumerTag), "AmqpEncodeError", Effect.die)
+        ? Effect.catchTag(cancel(consumer.consumerTag), "AmqpEncodeError", Effect.die)
         : Effect.void
     )
 
@@ -102,7 +112,7 @@ export const makeConsuming = (
     }
     if (state.isClosed) return done()
     // Cancelled already, by `cancel` or by the broker.
-    if (!state.hasConsumer(deliveries.consumerTag)) return giveBack()
+    if (!isSubscribed(deliveries)) return giveBack()
     state.request({ _tag: "basic.cancel", consumerTag: deliveries.consumerTag, noWait: false }, {
       entity: deliveries.queue,
       onReply: giveBack,
@@ -154,7 +164,7 @@ export const makeConsuming = (
     { arguments: args = {}, exclusive = false }: ConsumeOptions
   ): Effect.Effect<Consumer<D>, ConsumeError, Scope.Scope> => {
     const { consumerTag, noAck, queue } = deliveries
-    if (state.hasConsumer(consumerTag)) {
+    if (state.consumer(consumerTag) !== undefined) {
       const reason = "this channel has a consumer of that tag"
       return Effect.fail(new AmqpEncodeError({ path: "consumerTag", reason }))
     }
@@ -170,13 +180,15 @@ export const makeConsuming = (
         noWait: false,
         arguments: args
       })),
-      Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(consumerTag) })
+      Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(deliveries) })
     )
   }
 
   const consumeWith = <D extends AmqpUnacknowledged>(options: ConsumeOptions, make: MakeDelivery<D>) =>
     Effect.suspend(() => {
-      const { consumerTag = session.consumerTag(), noAck = false, queue } = options
+      const { noAck = false, queue } = options
+      // An empty one would be the broker's to choose, and its choice comes too late for the first deliveries.
+      const consumerTag = options.consumerTag || session.consumerTag()
       return start(new Deliveries({ consumerTag, queue, noAck }, make, session), options)
     })
 
@@ -186,6 +198,7 @@ export const makeConsuming = (
   function consume(
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
+  function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   function consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope> {
     return consumeWith<AmqpUnacknowledged>(
       options,

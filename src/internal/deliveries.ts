@@ -30,16 +30,23 @@ export type MakeDelivery<D> = (
   content: ReceivedContent
 ) => D
 
+/** What holds deliveries that nobody has taken. */
+export interface Holder {
+  /** Whether it holds eight times its bound. */
+  readonly isFarOverfull: boolean
+}
+
 /** What a consumer needs of its session. */
 export interface ConsumerHost {
   /** Runs a callback at the end of the batch. */
   readonly later: (callback: () => void) => void
   /** The buffer is over or again under its bound: 8 MiB or 4096 deliveries. */
-  readonly onOverfull: (consumer: object, overfull: boolean) => void
+  readonly onOverfull: (consumer: Holder, overfull: boolean) => void
 }
 
 const maxBufferedBytes = 8 * 1024 * 1024
 const maxBufferedDeliveries = 4096
+const far = 8
 
 /** A consumer, as its channel sees it. */
 export interface ConsumerEntry {
@@ -88,9 +95,15 @@ export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
     this.buffer.push(this.make(deliveryTag, redelivered, exchange, routingKey, content))
     this.bytes += content.content.length
     this.schedule()
-    if (!this.overfull && (this.bytes > maxBufferedBytes || this.buffer.length > maxBufferedDeliveries)) {
-      this.setOverfull(true)
-    }
+    if (!this.overfull && this.isOver(1)) this.setOverfull(true)
+  }
+
+  private isOver(times: number): boolean {
+    return this.bytes > times * maxBufferedBytes || this.buffer.length > times * maxBufferedDeliveries
+  }
+
+  get isFarOverfull(): boolean {
+    return this.isOver(far)
   }
 
   private setOverfull(overfull: boolean): void {

@@ -38,6 +38,9 @@ export const frameOverhead = 8
  */
 export const maxUnsplitSize = 1024 * 1024
 
+/** The same where a larger `frame_max` was agreed: 16 MiB, whatever a broker proposes, because memory is taken for it. */
+const maxAgreedUnsplitSize = 16 * 1024 * 1024
+
 /** A violation of the protocol by the peer, with the reply code the specification gives it. */
 export const violation = (replyCode: number, detail: string): AmqpConnectionError =>
   new AmqpConnectionError({ reason: new ProtocolViolation({ replyCode, detail }) })
@@ -130,8 +133,9 @@ export class FrameParser {
     const size = reader.u32()
     let limit = 0
     if (type === frameBody) limit = this.frameMax - frameOverhead
-    else if (type === frameMethod || type === frameHeader) limit = Math.max(this.frameMax, maxUnsplitSize)
-    else if (type !== frameHeartbeat) throw violation(501, `frame type ${type} does not exist`)
+    else if (type === frameMethod || type === frameHeader) {
+      limit = Math.max(Math.min(this.frameMax, maxAgreedUnsplitSize), maxUnsplitSize)
+    } else if (type !== frameHeartbeat) throw violation(501, `frame type ${type} does not exist`)
     if (size > limit) throw violation(501, `a frame of type ${type} announces ${size} bytes, the limit is ${limit}`)
     this.type = type
     this.channel = channel

@@ -180,9 +180,9 @@ export class Handshake {
       return fail(new AmqpConnectionError({ reason }), answer)
     }
     // A vhost that may not be used is 530 on RabbitMQ and 403 on other brokers.
-    if (close.replyCode === 403) {
+    if (this.limits !== undefined && (close.replyCode === 403 || close.replyCode === 530)) {
       const { classId, methodId, replyCode, replyText } = close
-      const reason = new NotAllowed({ replyCode, replyText, classId, methodId })
+      const reason = new NotAllowed({ replyCode, replyText, classId, methodId, vhost: this.options.vhost })
       return fail(new AmqpConnectionError({ reason }), answer)
     }
     return fail(fromConnectionClose(close), answer)

@@ -57,6 +57,6 @@ export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
-  const { closeTimeout, session: opened } = connection[internals]
+  const { closeTimeout, session: opened } = connection[internals]()
   return Effect.flatMap(opened, ({ session }) => openChannelOn(session, closeTimeout, id))
 }

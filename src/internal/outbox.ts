@@ -155,21 +155,22 @@ export class Lane {
 
   /**
    * Drops every content and frame that has not begun to go out, for a channel that the broker has closed: nothing but
-   * `channel.close-ok` may follow, yet a content that is partly out must be completed.
+   * `channel.close-ok` may follow, yet a content that is partly out must be completed. Returns whether there was any.
    */
-  discard(): void {
+  discard(): boolean {
     const first = this.queue[0]
-    this.drop(first !== undefined && first.started && first.body.length > 0 ? 1 : 0)
-    this.outbox.discardShared(this.channel)
+    const size = this.drop(first !== undefined && first.started && first.body.length > 0 ? 1 : 0)
+    return size + this.outbox.discardShared(this.channel) > 0
   }
 
-  /** Drops all but so many segments. */
-  drop(kept: number): void {
+  /** Drops all but so many segments. Returns the size of what was dropped. */
+  drop(kept: number): number {
     let size = sizeOf(this.own.take())
     for (const { before, body, offset, started } of this.queue.splice(kept)) {
       size += (started ? 0 : sizeOf(before)) + this.framed(body.length - offset)
     }
     this.outbox.drop(size)
+    return size
   }
 }
 
@@ -239,21 +240,24 @@ export class Outbox {
     if (!this.lanes.includes(lane)) this.lanes.push(lane)
   }
 
-  /** Removes a channel's frames from what waits in the shared pool. */
-  discardShared(channel: number): void {
+  /** Removes a channel's frames from what waits in the shared pool. Returns their size. */
+  discardShared(channel: number): number {
     const { shared } = this
+    let dropped = 0
     for (const chunk of shared.take()) {
       let at = 0
       while (at < chunk.length) {
         // The protocol header is no frame, but it is as long as a heartbeat.
         const isFrame = chunk[at] !== protocolHeader[0]
         const size = frameOverhead + (isFrame ? new DataView(chunk.buffer, chunk.byteOffset + at).getUint32(3) : 0)
-        if (isFrame && (((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel) this.drop(size)
+        if (isFrame && (((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel) dropped += size
         else shared.raw(view(chunk, at, at + size))
         shared.commit()
         at += size
       }
     }
+    this.drop(dropped)
+    return dropped
   }
 
   // --- the shell
@@ -288,6 +292,11 @@ export class Outbox {
     this.admit()
   }
 
+  /** Whether what was taken is still being written. */
+  get isWriting(): boolean {
+    return this.taken > 0
+  }
+
   /** Calls back once, when there is something to take or the outbox has ended. */
   onReady(callback: () => void): void {
     this.wake = callback
@@ -320,6 +329,10 @@ export class Outbox {
     return !this.blocked && this.unwritten < highWater
   }
 
+  get isBlocked(): boolean {
+    return this.blocked
+  }
+
   /** `admit` has to follow where that opens the gate. */
   setBlocked(blocked: boolean): void {
     this.blocked = blocked
@@ -334,13 +347,6 @@ export class Outbox {
   /** Takes back a `wait`. */
   unwait(callback: () => void): void {
     this.waiting.delete(callback)
-  }
-
-  /** Lets everybody look again, whether open or not: the connection is over. */
-  releaseAll(): void {
-    const waiting = [...this.waiting]
-    this.waiting.clear()
-    for (const callback of waiting) callback()
   }
 
   /** Lets those in who wait, in their order, while the gate is open. */

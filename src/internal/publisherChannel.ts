@@ -32,7 +32,7 @@ export class PublisherChannel {
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
 
   constructor(connection: AmqpConnection) {
-    this.disconnected = Effect.forever(Effect.flatMap(connection[internals].session, ({ ended }) => ended))
+    this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
   }
 
   /** The channel, if it is open. */
@@ -102,7 +102,7 @@ export const make = (
 ): Effect.Effect<PublisherChannel, RequestError, Scope.Scope> =>
   Effect.gen(function*() {
     const { confirmTimeout, maxInFlight } = options
-    const { nextSession } = connection[internals]
+    const { nextSession } = connection[internals]()
     const channel = new PublisherChannel(connection)
 
     const once = Effect.flatMap(open(connection), ({ channel: own, state }) => {

@@ -24,7 +24,7 @@ export const setQueueName = (
   queue: ServerNamedQueue,
   declared: Declared
 ): void => {
-  const key = connection[internals]
+  const key = connection[internals]()
   let ofConnection = names.get(key)
   if (ofConnection === undefined) names.set(key, ofConnection = new WeakMap())
   ofConnection.set(queue, declared)
@@ -36,7 +36,7 @@ export const queueNameIn = (
   queue: ServerNamedQueue,
   epoch: number
 ): string | undefined => {
-  const declared = names.get(connection[internals])?.get(queue)
+  const declared = names.get(connection[internals]())?.get(queue)
   return declared?.epoch === epoch ? declared.name : undefined
 }
 
@@ -49,7 +49,7 @@ export const resolveQueue = (
   queue: QueueRef
 ): Effect.Effect<string, AmqpConnectionError | AmqpEncodeError> => {
   if (typeof queue === "string") return Effect.succeed(queue)
-  return Effect.flatMap(connection[internals].session, ({ session }) => {
+  return Effect.flatMap(connection[internals]().session, ({ session }) => {
     const name = queueNameIn(connection, queue, session.epoch)
     if (name !== undefined) return Effect.succeed(name)
     const reason = "this server-named queue is not declared on the connection: see the failures of its AmqpTopology, " +

@@ -160,29 +160,18 @@ class ConfirmWaiter implements PublishWaiter {
 
 /** Whether a publish may be written now. */
 export const takesContent = (channel: ChannelState): boolean =>
-  channel.isFlowing && channel.lane.outbox.isOpen && channel.confirms.isOpen
+  channel.isFlowing && channel.confirms.isOpen
 
 /** Waits until it is worth to look again: there is room, or the channel is over. */
 export const contentGate = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
-    const { confirms, lane: { outbox } } = channel
-    const leave = () => {
-      channel.offFlow(callback)
-      outbox.unwait(callback)
-      confirms.unwait(callback)
+    const callback = () => resume(Effect.void)
+    if (channel.isFlowing && !channel.confirms.isOpen) {
+      channel.confirms.wait(callback)
+      return Effect.sync(() => channel.confirms.unwait(callback))
     }
-    const callback = () => {
-      leave()
-      resume(Effect.void)
-    }
-    if (channel.isClosed) return callback()
-    // Also tells of the end of the channel.
     channel.onFlow(callback)
-    if (!channel.isFlowing) return Effect.sync(leave)
-    if (!outbox.isOpen) outbox.wait(callback)
-    else if (!confirms.isOpen) confirms.wait(callback)
-    else callback()
-    return Effect.sync(leave)
+    return Effect.sync(() => channel.offFlow(callback))
   })
 
 /**

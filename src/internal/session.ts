@@ -21,18 +21,20 @@ import {
 import type { InputTable } from "../AmqpTable.ts"
 import { type ChannelHost, ChannelState } from "./channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import type { Holder } from "./deliveries.ts"
 import {
   type FrameHandler,
   FrameParser,
   heartbeatFrame,
   protocolHeader,
+  readMethodFields,
   violation,
   writeMethodFrame
 } from "./frames.ts"
 import { Handshake, type HandshakeOptions, type Limits, type Negotiated, unlimited } from "./handshake.ts"
 import { Outbox } from "./outbox.ts"
-import { frameMethod, type Method, methods, readMethod } from "./spec.ts"
-import { type Reader, truncateUtf8 } from "./wire.ts"
+import { frameMethod, type Method, methods } from "./spec.ts"
+import { type Reader, truncateUtf8, view } from "./wire.ts"
 
 /** What a session tells the shell. Each is called at the end of a batch. */
 export interface SessionHooks {
@@ -61,10 +63,11 @@ interface SecretWaiter {
 }
 
 const deliverId = methods["basic.deliver"].id
+const connectionClass = methods["connection.start"].id >>> 16
 
 /** The last name in a place, by its bytes: most deliveries repeat consumer tag, exchange and routing key. */
 class TextCache {
-  private bytes = new Uint8Array(0)
+  private bytes: Uint8Array = new Uint8Array(0)
   private text = ""
 
   /** Reads a short string; a hit costs a comparison, about a third of decoding it. */
@@ -81,7 +84,8 @@ class TextCache {
       }
     }
     this.text = reader.shortString()
-    this.bytes = bytes.slice(offset + 1, reader.offset)
+    // A copy: `slice` of a Node buffer would be a view of what was received.
+    this.bytes = view(bytes, offset + 1, reader.offset).slice()
     return this.text
   }
 }
@@ -109,7 +113,7 @@ export class Session {
   private inBatch = false
   private callbacks: Array<(() => void) | PublishWaiter> = []
   private outcomes: Array<PublishOutcome | undefined> = []
-  private readonly overfull = new Set<object>()
+  private readonly overfull = new Set<Holder>()
   private expected = 0
   private resume: (() => void) | undefined
   /** The first bytes, until it is clear that the peer speaks AMQP. */
@@ -210,12 +214,10 @@ export class Session {
     onMethod: (id, reader) => {
       const methodId = reader.u32()
       if (methodId === deliverId && id !== 0) return this.channel(id)?.onDeliver(reader, this.text)
-      const method = readMethod(methodId, reader)
-      if (method === undefined) throw violation(503, `method ${methodId >>> 16}.${methodId & 0xffff} does not exist`)
-      if (reader.remaining !== 0) throw violation(502, `${reader.remaining} bytes after the fields of ${method._tag}`)
+      const method = readMethodFields(methodId, reader)
       if (!methods[method._tag].server) throw violation(503, `${method._tag} is for clients to send`)
-      const onConnection = method._tag.startsWith("connection.")
-      if (onConnection !== (id === 0)) throw violation(504, `${method._tag} came on channel ${id}`)
+      const ofConnection = methodId >>> 16 === connectionClass
+      if (ofConnection !== (id === 0)) throw violation(504, `${method._tag} came on channel ${id}`)
       if (id === 0) this.onConnectionMethod(method)
       else this.channel(id)?.onMethod(method)
     },
@@ -241,11 +243,13 @@ export class Session {
 
   private onConnectionMethod(method: Method): void {
     if (this.state === "handshake") return this.onHandshake(method)
+    // The rest of a chunk whose beginning ended the connection.
+    if (this.state === "closed") return
     switch (method._tag) {
       case "connection.close":
         this.write({ _tag: "connection.close-ok" })
-        // Both sides closed at once: there is nothing more to wait for.
-        return this.fatal(this.state === "closing" ? closedByClient() : fromConnectionClose(method))
+        // Also where both sides closed at once: there is nothing more to wait for.
+        return this.fatal(fromConnectionClose(method))
       case "connection.close-ok":
         if (this.state !== "closing") throw violation(503, "connection.close-ok came, nobody asked for it")
         return this.fatal(closedByClient())
@@ -253,10 +257,13 @@ export class Session {
     if (this.state === "closing") return
     switch (method._tag) {
       case "connection.blocked":
+        // Another alarm says nothing new, and the end of all of them is one.
+        if (this.outbox.isBlocked) return
         this.blockedReason = method.reason
         this.outbox.setBlocked(true)
         return this.later(() => this.hooks.onBlocked(method.reason))
       case "connection.unblocked":
+        if (!this.outbox.isBlocked) return
         this.blockedReason = undefined
         this.outbox.setBlocked(false)
         this.later(() => this.outbox.admit())
@@ -314,8 +321,13 @@ export class Session {
     this.outbox.accept(size)
   }
 
-  /** `connection.update-secret`: a new password or token for this connection. Throws `AmqpEncodeError`. */
+  /**
+   * `connection.update-secret`: a new password or token for this connection. The waiter hears of it exactly once.
+   * Throws `AmqpEncodeError`.
+   */
   updateSecret(newSecret: Uint8Array, reason: string, waiter: SecretWaiter): void {
+    const { error } = this
+    if (error !== undefined) return this.later(() => waiter.onFailure(error))
     this.write({ _tag: "connection.update-secret", newSecret, reason })
     this.expect(1)
     this.secrets.push(waiter)
@@ -324,7 +336,8 @@ export class Session {
   // --- channels
 
   /**
-   * A new channel on a free number; `channel.open` is the caller's to send. `undefined` where no number is free.
+   * A new channel on a free number; `channel.open` is the caller's to send. `undefined` where no number is free. On a
+   * connection that is over the channel is closed from the beginning.
    *
    * Numbers rotate: after a `channel.close` from the broker, late frames of the old channel may still come, so the
    * number that was used last is used again last.
@@ -344,6 +357,7 @@ export class Session {
     if (id === undefined) return undefined
     const channel = new ChannelState(id, this.outbox.lane(id), this.host)
     this.channels[id] = channel
+    if (this.error !== undefined) channel.fail(this.error)
     return channel
   }
 
@@ -386,13 +400,17 @@ export class Session {
 
   /**
    * Whether the shell should stop reading: a consumer has more than it can hold. While somebody waits for a reply or a
-   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message.
+   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message;
+   * but not without any bound, because there may always be somebody who waits.
    */
   get isPaused(): boolean {
-    return this.overfull.size > 0 && this.expected === 0 && this.state === "open"
+    if (this.state !== "open" || this.overfull.size === 0) return false
+    if (this.expected === 0) return true
+    for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
+    return false
   }
 
-  readonly onOverfull = (consumer: object, overfull: boolean): void => {
+  readonly onOverfull = (consumer: Holder, overfull: boolean): void => {
     if (overfull) this.overfull.add(consumer)
     else this.overfull.delete(consumer)
     this.checkResume()
@@ -403,9 +421,10 @@ export class Session {
     if (change > 0) this.checkResume()
   }
 
-  /** Calls back once, when reading may go on. */
+  /** Calls back once, when reading may go on; also where it may already. */
   onResume(callback: () => void): void {
     this.resume = callback
+    this.checkResume()
   }
 
   private checkResume(): void {
@@ -424,12 +443,14 @@ export class Session {
   }
 
   /**
-   * Half a heartbeat interval has passed: writes a heartbeat if nothing else was written. Returns whether the peer has
-   * been silent for two intervals; the shell then reads what is pending and asks `isSilent` again. Ticks are counted,
-   * not time: a process that was stopped for an hour sees one tick, and reads before it judges.
+   * Half a heartbeat interval has passed: writes a heartbeat if nothing was written. Returns whether the peer has been
+   * silent for two intervals; the shell then reads what is pending and asks `isSilent` again. Ticks are counted, not
+   * time: a process that was stopped for an hour sees one tick, and reads before it judges.
    */
   tick(): boolean {
-    if (!this.writtenSinceTick) this.outbox.raw(heartbeatFrame)
+    if (this.state !== "open") return false
+    // Behind a write that does not end a heartbeat would say nothing, and each tick would add one.
+    if (!this.writtenSinceTick && !this.outbox.isWriting) this.outbox.raw(heartbeatFrame)
     this.writtenSinceTick = false
     if (this.receivedSinceTick || this.isPaused) this.silentTicks = 0
     else this.silentTicks++
@@ -465,7 +486,7 @@ export class Session {
 
   /** The socket is gone, or must go: `detail` says how. */
   onSocketEnd(error: AmqpConnectionError): void {
-    this.fatal(this.state === "closing" ? closedByClient() : error)
+    this.fatal(error)
   }
 
   /** The error of a socket that went away. */
@@ -473,12 +494,12 @@ export class Session {
     return new AmqpConnectionError({ reason: new ConnectionLost({ phase: this.phase, detail }) })
   }
 
-  /** Ends the session, once: every waiter, pull and gate that it owns. */
-  private fatal(error: AmqpConnectionError): void {
+  /** Ends the session, once: every waiter, pull and gate that it owns. Whatever happens after `close`, we closed it. */
+  private fatal(happened: AmqpConnectionError): void {
     if (this.state === "closed") return
+    const error = this.error ??= happened
     if (this.state !== "closing") this.failAll(error)
     this.state = "closed"
-    this.error ??= error
     this.outbox.end()
     this.checkResume()
     this.later(() => this.hooks.onEnd(error))
@@ -487,7 +508,6 @@ export class Session {
   private failAll(error: AmqpConnectionError): void {
     for (const channel of this.channels) channel?.fail(error)
     for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
-    this.later(() => this.outbox.releaseAll())
   }
 }
 

@@ -164,13 +164,23 @@ export const open = (
         ),
         Effect.forkDetach({ startImmediately: true })
       )
-      const close = Effect.gen(function*() {
-        session.close()
-        const inTime = yield* Effect.interruptible(Deferred.await(ended)).pipe(Effect.timeoutOption(closeTimeout))
-        if (inTime._tag === "Some") return
-        session.onSocketEnd(session.lost("the broker did not answer connection.close"))
-        yield* Deferred.await(ended)
-      })
+      // A broker that does not answer in time is left, whoever still waits for the close. The socket goes with what it
+      // has not sent: its peer may not read either.
+      const leave = Effect.sleep(closeTimeout).pipe(
+        Effect.andThen(Effect.sync(() => {
+          session.onSocketEnd(session.lost("the broker did not answer connection.close"))
+        })),
+        Effect.andThen(Effect.ignore(writer.write(new Socket.CloseEvent(1000))))
+      )
+      const close = Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function*() {
+          if (session.isOpen) {
+            session.close()
+            yield* Effect.forkIn(leave, scope)
+          }
+          yield* restore(Deferred.await(ended))
+        })
+      )
       const handshake = Effect.timeoutOrElse(Deferred.await(opened), {
         duration: handshakeTimeout,
         orElse: () =>

@@ -20,6 +20,7 @@ import {
   type AmqpNotFound,
   type AmqpPreconditionFailed,
   type AmqpResourceLocked,
+  isSoft,
   isTransient
 } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
@@ -43,10 +44,13 @@ type Refusal =
 // a channel that is replaced
 // -----------------------------------------------------------------------------
 
-/** Runs operations on a channel. A refusal closes it; those that it takes along run again on the next one. */
-type Send = <A>(
-  use: (channel: AmqpChannel) => Effect.Effect<A, Refusal | AmqpConnectionError>
+/** One or more requests, each on the channel that is open at the time. */
+type Use<A> = (
+  channel: Effect.Effect<AmqpChannel, AmqpConnectionError | AmqpEncodeError>
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
+
+/** Runs operations. A refusal closes the channel; the operations that it takes along run again on the next one. */
+type Send = <A>(use: Use<A>) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /** Operations under way; more would only be sent in vain when one of them is refused. */
 const window = 256
@@ -77,15 +81,14 @@ const makeSend = (session: Session, closeTimeout: Duration.Duration): Effect.Eff
       )
     )
 
-    const attempt = <A>(
-      use: (channel: AmqpChannel) => Effect.Effect<A, Refusal | AmqpConnectionError>,
-      number: number
-    ): Effect.Effect<A, Refusal | AmqpConnectionError> =>
-      running.withPermits(number > together ? window : 1)(Effect.flatMap(channel, ({ channel }) => use(channel))).pipe(
-        Effect.catchTag("AmqpChannelClosed", (error) => {
+    const attempt = <A>(use: Use<A>, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
+      Effect.catchTag(
+        running.withPermits(number > together ? window : 1)(use(channel)),
+        "AmqpChannelClosed",
+        (error) => {
           if (error.cause?._tag === "AmqpConnectionError") return Effect.fail(error.cause)
           return number > together ? Effect.fail(error) : attempt(use, number + 1)
-        })
+        }
       )
     return (use) => attempt(use, 1)
   })
@@ -163,19 +166,35 @@ const declareOn = (
 /** Declares everything once, and again what the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals].closeTimeout)
+    const send = yield* makeSend(pass.session, pass.connection[internals]().closeTimeout)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
-    /** Opens when what the key stands for has been declared or given up. */
-    const settled = new Map<unknown, Deferred.Deferred<void>>()
+    /** Done when what the key stands for has been declared or given up. */
+    const settled = new Map<unknown, { readonly entity: Entity; readonly done: Deferred.Deferred<void> }>()
     for (const entity of pass.entities) {
       const key = keyOf(entity)
-      if (key !== undefined) settled.set(key, Deferred.makeUnsafe())
+      if (key !== undefined) settled.set(key, { entity, done: Deferred.makeUnsafe() })
     }
+    const dependencies = (entity: Entity) => dependenciesOf(entity).flatMap((key) => settled.get(key) ?? [])
+
+    const declare = (entity: Entity) =>
+      send((channel) => {
+        const declaring = (entity: Entity) => Effect.flatMap(channel, (channel) => declareOn(pass, channel, entity))
+        /** Once more with what it binds: an auto-delete exchange goes when our dead connection's last binding does. */
+        const declaringAgain = Effect.andThen(
+          Effect.forEach(
+            dependencies(entity).filter(({ entity }) => entity._tag !== "ServerNamedQueue"),
+            ({ entity }) => Effect.catchIf(declaring(entity), isSoft, () => Effect.void)
+          ),
+          declaring(entity)
+        )
+        if (dependencies(entity).length === 0) return declaring(entity)
+        return Effect.catchTag(declaring(entity), "AmqpNotFound", () => declaringAgain)
+      })
 
     const ended = Deferred.makeUnsafe<never, AmqpConnectionError>()
     const attempt = (entity: Entity): Effect.Effect<void, AmqpTopologyError> =>
-      Effect.matchEffect(send((channel) => declareOn(pass, channel, entity)), {
+      Effect.matchEffect(declare(entity), {
         onSuccess: () => pass.onAttempt(entity, undefined),
         onFailure: (cause) => {
           // Not for the policies: the whole pass ends.
@@ -187,17 +206,14 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
 
     const one = (entity: Entity) =>
       Effect.gen(function*() {
-        for (const key of dependenciesOf(entity)) {
-          const dependency = settled.get(key)
-          if (dependency !== undefined) yield* Deferred.await(dependency)
-        }
+        for (const { done } of dependencies(entity)) yield* Deferred.await(done)
         const policy = entity.onFailure ?? pass.onFailure
         const result = yield* Effect.result(
           typeof policy === "string" ? attempt(entity) : Effect.retry(attempt(entity), policy.retry)
         )
         if (result._tag === "Failure") (policy === "skip" ? skipped : failed).push(result.failure)
         const own = settled.get(keyOf(entity))
-        if (own !== undefined) Deferred.doneUnsafe(own, Effect.void)
+        if (own !== undefined) Deferred.doneUnsafe(own.done, Effect.void)
       })
 
     const all = Effect.forEach(pass.entities, one, { concurrency: "unbounded", discard: true })
@@ -235,10 +251,10 @@ export const deleteAll = (
   pass: Pick<Pass, "connection" | "session" | "entities">
 ): Effect.Effect<void> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals].closeTimeout)
+    const send = yield* makeSend(pass.session, pass.connection[internals]().closeTimeout)
     yield* Effect.forEach(
       pass.entities.toReversed(),
-      (entity) => Effect.ignore(send((channel) => deleteOn(pass, channel, entity))),
+      (entity) => Effect.ignore(send(Effect.flatMap((channel) => deleteOn(pass, channel, entity)))),
       { concurrency: "unbounded", discard: true }
     )
   }))

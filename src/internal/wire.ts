@@ -253,6 +253,9 @@ export class Writer {
 
   /** POSIX seconds as an unsigned 64-bit integer (4.2.5.4). */
   timestamp(seconds: number | bigint): void {
+    if (typeof seconds !== "number" && typeof seconds !== "bigint") {
+      throw new TypeError(`${this.path} must be seconds as a number or a bigint, not ${typeof seconds}`)
+    }
     if (typeof seconds === "number") this.u64(this.integer(seconds, Number.MAX_SAFE_INTEGER))
     else if (seconds >= 0n && seconds < 0x1_0000_0000_0000_0000n) this.big64(seconds)
     else this.fail(`expected seconds from 0 to 2^64 - 1, not ${seconds}`)

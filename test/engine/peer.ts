@@ -39,8 +39,10 @@ export const concat = (chunks: ReadonlyArray<Uint8Array>): Uint8Array => {
   return whole
 }
 
+const writer = new Writer()
+
 const written = (write: (writer: Writer) => void): Uint8Array => {
-  const writer = new Writer()
+  writer.rollback()
   write(writer)
   writer.commit()
   return concat(writer.take())

@@ -72,6 +72,16 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
       yield* connection.close
     })))
 
+  it.effect("HS01 byte by byte in both directions", () =>
+    noLeaks(Effect.gen(function*() {
+      const proxy = yield* makeProxy(yield* Broker)
+      yield* proxy.set("up", { slice: 1 })
+      yield* proxy.set("down", { slice: 1 })
+      const connection = yield* connect({ host: proxy.host, port: proxy.port })
+      assert.strictEqual((yield* connection.server).product, "RabbitMQ")
+      yield* openOn(connection)
+    })))
+
   it.effect("HS02 the protocol header is the first to be sent, before anything is received", () =>
     Effect.gen(function*() {
       const peer = yield* makeScripted
@@ -183,7 +193,7 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
           Effect.scoped,
           Effect.flip
         )
-        assert.deepInclude(error, { _tag: "AmqpEncodeError", path })
+        assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, `options.${path}`)
       }
       assert.deepStrictEqual(attempts, [])
     }))
@@ -326,12 +336,12 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
       const attempt = yield* Effect.forkChild(refusal({ host: "127.0.0.1", port: peer.port }))
       const connection = yield* peer.accept
       yield* connection.read(8)
-      yield* Fiber.interrupt(attempt)
+      yield* Effect.timeout(Fiber.interrupt(attempt), "1 second")
       yield* connection.closed
       const dialing = yield* Effect.forkChild(refusal({ host: "127.0.0.1", port: peer.port, tls: true }))
       const hello = yield* peer.accept
       yield* hello.read(1)
-      yield* Fiber.interrupt(dialing)
+      yield* Effect.timeout(Fiber.interrupt(dialing), "1 second")
       yield* hello.closed
     }))
 
@@ -434,6 +444,26 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
 describe("the handshake, in memory", () => {
   const open = (broker: ReturnType<typeof memoryBroker>, options: AmqpConnection.Options = {}) =>
     AmqpConnection.make(options).pipe(Effect.provideService(AmqpTransport, broker.transport))
+
+  it.effect("no socket within 10 s is ConnectFailed", () =>
+    Effect.gen(function*() {
+      const socket = Socket.make({
+        reader: Effect.never,
+        writer: Effect.succeed({ write: () => Effect.void, writeAll: () => Effect.void })
+      })
+      const transport = AmqpTransport.of({ connect: () => Effect.succeed(socket) })
+      const attempt = yield* AmqpConnection.make({ host: "h" }).pipe(
+        Effect.provideService(AmqpTransport, transport),
+        Effect.scoped,
+        Effect.flip,
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* TestClock.adjust(9_999)
+      assert.isUndefined(attempt.pollUnsafe())
+      yield* TestClock.adjust(1)
+      const error = yield* Fiber.join(attempt)
+      assert.deepNestedInclude(error, { "reason._tag": "ConnectFailed", "reason.endpoint": "amqp://h:5672" })
+    }))
 
   const timesOut = (script: Parameters<typeof memoryBroker>[0], step: string) =>
     Effect.gen(function*() {

@@ -1,7 +1,7 @@
 /**
  * Programs in processes of their own: whether one ends by itself can only be seen from outside.
  */
-import { Effect, Queue, type Scope } from "effect"
+import { type Cause, Effect, Queue, type Scope } from "effect"
 import { spawn } from "node:child_process"
 
 /** A program in a process of its own. */
@@ -15,7 +15,7 @@ export interface Program {
 /** Runs a module of this text, in which `"src/…"` is a file of the library; the end of the scope kills it. */
 export const runProgram = (text: string): Effect.Effect<Program, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const lines = yield* Queue.unbounded<string>()
+    const lines = yield* Queue.unbounded<string, Cause.Done>()
     const program = text.replaceAll(`"src/`, `"${new URL("../../src/", import.meta.url).href}`)
     const child = yield* Effect.acquireRelease(
       Effect.sync(() =>
@@ -26,9 +26,15 @@ export const runProgram = (text: string): Effect.Effect<Program, never, Scope.Sc
       ),
       (child) => Effect.sync(() => child.kill("SIGKILL"))
     )
-    const exit = new Promise<number | null>((resolve) => child.once("close", resolve))
+    const exit = new Promise<number | null>((resolve) => {
+      child.once("close", (code) => {
+        Queue.endUnsafe(lines)
+        resolve(code)
+      })
+    })
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       Queue.offerAllUnsafe(lines, text.split("\n").filter((line) => line !== ""))
     })
-    return { line: Queue.take(lines), exited: Effect.promise(() => exit) }
+    const ended = Effect.die(new Error("the program printed no more lines"))
+    return { line: Effect.catch(Queue.take(lines), () => ended), exited: Effect.promise(() => exit) }
   })

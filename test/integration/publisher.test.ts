@@ -9,8 +9,8 @@ import type { Publish } from "../../src/AmqpMessage.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import { Broker, type BrokerNode, makeNode } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import type { ProxyLink } from "../harness/proxy.ts"
-import { onVhost, uniqueName } from "../harness/shared.ts"
+import { makeProxy, type ProxyLink } from "../harness/proxy.ts"
+import { onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { connect, framesOf, methodsOf, nextMethod, onConnection, proxied } from "./support.ts"
 
 /** A durable queue. */
@@ -244,6 +244,38 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
         assert.strictEqual(new Set(ids.values()).size, messages.length)
       })
     ))
+
+  it.effect.each(
+    (["up", "down"] as const).flatMap((direction) =>
+      [600, 1500, 3000, 10_000].map((cutAfter) => [direction, cutAfter] as const)
+    )
+  )(
+    "cut %s after %i bytes, again and again: law 3 holds, and with a resend all is stored",
+    ([direction, cutAfter]) =>
+      onConnection(Effect.gen(function*() {
+        const [once, resent] = [yield* makeQueue(), yield* makeQueue()]
+        const proxy = yield* makeProxy(yield* Broker)
+        const connection = yield* connect({
+          host: proxy.host,
+          port: proxy.port,
+          reconnect: Schedule.spaced("1 millis")
+        })
+        // The handshake takes some 500 bytes up and 600 down.
+        yield* proxy.set(direction, { cutAfter: cutAfter + 600 })
+        yield* Effect.gen(function*() {
+          const publisher = yield* AmqpPublisher.make({ maxInFlight: 5 })
+          const outcomes = yield* outcomesOf(publisher, numbered(100, { routingKey: once }))
+          yield* publisher.publishAll(numbered(100, { routingKey: resent }), { resend: Schedule.forever })
+          yield* proxy.set(direction, { cutAfter: Infinity })
+          return outcomes
+        }).pipe(
+          Effect.scoped,
+          Effect.provideService(AmqpConnection, connection),
+          Effect.flatMap((outcomes) => Effect.map(bodiesOf(once), (stored) => assertLaw3(outcomes, stored)))
+        )
+        assert.strictEqual(new Set(yield* bodiesOf(resent)).size, 100)
+      }))
+  )
 
   it.effect("a thousand at once, half of them to nobody, through a reset: each hears what became of itself", () =>
     throughProxy(({ link }) =>
@@ -535,6 +567,60 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       { channelMax: 1 }
     ))
 
+  it.effect("F89 closing while the connection is blocked ends within its bound", () =>
+    onConnection(
+      Effect.gen(function*() {
+        const { alarm } = yield* Broker.control
+        const scope = yield* Scope.make()
+        const publisher = yield* Scope.provide(AmqpPublisher.make(), scope)
+        yield* alarm("memory")
+        const blocked = yield* Effect.forkChild(statusIs("Blocked"), { startImmediately: true })
+        const onTheWay = yield* Effect.forkChild(Effect.flip(publisher.publish({ body: "" })), {
+          startImmediately: true
+        })
+        yield* Fiber.join(blocked)
+        const waiting = yield* Effect.forkChild(Effect.flip(publisher.publish({ body: "" })), {
+          startImmediately: true
+        })
+        yield* Effect.timeout(Scope.close(scope, Exit.void), "2 seconds")
+        assert.strictEqual((yield* Fiber.join(onTheWay))._tag, "AmqpPublishUnconfirmed")
+        assert.strictEqual((yield* Fiber.join(waiting))._tag, "AmqpChannelClosed")
+      }),
+      { closeTimeout: "50 millis" }
+    ))
+
+  it.effect("interrupting make leaves no channel behind", () =>
+    throughProxy(({ link, proxy }) =>
+      Effect.gen(function*() {
+        yield* proxy.set("down", { mode: "stall" })
+        const scope = yield* Scope.make()
+        const making = yield* Effect.forkChild(Scope.provide(AmqpPublisher.make(), scope), { startImmediately: true })
+        yield* nextMethod(link, "up", "channel.open")
+        const interrupting = yield* Effect.forkChild(Fiber.interrupt(making), { startImmediately: true })
+        yield* proxy.set("down", { mode: "pass" })
+        yield* Fiber.join(interrupting)
+        yield* nextMethod(link, "down", "channel.close-ok")
+        const { held } = yield* Broker.control
+        assert.deepStrictEqual((yield* held({ vhost: (yield* Vhost).name })).channels, [])
+        yield* Scope.close(scope, Exit.void)
+      })
+    ))
+
+  it.effect("as a layer it closes before its connection", () =>
+    noLeaks(Effect.gen(function*() {
+      const queue = uniqueName("publisher")
+      const connection = Layer.effect(AmqpConnection, connect())
+      const publishing = Effect.gen(function*() {
+        const channel = yield* AmqpChannel.open
+        yield* channel.queueDeclare({ queue })
+        const publisher = yield* AmqpPublisher.AmqpPublisher
+        // Nobody waits for it but the layer.
+        yield* Effect.forkDetach(publisher.publish({ routingKey: queue, body: "last" }), { startImmediately: true })
+      }).pipe(Effect.scoped)
+      yield* Effect.provide(publishing, Layer.provideMerge(AmqpPublisher.layer(), connection))
+      assert.deepStrictEqual(yield* Effect.provide(bodiesOf(queue), connection), ["last"])
+    })))
+
   // --- batches and sinks
 
   it.effect("publishAll waits once; its failures are listed by their place", () =>
@@ -607,6 +693,51 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       )
       assert.deepStrictEqual(yield* bodiesOf(queue), Array.from({ length: 2000 }, (_, i) => String(i + 1)))
     })))
+
+  it.effect("a sink pulls no more than may be on the way; interrupted, it sends no more", () =>
+    throughProxy(({ link, proxy }) =>
+      Effect.gen(function*() {
+        const queue = yield* makeQueue()
+        const publisher = yield* AmqpPublisher.make({ maxInFlight: 10 })
+        yield* proxy.set("down", { mode: "stall" })
+        const pulled: Array<number> = []
+        const full = yield* Deferred.make<void>()
+        const running = yield* Stream.range(0, 1000).pipe(
+          Stream.rechunk(1),
+          Stream.tap((i) => pulled.push(i) === 11 ? Deferred.succeed(full, undefined) : Effect.void),
+          Stream.map((i) => ({ routingKey: queue, body: String(i) })),
+          Stream.run(publisher.sink()),
+          Effect.forkChild
+        )
+        yield* Deferred.await(full)
+        for (let i = 0; i < 10; i++) yield* nextMethod(link, "up", "basic.publish")
+        yield* Fiber.interrupt(running)
+        yield* proxy.set("down", { mode: "pass" })
+        yield* publisher.waitForConfirms
+        assert.strictEqual(pulled.length, 11)
+        assert.deepStrictEqual(yield* bodiesOf(queue), Array.from({ length: 10 }, (_, i) => String(i)))
+      })
+    ))
+
+  it.effect("an interrupted batch sends no more", () =>
+    throughProxy(({ link, proxy }) =>
+      Effect.gen(function*() {
+        const queue = yield* makeQueue()
+        const publisher = yield* AmqpPublisher.make({ maxInFlight: 10 })
+        yield* proxy.set("down", { mode: "stall" })
+        const publishing = yield* Effect.forkChild(publisher.publishAll(numbered(100, { routingKey: queue })), {
+          startImmediately: true
+        })
+        for (let i = 0; i < 10; i++) yield* nextMethod(link, "up", "basic.publish")
+        yield* Fiber.interrupt(publishing)
+        yield* proxy.set("down", { mode: "pass" })
+        yield* publisher.publish({ routingKey: queue, body: "next" })
+        assert.deepStrictEqual(
+          yield* bodiesOf(queue),
+          [...Array.from({ length: 10 }, (_, i) => String(i)), "next"]
+        )
+      })
+    ))
 
   it.effect("a sink fails with the first failure, also while the stream has nothing to say", () =>
     onConnection(Effect.gen(function*() {

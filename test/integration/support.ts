@@ -87,6 +87,16 @@ export const drain = (
     }
   })
 
+/** How many deliveries the broker counts as unsettled on this channel, the vhost's only one of its number. */
+export const unsettled = (channel: AmqpChannel.AmqpChannel) =>
+  Effect.gen(function*() {
+    // Behind everything that was sent before.
+    yield* channel.exchangeDeclarePassive("amq.direct")
+    const control = yield* Broker.control
+    const { channels } = yield* control.held({ vhost: (yield* Vhost).name })
+    return channels.find(({ number }) => number === channel.id)?.unacknowledged
+  })
+
 /** The frames that came from that side so far; those of the client without the protocol header. */
 export const framesOf = (
   link: ProxyLink,

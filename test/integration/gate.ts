@@ -1,0 +1,103 @@
+/**
+ * TCP with a gate in front of the client: what the broker sends can be kept back and then handed over as one batch, so
+ * that a test is exactly between an answer's arrival and its effect, or has several answers take effect in one turn.
+ */
+import { type Array as Arr, Effect, Latch, Option, Redacted, Result, type Scope } from "effect"
+import { Socket } from "effect/socket"
+import * as AmqpConnection from "../../src/AmqpConnection.ts"
+import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import { AmqpTransport } from "../../src/AmqpTransport.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import { uniqueName, Vhost } from "../harness/shared.ts"
+
+type Pull = Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>
+
+/** What a broker sends to one connection. */
+export class Gate {
+  /** Whether the client asks for bytes at present; while it does not, the broker's writes back up. */
+  isReading = false
+  private isHeld = false
+  private readonly latch = Latch.makeUnsafe(true)
+  private readonly parser = AmqpProtocol.makeParser()
+  private readonly counts = new Map<string, number>()
+  private waiting: ReadonlyArray<() => boolean> = []
+
+  /** Keeps back whatever arrives from now on. */
+  readonly hold = Effect.sync(() => {
+    this.isHeld = true
+    this.latch.closeUnsafe()
+  })
+
+  /** Hands over what was kept, as one batch, and lets everything pass again. */
+  readonly release = Effect.sync(() => {
+    this.isHeld = false
+    this.latch.openUnsafe()
+  })
+
+  /** How many methods of this name have arrived since the connection began, handed over or kept. */
+  count(name: AmqpProtocol.MethodName): number {
+    return this.counts.get(name) ?? 0
+  }
+
+  /** Waits until so many methods of this name have arrived. */
+  arrived(name: AmqpProtocol.MethodName, count = 1): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      const look = () => {
+        const isThere = this.count(name) >= count
+        if (isThere) resume(Effect.void)
+        return isThere
+      }
+      if (!look()) this.waiting = [...this.waiting, look]
+    })
+  }
+
+  /** A socket's pull behind this gate. */
+  pull(pull: Pull): Pull {
+    const recorded = Effect.tap(pull, (chunks) => Effect.sync(() => this.record(chunks)))
+    const more = Effect.raceFirst(Effect.asSome(recorded), Effect.as(this.latch.await, Option.none()))
+    return Effect.gen({ self: this }, function*() {
+      this.isReading = true
+      const chunks: Arr.NonEmptyArray<Uint8Array> = [...yield* recorded]
+      while (this.isHeld) chunks.push(...Option.getOrElse(yield* more, () => []))
+      this.isReading = false
+      return chunks
+    })
+  }
+
+  private record(chunks: ReadonlyArray<Uint8Array>): void {
+    for (const chunk of chunks) {
+      for (const frame of Result.getOrThrow(this.parser.push(chunk))) {
+        if (frame._tag !== "Method") continue
+        const { _tag } = frame.method
+        this.counts.set(_tag, this.count(_tag) + 1)
+      }
+    }
+    this.waiting = this.waiting.filter((look) => !look())
+  }
+}
+
+/** A connection to the test's vhost behind a gate, which is open at first. */
+export const gated = (
+  options: AmqpConnection.Options = {}
+): Effect.Effect<
+  { readonly connection: AmqpConnection.AmqpConnection; readonly gate: Gate },
+  AmqpConnection.ConnectError,
+  Vhost | Scope.Scope
+> =>
+  Effect.gen(function*() {
+    const gate = new Gate()
+    const { connect } = yield* Effect.provide(AmqpTransport, NodeAmqp.layerTransport)
+    const behind = (socket: Socket.Socket) =>
+      Socket.make({
+        reader: Effect.map(Socket.readerBytes(socket), (pull) => ({
+          pull: gate.pull(pull),
+          upgrade: Socket.SocketUpgradeError.unsupported
+        })),
+        writer: socket.writer
+      })
+    const url = Redacted.make((yield* Vhost).amqpUrl)
+    const connection = yield* AmqpConnection.make({ url, connectionName: uniqueName("test"), ...options }).pipe(
+      Effect.provideService(AmqpTransport, { connect: (endpoint) => Effect.map(connect(endpoint), behind) })
+    )
+    return { connection, gate }
+  })
