@@ -474,6 +474,8 @@ export class Session {
   close(): void {
     if (this.state !== "open") return
     this.error = closedByClient()
+    // What was settled is settled.
+    for (const channel of this.channels) channel?.flushAcks()
     this.failAll(this.error)
     this.state = "closing"
     // Published is published: close does not overtake large bodies.
