@@ -24,7 +24,7 @@ import {
   isTransient
 } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
-import type { AmqpChannel } from "./channelTypes.ts"
+import type { AmqpChannel, CommandError } from "./channelTypes.ts"
 import { openChannelOn } from "./openChannel.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
@@ -46,7 +46,7 @@ type Refusal =
 
 /** One or more requests, each on the channel that is open at the time. */
 type Use<A> = (
-  channel: Effect.Effect<AmqpChannel, AmqpConnectionError | AmqpEncodeError>
+  channel: Effect.Effect<AmqpChannel, CommandError>
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /** Runs operations. A refusal closes the channel; the operations that it takes along run again on the next one. */
@@ -75,10 +75,13 @@ const makeSend = (session: Session, closeTimeout: Duration.Duration): Effect.Eff
         return open
       })
     )
-    const channel = opening.withPermit(
-      Effect.suspend(() =>
-        current === undefined || current.open.state.isClosed ? replace : Effect.succeed(current.open)
-      )
+    const channel = Effect.map(
+      opening.withPermit(
+        Effect.suspend(() =>
+          current === undefined || current.open.state.isClosed ? replace : Effect.succeed(current.open)
+        )
+      ),
+      (open) => open.channel
     )
 
     const attempt = <A>(use: Use<A>, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
