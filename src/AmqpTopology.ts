@@ -203,7 +203,8 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
  * **Gotchas**
  *
  * An auto-delete entity that went away with its last user comes back with the next epoch, because it is part of the
- * topology; so does one that somebody deleted.
+ * topology; so does one that somebody deleted. An auto-delete queue that is not exclusive can go away right after it was
+ * declared again, when the broker notices that its consumer on the lost connection is gone: let it expire instead.
  *
  * @category constructors
  * @since 0.1.0
