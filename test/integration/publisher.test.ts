@@ -41,7 +41,7 @@ const throughProxy = <A, E, R>(
   options?: ConnectionOptions
 ) =>
   noLeaks(Effect.gen(function*() {
-    const { connection, link, proxy } = yield* proxied(options)
+    const { connection, link, proxy } = yield* proxied({ reconnect: undefined, ...options })
     return yield* Effect.provideService(test({ link, proxy }), AmqpConnection, connection)
   }))
 
@@ -204,7 +204,7 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
     (fault) =>
       noLeaks(Effect.gen(function*() {
         const connectionName = uniqueName("publisher")
-        const { connection, link } = yield* proxied({ connectionName })
+        const { connection, link } = yield* proxied({ connectionName, reconnect: undefined })
         const { closeConnection } = yield* Broker.control
         const cut = fault === "reset" ? link.reset : Effect.orDie(closeConnection(connectionName, "maintenance"))
         yield* Effect.gen(function*() {
@@ -781,13 +781,19 @@ layer(Layer.merge(onVhost, Node.layer), { excludeTestServices: true })("publishe
     () =>
       Effect.scoped(Effect.gen(function*() {
         const node = yield* Node
-        const connection = yield* connect({ url: Redacted.make(node.amqpUrl), waitTimeout: "60 seconds" })
+        const connection = yield* connect({
+          url: Redacted.make(node.amqpUrl),
+          reconnect: undefined,
+          waitTimeout: "60 seconds"
+        })
         yield* Effect.gen(function*() {
           const queue = yield* makeQueue()
           const publisher = yield* AmqpPublisher.make({ maxInFlight: 500 })
           const messages = numbered(10_000, { routingKey: queue })
           const restart = Effect.forkDetach(Effect.andThen(node.kill9, Effect.orDie(node.start)))
           const outcomes = yield* outcomesOf(publisher, messages, atConfirm(3000, restart))
+          const status = yield* (yield* AmqpConnection).status
+          assert.strictEqual(status._tag === "Open" && status.epoch, 2)
           assertLaw3(outcomes, yield* bodiesOf(queue))
           const lost = indexesOf(outcomes, "AmqpPublishUnconfirmed").length
           assert.isAtMost(lost, 500)
