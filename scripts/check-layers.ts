@@ -54,9 +54,8 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/deliveries.ts",
       "internal/handshake.ts",
       "internal/outbox.ts",
-      "internal/rpcQueue.ts",
       "internal/session.ts",
-      "internal/unsettled.ts"
+      "internal/settlements.ts"
     ]
   },
   C: {

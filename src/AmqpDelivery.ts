@@ -9,8 +9,9 @@
 import * as Effect from "effect/Effect"
 import { AmqpStaleDelivery } from "./AmqpError.ts"
 import { AmqpMessage } from "./AmqpMessage.ts"
-import type { ChannelState, Settlement, SettleResult } from "./internal/channelState.ts"
+import type { ChannelState, SettleResult } from "./internal/channelState.ts"
 import type { ReceivedContent } from "./internal/frames.ts"
+import type { Settlement } from "./internal/settlements.ts"
 
 /**
  * What settling a delivery did: `"AlreadySettled"` means that it had been settled before, or taken back by

@@ -10,7 +10,7 @@ import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "../AmqpDelivery.ts"
 import type { InputTable } from "../AmqpTable.ts"
-import type { ChannelState, Settlement } from "./channelState.ts"
+import type { ChannelState } from "./channelState.ts"
 import {
   type AmqpChannel,
   type ExchangeBindOptions,
@@ -26,6 +26,7 @@ import {
 import { type Consuming, makeConsuming } from "./consuming.ts"
 import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
 import type { Session } from "./session.ts"
+import type { Settlement } from "./settlements.ts"
 
 const nothing = (): void => {}
 const noArguments: InputTable = {}
