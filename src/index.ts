@@ -28,6 +28,13 @@ export * as AmqpChannel from "./AmqpChannel.ts"
 export * as AmqpConnection from "./AmqpConnection.ts"
 
 /**
+ * Consumers that outlive their connections.
+ *
+ * @since 0.1.0
+ */
+export * as AmqpConsumer from "./AmqpConsumer.ts"
+
+/**
  * Messages that a consumer or `basic.get` received, and how they are settled.
  *
  * @since 0.1.0
@@ -56,11 +63,25 @@ export * as AmqpMessage from "./AmqpMessage.ts"
 export * as AmqpProtocol from "./AmqpProtocol.ts"
 
 /**
+ * Publishing that is confirmed and survives.
+ *
+ * @since 0.1.0
+ */
+export * as AmqpPublisher from "./AmqpPublisher.ts"
+
+/**
  * Field tables (headers, arguments, the properties of peers) with RabbitMQ's set of type tags, which is not the specification's.
  *
  * @since 0.1.0
  */
 export * as AmqpTable from "./AmqpTable.ts"
+
+/**
+ * Exchanges, queues and bindings as values.
+ *
+ * @since 0.1.0
+ */
+export * as AmqpTopology from "./AmqpTopology.ts"
 
 /**
  * The service that connects to an endpoint.
