@@ -159,8 +159,7 @@ class ConfirmWaiter implements PublishWaiter {
 }
 
 /** Whether a publish may be written now. */
-export const takesContent = (channel: ChannelState): boolean =>
-  channel.isFlowing && channel.confirms.isOpen
+export const takesContent = (channel: ChannelState): boolean => channel.isFlowing && channel.confirms.isOpen
 
 /** Waits until it is worth to look again: there is room, or the channel is over. */
 export const contentGate = (channel: ChannelState): Effect.Effect<void> =>

@@ -23,7 +23,7 @@ import type { OpenSession } from "./shell.ts"
 
 /** How reconnecting is going, for those who watch. */
 export interface SupervisorHooks {
-  /** An attempt begins; `cause` is why the last connection or attempt ended. */
+  /** There will be an attempt, when the schedule's delay is over; `cause` is why the last connection or attempt ended. */
   readonly onReconnecting: (attempt: number, cause: AmqpConnectionError) => void
   /** The session is open and restored. */
   readonly onOpen: (open: OpenSession) => void
@@ -110,20 +110,22 @@ export const make = <R>(
       })
     )
 
-    const steps = Schedule.toStepWithSleep(reconnect)
+    const steps = Schedule.toStep(reconnect)
 
     /** Attempts under the schedule, from the failure `error` on. Yields the error where the schedule gives up. */
     const reopen = (
-      step: (error: AmqpConnectionError) => Pull.Pull<unknown, never, unknown>,
+      step: Effect.Success<typeof steps>,
       error: AmqpConnectionError
     ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
       Effect.gen(function*() {
         let cause = error
         for (let number = 1;; number++) {
           lastError = cause
+          const delay = yield* Effect.map(step(clock.currentTimeMillisUnsafe(), cause), ([, delay]) => delay).pipe(
+            Pull.catchDone(() => cause)
+          )
           hooks.onReconnecting(number, cause)
-          const again = yield* Effect.as(step(cause), true).pipe(Pull.catchDone(() => Effect.succeed(false)))
-          if (!again) return yield* cause
+          yield* Effect.sleep(delay)
           const result = yield* Effect.result(attempt)
           if (result._tag === "Success") return result.success
           cause = result.failure
@@ -154,10 +156,12 @@ export const make = <R>(
 
     const end = (error: AmqpConnectionError): Effect.Effect<void> =>
       Effect.sync(() => {
-        if (!Deferred.doneUnsafe(closed, Effect.succeed(error))) return
+        if (Deferred.isDoneUnsafe(closed)) return
         lastError = error
-        Deferred.doneUnsafe(next, Effect.fail(error))
+        // First: whoever hears of the end sees it everywhere.
         hooks.onClosed(error)
+        Deferred.doneUnsafe(closed, Effect.succeed(error))
+        Deferred.doneUnsafe(next, Effect.fail(error))
       })
 
     const begin = yield* first

@@ -6,7 +6,7 @@
  * than the test expects.
  */
 import { assert } from "@effect/vitest"
-import { Effect, type Fiber, Redacted, type Scope } from "effect"
+import { Effect, type Fiber, Redacted, Schedule, type Scope } from "effect"
 import { inspect } from "node:util"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
@@ -211,7 +211,7 @@ export const makePeer: Effect.Effect<HostilePeer, never, Scope.Scope> = Effect.m
 // the client's end
 // -----------------------------------------------------------------------------
 
-/** A connection to the peer; the client wants no heartbeat, and gives up closing soon. */
+/** A connection to the peer; the client wants no heartbeat, and gives up closing soon. It is over at its first loss. */
 export const connect = (
   { port }: HostilePeer,
   options: AmqpConnection.Options = {}
@@ -222,6 +222,7 @@ export const connect = (
     credentials: { username: "guest", password: Redacted.make(secret) },
     heartbeat: 0,
     closeTimeout: "1 second",
+    reconnect: Schedule.recurs(0),
     ...options
   }).pipe(Effect.provide(NodeAmqp.layerTransport))
 

@@ -55,7 +55,7 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer", (it) => {
       () =>
         noLeaks(Effect.gen(function*() {
           const name = uniqueName("cut")
-          const { connection, link } = yield* proxied({ connectionName: name })
+          const { connection, link } = yield* proxied({ connectionName: name, reconnect: undefined })
           yield* Effect.gen(function*() {
             const count = 400
             const { queue } = yield* filled(count)
@@ -289,7 +289,7 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer", (it) => {
     it.effect.runIf(canControl)("F58 keeps its concurrency across epochs", () =>
       noLeaks(Effect.gen(function*() {
         const name = uniqueName("cut")
-        const connection = yield* connect({ connectionName: name })
+        const connection = yield* connect({ connectionName: name, reconnect: undefined })
         yield* Effect.gen(function*() {
           const { queue } = yield* filled(20)
           const busy = yield* Deferred.make<void>()

@@ -9,6 +9,7 @@ import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import { uniqueName, Vhost } from "../harness/shared.ts"
+import { noReconnect } from "./support.ts"
 
 type Pull = Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>
 
@@ -76,7 +77,7 @@ export class Gate {
   }
 }
 
-/** A connection to the test's vhost behind a gate, which is open at first. */
+/** A connection to the test's vhost behind a gate, which is open at first; it is over at its first loss. */
 export const gated = (
   options: AmqpConnection.Options = {}
 ): Effect.Effect<
@@ -96,7 +97,12 @@ export const gated = (
         writer: socket.writer
       })
     const url = Redacted.make((yield* Vhost).amqpUrl)
-    const connection = yield* AmqpConnection.make({ url, connectionName: uniqueName("test"), ...options }).pipe(
+    const connection = yield* AmqpConnection.make({
+      url,
+      connectionName: uniqueName("test"),
+      reconnect: noReconnect,
+      ...options
+    }).pipe(
       Effect.provideService(AmqpTransport, { connect: (endpoint) => Effect.map(connect(endpoint), behind) })
     )
     return { connection, gate }

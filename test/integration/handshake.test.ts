@@ -20,7 +20,7 @@ import { makeScripted } from "../harness/scripted.ts"
 import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { memoryBroker } from "./memoryBroker.ts"
 import { runProgram } from "./program.ts"
-import { connect, methodsOf, nextMethod, openOn, printed, refusal, skipHeader } from "./support.ts"
+import { connect, methodsOf, nextMethod, noReconnect, openOn, printed, refusal, skipHeader } from "./support.ts"
 
 const credentials = (username: string, password: string): AmqpAuth.Credentials => ({
   username,
@@ -443,7 +443,9 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
 
 describe("the handshake, in memory", () => {
   const open = (broker: ReturnType<typeof memoryBroker>, options: AmqpConnection.Options = {}) =>
-    AmqpConnection.make(options).pipe(Effect.provideService(AmqpTransport, broker.transport))
+    AmqpConnection.make({ reconnect: noReconnect, ...options }).pipe(
+      Effect.provideService(AmqpTransport, broker.transport)
+    )
 
   it.effect("no socket within 10 s is ConnectFailed", () =>
     Effect.gen(function*() {

@@ -15,7 +15,7 @@ import { makeProxy } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { memoryBroker } from "./memoryBroker.ts"
 import { runProgram } from "./program.ts"
-import { connect, methodsOf, openOn, printed, proxied } from "./support.ts"
+import { connect, methodsOf, noReconnect, openOn, printed, proxied } from "./support.ts"
 
 /** The reason of the end of a connection. */
 const reasonOf = (connection: AmqpConnection.AmqpConnection) => Effect.map(connection.closed, ({ reason }) => reason)
@@ -205,12 +205,14 @@ layer(onVhost, { excludeTestServices: true })("a connection", (it) => {
       const { amqpUrl } = yield* Vhost
       const proxy = yield* makeProxy(yield* Broker)
       const program = yield* runProgram(`
-        import { Effect } from "effect"
+        import { Effect, Schedule } from "effect"
         import * as AmqpConnection from "src/AmqpConnection.ts"
         import { layerTransport } from "src/NodeAmqp.ts"
         const url = ${JSON.stringify(amqpUrl)}
         const error = await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
-          const connection = yield* AmqpConnection.make({ url, host: "${proxy.host}", port: ${proxy.port} })
+          const connection = yield* AmqpConnection.make({
+            url, host: "${proxy.host}", port: ${proxy.port}, reconnect: Schedule.recurs(0)
+          })
           console.log("open")
           return yield* connection.closed
         })).pipe(Effect.provide(layerTransport)))
@@ -476,7 +478,9 @@ layer(onVhost, { excludeTestServices: true })("a connection", (it) => {
 
 describe("a connection in memory", () => {
   const open = (broker: ReturnType<typeof memoryBroker>, options: AmqpConnection.Options = {}) =>
-    AmqpConnection.make(options).pipe(Effect.provideService(AmqpTransport, broker.transport))
+    AmqpConnection.make({ reconnect: noReconnect, ...options }).pipe(
+      Effect.provideService(AmqpTransport, broker.transport)
+    )
 
   const sent = (broker: ReturnType<typeof memoryBroker>) =>
     broker.received.flatMap((frame) => frame._tag === "Method" ? [frame.method._tag] : [])

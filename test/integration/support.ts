@@ -2,7 +2,7 @@
  * What integration tests share: connections and channels on the test's vhost, and the frames that a proxy has seen.
  */
 import { assert } from "@effect/vitest"
-import { Cause, Effect, Redacted, Result, type Scope } from "effect"
+import { Cause, Effect, Redacted, Result, Schedule, type Scope } from "effect"
 import { inspect } from "node:util"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
@@ -15,14 +15,25 @@ import { noLeaks } from "../harness/leaks.ts"
 import { type Direction, makeProxy, type ProxyLink } from "../harness/proxy.ts"
 import { uniqueName, Vhost } from "../harness/shared.ts"
 
-/** A connection to the test's vhost, under a name of its own. `host` and `port` of a proxy go into the options. */
+/** Gives up at once, so that the first loss of a connection ends everything typed. */
+export const noReconnect = Schedule.recurs(0)
+
+/**
+ * A connection to the test's vhost, under a name of its own. `host` and `port` of a proxy go into the options. It is over at
+ * its first loss; `reconnect: undefined` is the library's default.
+ */
 export const connect = (
   options: AmqpConnection.Options = {}
 ): Effect.Effect<AmqpConnection.AmqpConnection, AmqpConnection.ConnectError, Vhost | Scope.Scope> =>
   Effect.flatMap(
     Vhost,
     ({ amqpUrl }) =>
-      AmqpConnection.make({ url: Redacted.make(amqpUrl), connectionName: uniqueName("test"), ...options })
+      AmqpConnection.make({
+        url: Redacted.make(amqpUrl),
+        connectionName: uniqueName("test"),
+        reconnect: noReconnect,
+        ...options
+      })
   ).pipe(
     Effect.provide(NodeAmqp.layerTransport)
   )

@@ -12,7 +12,7 @@ import { noLeaks } from "../harness/leaks.ts"
 import { canControl, onVhost, Vhost } from "../harness/shared.ts"
 import { type MemoryBroker, memoryBroker } from "./memoryBroker.ts"
 import { runProgram } from "./program.ts"
-import { connect, framesOf, nextFrame, nextMethod, openOn, proxied } from "./support.ts"
+import { connect, framesOf, nextFrame, nextMethod, noReconnect, openOn, proxied } from "./support.ts"
 
 type Setting = "heartbeat" | "frame_max" | "channel_max"
 
@@ -191,7 +191,9 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
 
 describe("heartbeats, in memory", () => {
   const open = (broker: MemoryBroker, options: AmqpConnection.Options = {}) =>
-    AmqpConnection.make(options).pipe(Effect.provideService(AmqpTransport, broker.transport))
+    AmqpConnection.make({ reconnect: noReconnect, ...options }).pipe(
+      Effect.provideService(AmqpTransport, broker.transport)
+    )
 
   const beats = (broker: MemoryBroker) => broker.received.filter(({ _tag }) => _tag === "Heartbeat").length
 
