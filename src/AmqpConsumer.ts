@@ -18,17 +18,77 @@ import * as FiberSet from "effect/FiberSet"
 import * as Predicate from "effect/Predicate"
 import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import type { Consumer } from "./AmqpChannel.ts"
 import { AmqpConnection } from "./AmqpConnection.ts"
 import { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
-import { AmqpConsumerFailed, AmqpEncodeError, type ConsumerPhase, isTransient } from "./AmqpError.ts"
+import {
+  AmqpAccessRefused,
+  AmqpChannelClosed,
+  AmqpConnectionError,
+  AmqpConsumerCancelled,
+  AmqpEncodeError,
+  AmqpNotFound,
+  AmqpPreconditionFailed,
+  AmqpResourceLocked,
+  isTransient
+} from "./AmqpError.ts"
 import type { InputTable } from "./AmqpTable.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid, declare, type Entity } from "./AmqpTopology.ts"
 import type { OpenChannel } from "./internal/channel.ts"
 import { openChannel } from "./internal/openChannel.ts"
 import { type QueueRef, resolveQueue } from "./internal/queueNames.ts"
+
+// -----------------------------------------------------------------------------
+// errors
+// -----------------------------------------------------------------------------
+
+const Phase = Schema.Literals(["channel", "topology", "qos", "consume", "deliver"])
+
+/**
+ * What a consumer was doing: opening its channel, declaring its topology, setting the prefetch, subscribing, or taking
+ * deliveries.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ConsumerPhase = typeof Phase.Type
+
+/**
+ * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
+ * failure for transient.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpConsumerFailed
+  extends Schema.TaggedError<AmqpConsumerFailed>("effect-amqp/AmqpConsumerFailed")("AmqpConsumerFailed", {
+    /** The queues, separated by commas. */
+    queue: Schema.String,
+    phase: Phase,
+    reason: Schema.Union([
+      AmqpAccessRefused,
+      AmqpNotFound,
+      AmqpResourceLocked,
+      AmqpPreconditionFailed,
+      AmqpChannelClosed,
+      AmqpConsumerCancelled,
+      AmqpConnectionError,
+      AmqpEncodeError,
+      AmqpTopologyError,
+      AmqpTopologyInvalid
+    ])
+  })
+{
+  override readonly cause = this.reason
+
+  override get message(): string {
+    return `the consumer of ${JSON.stringify(this.queue)} failed (${this.phase}): ${this.reason.message}`
+  }
+}
 
 // -----------------------------------------------------------------------------
 // options
@@ -48,6 +108,11 @@ export interface Options {
   /** For example `x-priority`, `x-stream-offset`. */
   readonly arguments?: InputTable | undefined
   /**
+   * Declared each time before the consumer attaches, so that a queue that was deleted comes back. `AmqpTopology.layer` is
+   * for what several share: it is declared in each epoch.
+   */
+  readonly topology?: ReadonlyArray<Entity> | undefined
+  /**
    * How a lost consumer attaches again; its input is the typed failure. Defaults to 100 ms doubled up to 30 s, with
    * jitter, for as long as the failure is transient. A delivery begins it anew.
    */
@@ -62,6 +127,7 @@ export interface Options {
  */
 export type Status =
   | { readonly _tag: "Detached" }
+  /** Subscribed to every queue. */
   | { readonly _tag: "Attached"; readonly epoch: number }
   | { readonly _tag: "Recovering"; readonly cause: AmqpConsumerFailed }
 
@@ -91,7 +157,7 @@ const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = Schedule.
 ]).pipe(
   Schedule.jittered,
   Schedule.setInputType<AmqpConsumerFailed>(),
-  Schedule.while(({ input }) => isTransient(input))
+  Schedule.while(({ input: { reason } }) => isTransient(reason._tag === "AmqpTopologyError" ? reason.cause : reason))
 )
 
 // -----------------------------------------------------------------------------
@@ -122,7 +188,7 @@ const makeWith = (
     }
     setStatus(status)
 
-    const label = queues.map((queue) => typeof queue === "string" ? queue : "").join(", ")
+    const label = queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
     const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
       new AmqpConsumerFailed({ queue: label, phase, reason })
 
@@ -144,6 +210,7 @@ const makeWith = (
             new AmqpSupervisedDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
         ).pipe(Scope.provide(scope), Effect.mapError(failedIn("consume")))
         to.consumers.set(queue, consumer)
+        if (to.consumers.size === queues.length) setStatus({ _tag: "Attached", epoch: state.epoch })
         // Changed in the meantime.
         if (count !== prefetchCount) yield* Effect.mapError(consumer.cancel, failedIn("consume"))
         return Stream.mapError(consumer.deliveries, failedIn("deliver")).pipe(
@@ -153,6 +220,12 @@ const makeWith = (
 
     const attached = Stream.unwrap(Effect.gen(function*() {
       const scope = yield* Effect.scope
+      if (options.topology !== undefined) {
+        yield* declare(options.topology).pipe(
+          Effect.provideService(AmqpConnection, connection),
+          Effect.mapError(failedIn("topology"))
+        )
+      }
       const open = yield* Effect.mapError(openChannel(connection), failedIn("channel"))
       const to: Attachment = { open, consumers: new Map() }
       attachment = to
@@ -162,7 +235,6 @@ const makeWith = (
           return detach(to)
         })
       )
-      setStatus({ _tag: "Attached", epoch: open.state.epoch })
       const [first, ...others] = queues.map((queue) => consume(to, scope, queue))
       if (first === undefined) return Stream.empty
       return others.reduce((all, one) => Stream.merge(all, one), first)

@@ -348,48 +348,6 @@ export class AmqpEncodeError
   }
 }
 
-const ConsumerPhase = Schema.Literals(["channel", "topology", "qos", "consume", "deliver"])
-
-/**
- * What a consumer was doing: opening its channel, declaring its topology, setting the prefetch, subscribing, or taking
- * deliveries.
- *
- * @category models
- * @since 0.1.0
- */
-export type ConsumerPhase = typeof ConsumerPhase.Type
-
-/**
- * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
- * failure for transient.
- *
- * @category errors
- * @since 0.1.0
- */
-export class AmqpConsumerFailed
-  extends Schema.TaggedError<AmqpConsumerFailed>("effect-amqp/AmqpConsumerFailed")("AmqpConsumerFailed", {
-    /** The queues, separated by commas. */
-    queue: Schema.String,
-    phase: ConsumerPhase,
-    reason: Schema.Union([
-      AmqpAccessRefused,
-      AmqpNotFound,
-      AmqpResourceLocked,
-      AmqpPreconditionFailed,
-      AmqpChannelClosed,
-      AmqpConsumerCancelled,
-      AmqpConnectionError,
-      AmqpEncodeError
-    ])
-  })
-{
-  override readonly cause = this.reason
-
-  override get message(): string {
-    return `the consumer of ${JSON.stringify(this.queue)} failed (${this.phase}): ${this.reason.message}`
-  }
-}
-
 /**
  * A delivery whose channel went away cannot be settled any more; the broker delivers it again.
  *
@@ -492,7 +450,6 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
  */
 export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
-  if (u instanceof AmqpConsumerFailed) return isTransient(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
   if (u instanceof AmqpPreconditionFailed) return says(u.replyText, /timed out/)

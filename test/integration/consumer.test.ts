@@ -7,6 +7,7 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpSupervisedDelivery } from "../../src/AmqpDelivery.ts"
+import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { canControl, onVhost, uniqueName } from "../harness/shared.ts"
@@ -133,6 +134,39 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer", (it) => {
         yield* channel.publish({ routingKey: queue, body: "again" })
         yield* Deferred.await(second)
         assert.deepStrictEqual(texts, ["0", "again"])
+      })))
+
+    it.effect("with a topology of its own it brings back the queue that it needs", () =>
+      onConnection(Effect.gen(function*() {
+        const channel = yield* AmqpChannel.open
+        const queue = uniqueName("own")
+        const topology = [AmqpTopology.classicQueue(queue)]
+        const texts: Array<string> = []
+        const first = yield* Deferred.make<void>()
+        const second = yield* Deferred.make<void>()
+        const consumer = yield* AmqpConsumer.make(queue, { topology })
+        yield* consumer.deliveries.pipe(
+          Stream.runForEach((delivery) => {
+            texts.push(delivery.text)
+            return Effect.andThen(delivery.ack, Deferred.succeed(texts.length === 1 ? first : second, undefined))
+          }),
+          Effect.forkScoped
+        )
+        yield* Stream.runDrain(Stream.takeUntil(consumer.changes, isAttached(1)))
+        yield* channel.confirmSelect
+        yield* channel.publish({ routingKey: queue, body: "one", mandatory: true })
+        yield* Deferred.await(first)
+        const back = yield* consumer.changes.pipe(
+          Stream.dropUntil((status) => status._tag === "Recovering"),
+          Stream.takeUntil(isAttached(1)),
+          Stream.runDrain,
+          Effect.forkScoped({ startImmediately: true })
+        )
+        yield* channel.queueDelete({ queue })
+        yield* Fiber.join(back)
+        yield* channel.publish({ routingKey: queue, body: "two", mandatory: true })
+        yield* Deferred.await(second)
+        assert.deepStrictEqual(texts, ["one", "two"])
       })))
 
     it.effect("F79 an interrupted stream gives back what it has not handed out", () =>
