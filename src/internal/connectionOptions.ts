@@ -150,13 +150,16 @@ const integer = (
 const duration = (
   path: string,
   input: Duration.Input | undefined,
-  fallback: Duration.Duration
+  fallback: Duration.Duration,
+  zero?: string
 ): Result.Result<Duration.Duration, AmqpEncodeError> => {
   if (input === undefined) return Result.succeed(fallback)
-  const value = Duration.fromInput(input)
-  return Option.isSome(value) && Duration.toMillis(value.value) > 0
-    ? Result.succeed(value.value)
-    : invalid(path, "expected a positive duration")
+  const value = Option.filter(Duration.fromInput(input), (value) => {
+    const millis = Duration.toMillis(value)
+    return zero === undefined ? millis > 0 : millis >= 0
+  })
+  const or = zero === undefined ? "" : `, or 0 for ${zero}`
+  return Option.isSome(value) ? Result.succeed(value.value) : invalid(path, `expected a positive duration${or}`)
 }
 
 const heartbeat = (
@@ -284,8 +287,6 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
       connectTimeout: yield* duration("connectTimeout", options.connectTimeout, timeout),
       handshakeTimeout: yield* duration("handshakeTimeout", options.handshakeTimeout, seconds10),
       closeTimeout: yield* duration("closeTimeout", options.closeTimeout, Duration.seconds(5)),
-      waitTimeout: options.waitTimeout === undefined
-        ? Duration.seconds(30)
-        : Duration.fromInputUnsafe(options.waitTimeout)
+      waitTimeout: yield* duration("waitTimeout", options.waitTimeout, Duration.seconds(30), "no wait")
     }
   })

@@ -112,15 +112,17 @@ export const make = <R>(
 
     const steps = Schedule.toStep(reconnect)
 
-    /** Attempts under the schedule, from the failure `error` on. Yields the error where the schedule gives up. */
+    /** Attempts under the schedule, from the failure `error` on. Fails with the last error where the schedule gives up. */
     const reopen = (
       step: Effect.Success<typeof steps>,
-      error: AmqpConnectionError
+      error: AmqpConnectionError,
+      isRetried: (error: AmqpConnectionError) => boolean = () => true
     ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
       Effect.gen(function*() {
         let cause = error
         for (let number = 1;; number++) {
           lastError = cause
+          if (!isRetried(cause)) return yield* cause
           const delay = yield* Effect.map(step(clock.currentTimeMillisUnsafe(), cause), ([, delay]) => delay).pipe(
             Pull.catchDone(() => cause)
           )
@@ -132,11 +134,9 @@ export const make = <R>(
         }
       })
 
-    const first = Effect.catchIf(
-      attempt,
-      (error) => options.retryFirst && isTransient(error),
-      (error) => Effect.flatMap(steps, (step) => reopen(step, error))
-    )
+    const first = options.retryFirst
+      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isTransient)))
+      : attempt
 
     /** Waits for the end of each session and replaces it. */
     const supervise = (begin: Epoch): Effect.Effect<AmqpConnectionError, never, R> =>
@@ -195,11 +195,19 @@ export const make = <R>(
       nextSession: sessionOr(upcoming),
       onEpoch: (restore) =>
         Effect.gen(function*() {
+          let restored: Session | undefined
+          // An epoch that begins while this waits for one has been restored before it is open.
+          const once = (session: Session) =>
+            Effect.suspend(() => {
+              if (session === restored) return Effect.void
+              restored = session
+              return restore(session)
+            })
           yield* Effect.acquireRelease(
-            Effect.sync(() => restorers.add(restore)),
-            () => Effect.sync(() => restorers.delete(restore))
+            Effect.sync(() => restorers.add(once)),
+            () => Effect.sync(() => restorers.delete(once))
           )
-          yield* restore((yield* session).session)
+          yield* once((yield* session).session)
         }),
       close,
       closed: Deferred.await(closed)

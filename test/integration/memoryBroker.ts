@@ -2,7 +2,7 @@
  * A broker without a network, which answers in the same turn: for tests under `TestClock`, and for orders of frames that
  * RabbitMQ does not send.
  */
-import { Effect, Queue, Result } from "effect"
+import { Cause, Effect, Queue, Result } from "effect"
 import { Socket } from "effect/socket"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
@@ -17,11 +17,15 @@ export interface MemoryBroker {
   readonly received: ReadonlyArray<AmqpProtocol.Frame>
   readonly send: (...methods: ReadonlyArray<AmqpProtocol.Method>) => void
   readonly sendHeartbeat: () => void
+  /** Drops the connection, as a reset does. */
+  readonly lose: () => void
   /** Whether the client has let go of the socket. */
   readonly isClosed: () => boolean
 }
 
 const noText = new Uint8Array(0)
+
+const lost = new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: 1006 }) })
 
 /** The least that opens and closes a connection and its channels. */
 const opening = (tune: Omit<AmqpProtocol.ConnectionTune, "_tag">): Script => ({
@@ -91,6 +95,7 @@ export const memoryBroker = (
     received,
     send: (...methods) => send(0, methods),
     sendHeartbeat: () => void Queue.offerUnsafe(down, AmqpProtocol.heartbeatFrame),
+    lose: () => void Queue.failCauseUnsafe(down, Cause.fail(lost)),
     isClosed: () => isClosed
   }
 }

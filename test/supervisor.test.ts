@@ -1,0 +1,564 @@
+/**
+ * How a connection is kept alive: when it is tried again, where, with what, and what is told of it. In memory, under
+ * `TestClock`.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Option, Redacted, Schedule, Scope, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import * as AmqpConnection from "../src/AmqpConnection.ts"
+import { AmqpConnectionError, ConnectFailed } from "../src/AmqpError.ts"
+import type { Method } from "../src/AmqpProtocol.ts"
+import { AmqpTransport } from "../src/AmqpTransport.ts"
+import { type MemoryBroker, memoryBroker } from "./integration/memoryBroker.ts"
+
+type Answer = MemoryBroker | "refused" | "silent"
+
+/** A network in memory: what is at the other end of each attempt to connect, counted from 1. */
+const network = (answer: (attempt: number, host: string) => Answer) => {
+  const attempts: Array<{ readonly at: number; readonly host: string }> = []
+  const brokers: Array<MemoryBroker> = []
+  const transport = AmqpTransport.of({
+    connect: (endpoint) =>
+      Effect.clockWith((clock) => {
+        attempts.push({ at: clock.currentTimeMillisUnsafe(), host: endpoint.host })
+        const found = answer(attempts.length, endpoint.host)
+        if (found === "silent") return Effect.never
+        if (found === "refused") {
+          const reason = new ConnectFailed({ endpoint: endpoint.host, code: "ECONNREFUSED", detail: "refused" })
+          return Effect.fail(new AmqpConnectionError({ reason }))
+        }
+        brokers.push(found)
+        return found.transport.connect(endpoint)
+      })
+  })
+  return {
+    /** Every attempt at an endpoint: when, in milliseconds, and which. */
+    attempts,
+    /** The broker of the latest connection. */
+    latest: (): MemoryBroker => brokers.at(-1) ?? assert.fail("nothing is connected"),
+    brokers,
+    connect: (options?: AmqpConnection.Options) =>
+      Effect.provideService(AmqpConnection.make({ heartbeat: 0, ...options }), AmqpTransport, transport)
+  }
+}
+
+/** Milliseconds between the attempts from the `from`-th on. */
+const delays = (attempts: ReadonlyArray<{ readonly at: number }>, from = 0): ReadonlyArray<number> =>
+  attempts.slice(from + 1).map(({ at }, i) => at - (attempts[from + i]?.at ?? NaN))
+
+const close = (replyCode: number, replyText: string): Method => ({
+  _tag: "connection.close",
+  replyCode,
+  replyText,
+  classId: 0,
+  methodId: 0
+})
+
+/** A broker that answers `connection.open` with this close. */
+const closing = (replyCode: number, replyText: string): MemoryBroker =>
+  memoryBroker({ script: { "connection.open": () => [close(replyCode, replyText)] } })
+
+/** A broker that opens and goes at once. */
+const fleeting = (): MemoryBroker => {
+  const broker = memoryBroker({
+    script: {
+      "connection.open": () => {
+        queueMicrotask(broker.lose)
+        return [{ _tag: "connection.open-ok" }]
+      }
+    }
+  })
+  return broker
+}
+
+const summary = (status: AmqpConnection.Status): string =>
+  status._tag === "Open"
+    ? `Open ${status.epoch} ${status.endpoint}`
+    : status._tag === "Reconnecting"
+    ? `Reconnecting ${status.attempt} ${status.cause.reason._tag}`
+    : status._tag === "Blocked"
+    ? `Blocked ${status.epoch}`
+    : status._tag === "Closed"
+    ? `Closed ${status.error.reason._tag}`
+    : status._tag
+
+/** Everything that was to be seen of the states, so far. */
+const watch = (connection: AmqpConnection.AmqpConnection) =>
+  Effect.gen(function*() {
+    const seen: Array<string> = []
+    const watching = yield* Effect.forkScoped(
+      Stream.runForEach(connection.changes, (status) => Effect.sync(() => void seen.push(summary(status)))),
+      { startImmediately: true }
+    )
+    return { seen, ended: Fiber.join(watching) }
+  })
+
+/** Lets everything happen that takes no time. */
+const settle = TestClock.adjust(0)
+
+const every = Schedule.spaced("1 second")
+
+describe("when", () => {
+  it.effect("F21 a broker that is down: 100 ms doubled up to 30 s, each with jitter; one recovery when it is back", () =>
+    Effect.gen(function*() {
+      let isUp = true
+      const net = network(() => isUp ? memoryBroker() : "refused")
+      const connection = yield* net.connect()
+      isUp = false
+      net.latest().lose()
+      yield* TestClock.adjust("20 minutes")
+      const waited = delays(net.attempts)
+      assert.isAbove(waited.length, 40)
+      waited.forEach((delay, i) => {
+        const nominal = Math.min(100 * 2 ** i, 30_000)
+        assert.isAtLeast(delay, Math.floor(nominal * 0.8), `attempt ${i + 1}`)
+        assert.isAtMost(delay, Math.ceil(nominal * 1.2), `attempt ${i + 1}`)
+      })
+      assert.isAbove(new Set(waited.slice(-20)).size, 10, "no jitter")
+      isUp = true
+      const count = net.attempts.length
+      yield* TestClock.adjust("36 seconds")
+      assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 2 })
+      yield* TestClock.adjust("1 hour")
+      assert.lengthOf(net.attempts, count + 1)
+    }))
+
+  it.effect.each([["opens and goes", fleeting], ["refuses to open", () => closing(541, "INTERNAL_ERROR")]] as const)(
+    "F21 a broker that %s again and again is not asked faster and faster",
+    ([, make]) =>
+      Effect.gen(function*() {
+        const net = network((attempt) => attempt === 1 ? memoryBroker() : make())
+        yield* net.connect()
+        net.latest().lose()
+        yield* TestClock.adjust("10 minutes")
+        const waited = delays(net.attempts)
+        // 100 ms doubled is over 25 s after nine.
+        assert.isAtMost(waited.length, 9 + 600 / 24)
+        for (const delay of waited.slice(9)) assert.isAtLeast(delay, 24_000)
+      })
+  )
+
+  it.effect("F21 an epoch of 10 s begins the schedule anew, a shorter one does not", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker())
+      yield* net.connect({ reconnect: Schedule.exponential("1 second") })
+      for (
+        const [lasting, delay] of [[10_000, 1_000], [9_999, 2_000], [0, 4_000], [10_000, 1_000], [1, 2_000]] as const
+      ) {
+        yield* TestClock.adjust(lasting)
+        const count = net.attempts.length
+        net.latest().lose()
+        yield* TestClock.adjust(delay - 1)
+        assert.lengthOf(net.attempts, count, `after ${lasting} ms`)
+        yield* TestClock.adjust(1)
+        assert.lengthOf(net.attempts, count + 1, `after ${lasting} ms`)
+      }
+    }))
+
+  it.effect("F22 a vhost that is deleted is asked for again and again, the status says why; it comes back", () =>
+    Effect.gen(function*() {
+      const gone = "NOT_ALLOWED - vhost v not found"
+      let isThere = true
+      const net = network(() => isThere ? memoryBroker() : closing(530, gone))
+      const connection = yield* net.connect()
+      isThere = false
+      net.latest().send(close(320, "CONNECTION_FORCED - vhost 'v' is deleted"))
+      yield* TestClock.adjust("10 minutes")
+      const status = yield* connection.status
+      assert.deepNestedInclude(status, { _tag: "Reconnecting", "cause.reason._tag": "NotAllowed" })
+      assert.deepNestedInclude(status, { "cause.reason.replyText": gone })
+      isThere = true
+      yield* TestClock.adjust("36 seconds")
+      assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 2 })
+    }))
+
+  it.effect("F22 a schedule that looks at the cause gives up, typed; so do those who wait and those who come", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 1 ? memoryBroker() : closing(530, "NOT_ALLOWED - vhost v not found"))
+      const connection = yield* net.connect({
+        reconnect: every.pipe(
+          Schedule.setInputType<AmqpConnectionError>(),
+          Schedule.while(({ input }) => input.reason._tag !== "NotAllowed")
+        )
+      })
+      const { ended, seen } = yield* watch(connection)
+      net.latest().lose()
+      yield* settle
+      const waiting = yield* Effect.forkChild(Effect.flip(connection.server), { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      const error = yield* connection.closed
+      assert.strictEqual(error.reason._tag, "NotAllowed")
+      assert.strictEqual(yield* Fiber.join(waiting), error)
+      assert.strictEqual(yield* Effect.flip(connection.server), error)
+      yield* ended
+      assert.deepStrictEqual(seen, [
+        "Open 1 amqp://localhost:5672",
+        "Reconnecting 1 ConnectionLost",
+        "Closed NotAllowed"
+      ])
+      yield* TestClock.adjust("1 hour")
+      assert.lengthOf(net.attempts, 2)
+    }))
+
+  it.effect("F28 a connection limit that our own dead connection still fills is tried again under the schedule", () =>
+    Effect.gen(function*() {
+      const limit = "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached"
+      const net = network((attempt) => attempt === 1 || attempt > 5 ? memoryBroker() : closing(530, limit))
+      const connection = yield* net.connect({ reconnect: every })
+      net.latest().lose()
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(delays(net.attempts), [1_000, 1_000, 1_000, 1_000, 1_000])
+      assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 2 })
+    }))
+})
+
+describe("the first connection", () => {
+  const failing = (name: string, make: () => Answer, tag: string) => [name, make, tag] as const
+  const refusing = memoryBroker({ script: { "connection.start-ok": () => [close(403, "ACCESS_REFUSED")] } })
+  const configured = [
+    failing("credentials", () => refusing, "AuthenticationFailed"),
+    failing("vhost", () => closing(530, "NOT_ALLOWED - vhost v not found"), "NotAllowed"),
+    failing("mechanism", () => memoryBroker(), "AuthenticationFailed")
+  ]
+
+  it.effect.each(configured)(
+    "fails at once for its %s, whatever the schedule",
+    ([name, make, tag]) =>
+      Effect.gen(function*() {
+        const net = network(make)
+        const options: AmqpConnection.Options = name === "mechanism" ? { mechanisms: ["EXTERNAL"] } : {}
+        const error = yield* Effect.flip(net.connect({ ...options, reconnect: every }))
+        assert.deepNestedInclude(error, { "reason._tag": tag })
+        assert.lengthOf(net.attempts, 1)
+      })
+  )
+
+  it.effect("fails at once also for what is transient, without a schedule", () =>
+    Effect.gen(function*() {
+      const net = network(() => "refused")
+      const error = yield* Effect.flip(net.connect())
+      assert.deepNestedInclude(error, { "reason._tag": "ConnectFailed" })
+      assert.lengthOf(net.attempts, 1)
+    }))
+
+  it.effect("is retried under the schedule that is given, while the failures are transient", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt <= 3 ? "refused" : memoryBroker())
+      const connecting = yield* Effect.forkScoped(net.connect({ reconnect: every }), { startImmediately: true })
+      yield* TestClock.adjust("3 seconds")
+      const connection = yield* Fiber.join(connecting)
+      assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 1 })
+      assert.deepStrictEqual(delays(net.attempts), [1_000, 1_000, 1_000])
+    }))
+
+  it.effect("fails at the first failure that is not, also when others went before", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 1 ? "refused" : closing(530, "NOT_ALLOWED - vhost v not found"))
+      const connecting = yield* Effect.forkScoped(Effect.flip(net.connect({ reconnect: every })), {
+        startImmediately: true
+      })
+      yield* TestClock.adjust("1 minute")
+      assert.deepNestedInclude(yield* Fiber.join(connecting), { "reason._tag": "NotAllowed" })
+      assert.lengthOf(net.attempts, 2)
+    }))
+
+  it.effect.each(["soon", -1] as const)(
+    "P1 a waitTimeout of %s is refused before anything is connected",
+    (waitTimeout) =>
+      Effect.gen(function*() {
+        const net = network(() => memoryBroker())
+        const error = yield* Effect.flip(net.connect({ ...JSON.parse(JSON.stringify({ waitTimeout })) }))
+        assert.deepInclude(error, { _tag: "AmqpEncodeError", path: "options.waitTimeout" })
+        assert.lengthOf(net.attempts, 0)
+      })
+  )
+
+  it.effect("fails with the last failure when the schedule gives up", () =>
+    Effect.gen(function*() {
+      const net = network(() => "refused")
+      const connecting = yield* Effect.forkScoped(
+        Effect.flip(net.connect({ reconnect: Schedule.max([every, Schedule.recurs(2)]) })),
+        { startImmediately: true }
+      )
+      yield* TestClock.adjust("1 minute")
+      assert.deepNestedInclude(yield* Fiber.join(connecting), { "reason._tag": "ConnectFailed" })
+      assert.lengthOf(net.attempts, 3)
+    }))
+})
+
+describe("where, and with what", () => {
+  const hosts = ["a", "b", "c"]
+  const endpoints = hosts.map((host) => ({ host }))
+
+  it.effect("F33 all hosts are down: each is tried once per cycle, then one sleep", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 1 ? memoryBroker() : "refused")
+      const connection = yield* net.connect({ endpoints, reconnect: every })
+      const { seen } = yield* watch(connection)
+      net.latest().lose()
+      yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(net.attempts.slice(1), [
+        ...hosts.map((host) => ({ at: 1_000, host })),
+        ...hosts.map((host) => ({ at: 2_000, host }))
+      ])
+      assert.deepStrictEqual(seen.slice(1), [
+        "Reconnecting 1 ConnectionLost",
+        "Reconnecting 2 ConnectFailed",
+        "Reconnecting 3 ConnectFailed"
+      ])
+    }))
+
+  it.effect("F27 a host that takes the socket and says 320 to open is passed over", () =>
+    Effect.gen(function*() {
+      const net = network((_, host) => host === "b" ? memoryBroker() : closing(320, "CONNECTION_FORCED - draining"))
+      const connection = yield* net.connect({ endpoints })
+      assert.deepInclude(yield* connection.status, { endpoint: "amqp://b:5672" })
+      assert.deepStrictEqual(net.attempts.map(({ host }) => host), ["a", "b"])
+    }))
+
+  it.effect("F31 a host that does not answer at all costs connectTimeout, and then the next is tried", () =>
+    Effect.gen(function*() {
+      const net = network((_, host) => host === "c" ? memoryBroker() : "silent")
+      const connecting = yield* Effect.forkScoped(net.connect({ endpoints, connectTimeout: "3 seconds" }), {
+        startImmediately: true
+      })
+      yield* TestClock.adjust("6 seconds")
+      const connection = yield* Fiber.join(connecting)
+      assert.deepInclude(yield* connection.status, { endpoint: "amqp://c:5672" })
+      assert.deepStrictEqual(net.attempts, [{ at: 0, host: "a" }, { at: 3_000, host: "b" }, { at: 6_000, host: "c" }])
+    }))
+
+  it.effect("fixed order begins with the first each time; shuffled begins anywhere and tries each", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 1 ? memoryBroker() : "refused")
+      yield* net.connect({ endpoints, endpointOrder: "shuffled", reconnect: every })
+      net.latest().lose()
+      yield* TestClock.adjust("40 seconds")
+      const cycles = new Map<number, Array<string>>()
+      for (const { at, host } of net.attempts.slice(1)) cycles.set(at, [...cycles.get(at) ?? [], host])
+      assert.strictEqual(cycles.size, 40)
+      for (const cycle of cycles.values()) assert.deepStrictEqual([...cycle].sort(), hosts)
+      assert.lengthOf(new Set([...cycles.values()].map(([first]) => first)), 3)
+    }))
+
+  it.effect("F32 endpoints and F25 credentials of an Effect are asked for at each attempt, failures of theirs too", () =>
+    Effect.gen(function*() {
+      let asked = 0
+      let tokens = 0
+      const net = network((attempt) => attempt === 2 ? "refused" : memoryBroker())
+      const down = new AmqpConnectionError({
+        reason: new ConnectFailed({ endpoint: "", code: "ENOTFOUND", detail: "no name service" })
+      })
+      const connection = yield* net.connect({
+        reconnect: every,
+        endpoints: Effect.suspend(() => ++asked === 3 ? Effect.fail(down) : Effect.succeed([{ host: `h${asked}` }])),
+        credentials: Effect.sync(() => ({ username: "u", password: Redacted.make(`token ${++tokens}`) }))
+      })
+      net.latest().lose()
+      yield* TestClock.adjust("2 seconds")
+      assert.deepNestedInclude(yield* connection.status, { "cause.reason.code": "ENOTFOUND" })
+      yield* TestClock.adjust("1 second")
+      assert.deepInclude(yield* connection.status, { _tag: "Open", endpoint: "amqp://h4:5672" })
+      const said = net.latest().received.flatMap((frame) =>
+        frame._tag === "Method" && frame.method._tag === "connection.start-ok"
+          ? [new TextDecoder().decode(frame.method.response)]
+          : []
+      )
+      assert.deepStrictEqual(said, [`\0u\0token ${tokens}`])
+      assert.strictEqual(tokens, 4)
+    }))
+})
+
+describe("those who wait", () => {
+  const lost = (options: AmqpConnection.Options) =>
+    Effect.gen(function*() {
+      let isUp = true
+      const net = network(() => isUp ? memoryBroker() : "refused")
+      const connection = yield* net.connect({ reconnect: every, ...options })
+      isUp = false
+      net.latest().lose()
+      yield* settle
+      const raise = Effect.sync(() => {
+        isUp = true
+      })
+      return { connection, net, raise }
+    })
+
+  it.effect("P1 wait for the next epoch", () =>
+    Effect.gen(function*() {
+      const { connection, raise } = yield* lost({})
+      const waiting = yield* Effect.forkChild(connection.server, { startImmediately: true })
+      yield* TestClock.adjust("5500 millis")
+      assert.isUndefined(waiting.pollUnsafe())
+      yield* raise
+      yield* TestClock.adjust("500 millis")
+      assert.strictEqual((yield* Fiber.join(waiting)).mechanism, "PLAIN")
+    }))
+
+  it.effect("P1 fail with the reason of the loss when waitTimeout is over, each after its own", () =>
+    Effect.gen(function*() {
+      const { connection, net } = yield* lost({ waitTimeout: "10 seconds" })
+      const one = yield* Effect.forkChild(Effect.flip(connection.server), { startImmediately: true })
+      yield* TestClock.adjust("4 seconds")
+      const two = yield* Effect.forkChild(Effect.flip(connection.server), { startImmediately: true })
+      yield* TestClock.adjust("5999 millis")
+      assert.isUndefined(one.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.strictEqual((yield* Fiber.join(one)).reason._tag, "ConnectionLost")
+      assert.isUndefined(two.pollUnsafe())
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.join(two)
+      assert.strictEqual((yield* connection.status)._tag, "Reconnecting")
+      assert.isAbove(net.attempts.length, 10)
+    }))
+
+  it.effect("P1 do not wait with a waitTimeout of 0", () =>
+    Effect.gen(function*() {
+      const { connection } = yield* lost({ waitTimeout: 0 })
+      const failing = yield* Effect.forkChild(Effect.flip(connection.server), { startImmediately: true })
+      yield* settle
+      assert.strictEqual((yield* Fiber.join(failing)).reason._tag, "ConnectionLost")
+    }))
+
+  it.effect("P1 can be interrupted; the others go on", () =>
+    Effect.gen(function*() {
+      const { connection, raise } = yield* lost({})
+      const one = yield* Effect.forkChild(connection.server, { startImmediately: true })
+      const two = yield* Effect.forkChild(connection.server, { startImmediately: true })
+      yield* Fiber.interrupt(one)
+      yield* raise
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* Fiber.join(two)).mechanism, "PLAIN")
+    }))
+})
+
+describe("what is told, restored and closed", () => {
+  it.effect("P8 changes shows every state in order, to each who watches, and ends with the connection", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 2 ? "refused" : memoryBroker())
+      const connection = yield* net.connect({ reconnect: every })
+      const one = yield* watch(connection)
+      net.latest().send({ _tag: "connection.blocked", reason: "low on memory" })
+      yield* settle
+      net.latest().send({ _tag: "connection.unblocked" })
+      yield* settle
+      net.latest().send(close(320, "CONNECTION_FORCED - maintenance"))
+      yield* settle
+      const two = yield* watch(connection)
+      yield* TestClock.adjust("2 seconds")
+      yield* connection.close
+      yield* one.ended
+      yield* two.ended
+      const later = [
+        "Reconnecting 1 ConnectionForced",
+        "Reconnecting 2 ConnectFailed",
+        "Open 2 amqp://localhost:5672",
+        "Closed ConnectionClosed"
+      ]
+      assert.deepStrictEqual(one.seen, [
+        "Open 1 amqp://localhost:5672",
+        "Blocked 1",
+        "Open 1 amqp://localhost:5672",
+        ...later
+      ])
+      assert.deepStrictEqual(two.seen, later)
+      assert.deepStrictEqual(yield* Stream.runCollect(Stream.map(connection.changes, summary)), later.slice(-1))
+    }))
+
+  it.effect("restores each epoch once, in order, before anybody may use it", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker())
+      const connection = yield* net.connect({ reconnect: every })
+      const { onEpoch } = connection[AmqpConnection.internals]()
+      const done: Array<string> = []
+      const restores = (name: string) =>
+        onEpoch(({ epoch }) =>
+          Effect.delay(Effect.sync(() => void done.push(`${name} ${epoch}`)), epoch === 1 ? 0 : "1 second")
+        )
+      yield* restores("a")
+      const own = yield* Scope.fork(yield* Effect.scope)
+      yield* Scope.provide(restores("gone"), own)
+      net.latest().lose()
+      yield* settle
+      yield* Scope.close(own, Exit.void)
+      // Registered while there is no epoch: the next one is its first.
+      const late = yield* Effect.forkScoped(restores("late"), { startImmediately: true })
+      const user = yield* Effect.forkChild(connection.server, { startImmediately: true })
+      yield* TestClock.adjust("2999 millis")
+      assert.isUndefined(user.pollUnsafe())
+      assert.deepStrictEqual(done, ["a 1", "gone 1", "a 2"])
+      assert.strictEqual((yield* connection.status)._tag, "Reconnecting")
+      yield* TestClock.adjust(1)
+      yield* Fiber.join(user)
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(late)
+      assert.deepStrictEqual(done, ["a 1", "gone 1", "a 2", "late 2"])
+    }))
+
+  it.effect("a session that ends while it is restored is nobody's", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker())
+      const connection = yield* net.connect({ reconnect: every })
+      const { onEpoch } = connection[AmqpConnection.internals]()
+      yield* onEpoch(() => Effect.sleep("1 second")).pipe(Effect.forkScoped({ startImmediately: true }))
+      yield* TestClock.adjust("1 second")
+      const { seen } = yield* watch(connection)
+      net.latest().lose()
+      yield* TestClock.adjust("1500 millis")
+      net.latest().lose()
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(seen, [
+        "Open 1 amqp://localhost:5672",
+        "Reconnecting 1 ConnectionLost",
+        "Reconnecting 2 ConnectionLost",
+        "Open 2 amqp://localhost:5672"
+      ])
+      assert.isTrue(net.brokers[1]?.isClosed())
+    }))
+
+  const silentBroker = (): MemoryBroker => memoryBroker({ script: { "connection.start-ok": () => [] } })
+  const phases: ReadonlyArray<readonly [string, () => Answer]> = [
+    ["sleeps", () => "refused"],
+    ["dials", () => "silent"],
+    ["shakes hands", silentBroker],
+    ["restores", () => memoryBroker()]
+  ]
+
+  it.effect.each(phases)(
+    "F87 is closed at once while it %s, and leaves nothing open",
+    ([phase, answer]) =>
+      Effect.gen(function*() {
+        const net = network((attempt) => attempt === 1 ? memoryBroker() : answer())
+        const connection = yield* net.connect({ reconnect: every })
+        yield* connection[AmqpConnection.internals]().onEpoch(({ epoch }) => epoch === 1 ? Effect.void : Effect.never)
+        const { ended, seen } = yield* watch(connection)
+        net.latest().lose()
+        yield* TestClock.adjust("1500 millis")
+        const waiting = yield* Effect.forkChild(Effect.flip(connection.server), { startImmediately: true })
+        const closing = yield* Effect.forkChild(connection.close, { startImmediately: true })
+        yield* settle
+        assert.isTrue(Option.isSome(Option.fromUndefinedOr(closing.pollUnsafe())), phase)
+        assert.strictEqual((yield* Fiber.join(waiting)).reason._tag, "ConnectionClosed")
+        yield* ended
+        assert.strictEqual(seen.at(-1), "Closed ConnectionClosed")
+        for (const broker of net.brokers) assert.isTrue(broker.isClosed())
+        const count = net.attempts.length
+        yield* TestClock.adjust("1 hour")
+        assert.lengthOf(net.attempts, count)
+      })
+  )
+
+  it.effect("P5 the scope closes it while it reconnects", () =>
+    Effect.gen(function*() {
+      const net = network((attempt) => attempt === 1 ? memoryBroker() : "refused")
+      const scope = yield* Scope.fork(yield* Effect.scope)
+      const connection = yield* Scope.provide(net.connect(), scope)
+      net.latest().lose()
+      yield* TestClock.adjust("5 seconds")
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual((yield* connection.closed).reason._tag, "ConnectionClosed")
+      const count = net.attempts.length
+      yield* TestClock.adjust("1 hour")
+      assert.lengthOf(net.attempts, count)
+    }))
+})
