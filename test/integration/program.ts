@@ -10,6 +10,7 @@ export interface Program {
   readonly line: Effect.Effect<string>
   /** Waits for it to exit of its own accord, and gives its exit code. */
   readonly exited: Effect.Effect<number | null>
+  readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
 }
 
 /** Runs a module of this text, in which `"src/…"` is a file of the library; the end of the scope kills it. */
@@ -36,5 +37,9 @@ export const runProgram = (text: string): Effect.Effect<Program, never, Scope.Sc
       Queue.offerAllUnsafe(lines, text.split("\n").filter((line) => line !== ""))
     })
     const ended = Effect.die(new Error("the program printed no more lines"))
-    return { line: Effect.catch(Queue.take(lines), () => ended), exited: Effect.promise(() => exit) }
+    return {
+      line: Effect.catch(Queue.take(lines), () => ended),
+      exited: Effect.promise(() => exit),
+      signal: (signal) => Effect.sync(() => void child.kill(signal))
+    }
   })
