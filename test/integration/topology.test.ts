@@ -221,13 +221,15 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
   it.effect("F51 what is declared once is not declared again", () =>
     noLeaks(Effect.gen(function*() {
       const { connection, link } = yield* through()
-      const [once, always] = [uniqueName("q"), uniqueName("q")]
-      yield* declare(connection, [classicQueue(once, { durable: false, exclusive: true })])
-      yield* make(connection, [classicQueue(always, { durable: false, exclusive: true })])
+      const [once, always, s] = [uniqueName("q"), uniqueName("q"), serverNamedQueue()]
+      yield* declare(connection, [classicQueue(once, { durable: false, exclusive: true }), s])
+      const topology = yield* make(connection, [classicQueue(always, { durable: false, exclusive: true })])
+      assert.match(yield* topology.queueName(s), /^amq\.gen-/)
       yield* link.reset
       yield* inEpoch(connection, 2)
       assert.isFalse(yield* exists(connection, once))
       assert.isTrue(yield* exists(connection, always))
+      assertFailure(yield* Effect.flip(topology.queueName(s)), "AmqpEncodeError", "not declared")
     })))
 
   it.effect("F52 bindings between exchanges are restored", () =>
@@ -572,6 +574,19 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
         assert.strictEqual(error._tag, "AmqpConnectionError")
         const late = yield* Effect.flip(Effect.scoped(make(connection, [classicQueue(uniqueName("q"))])))
         assert.strictEqual(late._tag, "AmqpConnectionError")
+      })))
+
+    it.effect("ends with a connection that is given up", () =>
+      noLeaks(Effect.gen(function*() {
+        const { connection, link, proxy } = yield* through({ reconnect: Schedule.recurs(0) })
+        yield* nextMethod(link, "up", "connection.open")
+        yield* proxy.set("down", { mode: "stall" })
+        const making = yield* Effect.forkChild(make(connection, [classicQueue(uniqueName("q"))]), {
+          startImmediately: true
+        })
+        yield* nextMethod(link, "up", "channel.open")
+        yield* link.reset
+        assert.strictEqual((yield* Effect.flip(Fiber.join(making)))._tag, "AmqpConnectionError")
       })))
 
     it.effect("can be interrupted; nothing stays", () =>
