@@ -1,9 +1,13 @@
 /**
  * A connection to a broker, as a scoped value or a layer over `AmqpTransport`.
  *
- * The connection owns the socket, the handshake, the heartbeat and the end of everything that was opened on it. It does
- * not publish or consume: channels do (`AmqpChannel`). A connection that is lost is not replaced: everything on it ends
- * with a typed error, and so does `closed`.
+ * The connection owns the socket, the handshake, the heartbeat and the end of everything that was opened on it. One that
+ * is lost is replaced under the `reconnect` schedule; each connection to the broker is an epoch with a number. Nothing is
+ * carried over from one epoch to the next: a channel (`AmqpChannel`), its deliveries and what waits on it end, typed.
+ * What outlives an epoch is built on top: `AmqpTopology`, `AmqpPublisher`, `AmqpConsumer`. `closed` is the end for good:
+ * closed by this client, or given up by the schedule.
+ *
+ * It does not publish or consume; channels do.
  *
  * @since 0.1.0
  */
