@@ -5,8 +5,9 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Fs from "node:fs"
 import * as Path from "node:path"
 import * as AmqpError from "../src/AmqpError.ts"
-import { AmqpUriError } from "../src/AmqpUri.ts"
+import * as modules from "../src/index.ts"
 import { replyCodes } from "../src/internal/replyCodes.ts"
+import * as NodeAmqp from "../src/NodeAmqp.ts"
 
 const root = Path.resolve(import.meta.dirname, "..")
 const read = (file: string): string => Fs.readFileSync(Path.join(root, file), "utf8")
@@ -32,7 +33,11 @@ const tagsOf = (rows: ReadonlyArray<Row>): ReadonlyArray<string> => rows.map(({ 
 
 const errors = table("tag")
 const reasons = table("reason")
-const exported = Object.keys({ ...AmqpError, AmqpUriError }).filter((name) => /^[A-Z]/.test(name))
+const isErrorClass = (value: unknown): boolean => typeof value === "function" && value.prototype instanceof Error
+/** The error classes of all modules. */
+const exported = Object.values({ ...modules, NodeAmqp }).flatMap((module) =>
+  Object.entries(module).flatMap(([name, value]) => isErrorClass(value) ? name : [])
+)
 const reply = { replyText: "", classId: 0, methodId: 0 }
 
 describe("the error tables of the README", () => {
@@ -65,13 +70,17 @@ describe("the error tables of the README", () => {
 })
 
 describe("README and docs", () => {
-  it("show the example that the integration tests run", () => {
-    const example = read("examples/readme.ts").replaceAll(/"\.\.\/src\/(\w+)\.ts"/g, `"effect-amqp/$1"`)
-    assert.strictEqual(/^```ts\n([\s\S]*?)^```$/m.exec(readme)?.[1], example)
+  it("show the examples as they are run", () => {
+    const shown = Array.from(readme.matchAll(/^```ts\n([\s\S]*?)^```$/gm), ([, code]) => code)
+    const examples = ["examples/readme.ts", "examples/selfhealing.ts"].map((file) =>
+      read(file).replaceAll(/"\.\.\/src\/(\w+)\.ts"/g, `"effect-amqp/$1"`)
+    )
+    assert.deepStrictEqual(shown, examples)
   })
 
   it("name files that exist", () => {
-    for (const file of ["README.md", "CHANGELOG.md", "docs/architecture.md"]) {
+    const docs = Fs.readdirSync(Path.join(root, "docs")).map((name) => `docs/${name}`)
+    for (const file of ["README.md", "CHANGELOG.md", ...docs]) {
       for (const [, link = ""] of read(file).matchAll(/\]\((?!https:)([^)]+)\)/g)) {
         assert.isTrue(Fs.existsSync(Path.resolve(root, Path.dirname(file), link)), `${file}: ${link}`)
       }

@@ -1,11 +1,12 @@
 /**
  * What each operation can fail with, and nothing else.
  */
-import type { Config, Layer, Scope } from "effect"
+import type { Cause, Config, Layer, Scope } from "effect"
 import { Effect, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
-import type { AmqpDelivery, Settled } from "../../src/AmqpDelivery.ts"
+import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
+import type { AmqpDelivery, AmqpSupervisedDelivery, Settled } from "../../src/AmqpDelivery.ts"
 import type {
   AmqpAccessRefused,
   AmqpChannelClosed,
@@ -22,6 +23,7 @@ import type {
   AmqpStaleDelivery,
   NotAllowed
 } from "../../src/AmqpError.ts"
+import type { AmqpTopologyError, AmqpTopologyInvalid } from "../../src/AmqpTopology.ts"
 import type { AmqpTransport } from "../../src/AmqpTransport.ts"
 import type { AmqpUriError } from "../../src/AmqpUri.ts"
 import type * as NodeAmqp from "../../src/NodeAmqp.ts"
@@ -124,6 +126,70 @@ expectType<Equal<ReturnType<typeof delivery.reject>, Effect.Effect<Settled, Amqp
 declare const consumer: Consumer
 const settled = Stream.runForEach(consumer.deliveries, (delivery) => delivery.ack)
 expectType<Equal<Effect.Error<typeof settled>, AmqpConsumerCancelled | AmqpStaleDelivery | Ended>>()
+
+// -----------------------------------------------------------------------------
+// consumers that outlive their connections
+// -----------------------------------------------------------------------------
+
+type Failed = AmqpConsumer.AmqpConsumerFailed
+
+// All that can go wrong on the way is in one error, or recovered from.
+const streamed = AmqpConsumer.stream(["orders", "returns"], { prefetch: 10 })
+expectType<Equal<typeof streamed, Stream.Stream<AmqpSupervisedDelivery, Failed, Connection>>>()
+const supervised = AmqpConsumer.make("orders")
+expectType<Equal<typeof supervised, Effect.Effect<AmqpConsumer.AmqpConsumer, never, Connection>>>()
+expectType<
+  Equal<ErrorsOf<AmqpConsumer.AmqpConsumer, "deliveries" | "changes">, {
+    readonly setPrefetch: AmqpEncodeError
+    readonly status: never
+  }>
+>()
+expectType<Equal<AmqpConsumer.AmqpConsumer["deliveries"], Stream.Stream<AmqpSupervisedDelivery, Failed>>>()
+expectType<Equal<AmqpConsumer.AmqpConsumer["changes"], Stream.Stream<AmqpConsumer.Status>>>()
+
+// A delivery of an earlier epoch is no failure.
+declare const supervisedDelivery: AmqpSupervisedDelivery
+type SupervisedSettle = Effect.Effect<Settled | AmqpStaleDelivery>
+expectType<Equal<typeof supervisedDelivery.ack, SupervisedSettle>>()
+expectType<Equal<ReturnType<typeof supervisedDelivery.nack>, SupervisedSettle>>()
+expectType<Equal<ReturnType<typeof supervisedDelivery.reject>, SupervisedSettle>>()
+
+declare const handler: (delivery: AmqpSupervisedDelivery) => Effect.Effect<void, AmqpNotFound, AmqpTransport>
+
+// Without a policy a handler's failure is the consumer's, with one it is not.
+const unhandled = AmqpConsumer.run("orders", handler)
+expectType<
+  Equal<typeof unhandled, Effect.Effect<void, Failed | AmqpNotFound | Cause.TimeoutError, AmqpTransport | Connection>>
+>()
+const handled = AmqpConsumer.run("orders", handler, { onFailure: AmqpConsumer.requeue })
+expectType<Equal<typeof handled, Effect.Effect<void, Failed, AmqpTransport | Connection>>>()
+
+// A policy sees what the handler failed with, and answers with a disposition.
+export const byPolicy = AmqpConsumer.run("orders", handler, {
+  onFailure: (cause, delivery) => {
+    expectType<Equal<typeof cause, Cause.Cause<AmqpNotFound | Cause.TimeoutError>>>()
+    expectType<Equal<typeof delivery, AmqpSupervisedDelivery>>()
+    return AmqpConsumer.deadLetter
+  }
+})
+// @ts-expect-error - an Effect is no disposition
+export const noPolicy = AmqpConsumer.run("orders", handler, { onFailure: () => Effect.void })
+// @ts-expect-error - what nobody acknowledges cannot be settled by an exit
+export const unacknowledged = AmqpConsumer.run("orders", handler, { noAck: true })
+
+expectType<
+  Equal<
+    Failed["reason"],
+    | AmqpAccessRefused
+    | AmqpNotFound
+    | AmqpResourceLocked
+    | AmqpPreconditionFailed
+    | AmqpConsumerCancelled
+    | AmqpTopologyError
+    | AmqpTopologyInvalid
+    | Named
+  >
+>()
 
 // -----------------------------------------------------------------------------
 // connections
