@@ -157,7 +157,7 @@ const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = Schedule.
 ]).pipe(
   Schedule.jittered,
   Schedule.setInputType<AmqpConsumerFailed>(),
-  Schedule.while(({ input: { reason } }) => isTransient(reason._tag === "AmqpTopologyError" ? reason.cause : reason))
+  Schedule.while(({ input }) => isTransient(input))
 )
 
 // -----------------------------------------------------------------------------

@@ -433,6 +433,13 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
   }
 }
 
+/** What consumers and topologies failed because of; their classes are not known here. */
+const reasonOf = (u: unknown): unknown => {
+  if (!(u instanceof Error && "_tag" in u)) return undefined
+  if (u._tag === "AmqpConsumerFailed" && "reason" in u) return u.reason
+  return u._tag === "AmqpTopologyError" ? u.cause : undefined
+}
+
 /**
  * Whether the same operation may succeed later without a change to the program: the default input of recovery
  * schedules.
@@ -443,12 +450,14 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
  * errors are not. Where one code has two meanings, the broker's text decides: 404 for a queue whose node is down is
  * transient, 404 for one that does not exist is not; 406 for a late acknowledgement is transient, other 406 are not.
  * An exclusive queue (405) is transient: a dead connection of one's own may still hold it. Nacked and unconfirmed
- * publishes are transient, returned ones are not.
+ * publishes are transient, returned ones are not. A consumer or a topology that failed is as transient as its reason.
  *
  * @category guards
  * @since 0.1.0
  */
 export const isTransient = (u: unknown): boolean => {
+  const reason = reasonOf(u)
+  if (reason !== undefined) return isTransient(reason)
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)

@@ -1,7 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Schema } from "effect"
+import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
 import * as AmqpError from "../src/AmqpError.ts"
 import { replyCodes } from "../src/internal/replyCodes.ts"
+import { AmqpTopologyError } from "../src/internal/topologyError.ts"
 
 // -----------------------------------------------------------------------------
 // one of each
@@ -332,6 +334,21 @@ describe("isTransient", () => {
     assert.isFalse(AmqpError.isTransient(closed(hard(503))))
     assert.isFalse(AmqpError.isTransient(closed(soft(403))))
     assert.isFalse(AmqpError.isTransient(closed(undefined)))
+  })
+
+  it("of a consumer or a topology that failed is that of the reason", () => {
+    const failed = (reason: AmqpConsumerFailed["reason"]) =>
+      new AmqpConsumerFailed({ queue: "orders", phase: "deliver", reason })
+    assert.isTrue(AmqpError.isTransient(failed(hard(320))))
+    assert.isFalse(AmqpError.isTransient(failed(hard(503))))
+    const topology = (code: number) =>
+      new AmqpTopologyError({
+        entity: "queue",
+        cause: new AmqpError.AmqpChannelClosed({ operation: "", cause: soft(code) })
+      })
+    assert.isTrue(AmqpError.isTransient(topology(405)))
+    assert.isFalse(AmqpError.isTransient(topology(403)))
+    assert.isTrue(AmqpError.isTransient(failed(topology(405))))
   })
 
   // RabbitMQ's own words, in 3.10.
