@@ -30,6 +30,8 @@ const some = (ids: ReadonlyArray<string>): string =>
 
 export class Ledger {
   readonly entries = new Map<string, Entry>()
+  /** What contradicts the promises, as it was seen. */
+  readonly accusations: Array<string> = []
   /** What was handled and never published. */
   readonly unknown: Array<string> = []
   /** For each publisher, when its latest confirmed publish was begun; for each consumer, its latest message. */
@@ -71,6 +73,11 @@ export class Ledger {
     this.notify()
   }
 
+  accuse(text: string): void {
+    this.accusations.push(text)
+    this.notify()
+  }
+
   /** Who has made no progress since then. */
   stuck(since: number): ReadonlyArray<string> {
     return [...this.progress].flatMap(([who, at]) => at > since ? [] : [who])
@@ -95,7 +102,7 @@ export class Ledger {
     })
   }
 
-  /** What contradicts the promises. `written` says how often each message was written to a socket. */
+  /** All that contradicts the promises. `written` says how often each message was written to a socket. */
   violations(written: ReadonlyMap<string, number>): ReadonlyArray<string> {
     const problems = {
       "publishes without an outcome": this.ids(({ outcomes }) => outcomes.length === 0),
@@ -113,7 +120,8 @@ export class Ledger {
         outcomes.includes("confirmed") && !written.has(id)
       )
     }
-    return Object.entries(problems).flatMap(([what, ids]) => ids.length === 0 ? [] : [`${what}: ${some(ids)}`])
+    const found = Object.entries(problems).filter(([, ids]) => ids.length > 0)
+    return [...this.accusations, ...found.map(([what, ids]) => `${what}: ${some(ids)}`)]
   }
 
   /** How many messages had that outcome. */

@@ -55,7 +55,7 @@ export interface ChaosResult {
 }
 
 /** Recovery takes this long (ms), or it is none. */
-const patience = 60_000
+const patience = 30_000
 
 const connectionNames = ["chaos-publishers", "chaos-consumers"] as const
 
@@ -88,7 +88,7 @@ const toId = (body: Uint8Array): string => Buffer.from(body.subarray(0, 40)).toS
 
 /** Each of a publisher's fibers publishes, waits, publishes. */
 const lanes = 8
-const pace = "15 millis"
+const pace = "25 millis"
 
 const publishing = (ledger: Ledger, isOver: () => boolean) => {
   const record = (ids: ReadonlyArray<string>, at: number, outcomeOf: (index: number) => string) =>
@@ -172,20 +172,19 @@ export const run = (
     const ledger = new Ledger()
     const links: Array<ProxyLink> = []
     const struck: Array<Struck> = []
-    const violations: Array<string> = []
     let reconnects = 0
-    yield* Effect.scoped(clients(node, options, { ledger, links, struck, violations, onReconnect: () => reconnects++ }))
+    yield* Effect.scoped(clients(node, options, { ledger, links, struck, onReconnect: () => reconnects++ }))
 
     const held = yield* node.held({ patience: 10_000 })
     for (const [what, left] of Object.entries(held)) {
-      if (left.length > 0) violations.push(`the broker still holds ${left.length} ${what}`)
+      if (left.length > 0) ledger.accuse(`the broker still holds ${left.length} ${what}`)
     }
     const wire = new Wire()
     for (const [i, link] of links.entries()) {
       const [up, down] = yield* Effect.all([link.seen("up"), link.seen("down")])
       wire.add(`connection ${i + 1}`, { up, down }, toId)
     }
-    violations.push(...wire.violations, ...ledger.violations(wire.written))
+    const violations = [...ledger.violations(wire.written), ...wire.violations]
     return { struck, ledger, wire, reconnects, violations }
   })
 
@@ -195,14 +194,13 @@ interface Books {
   /** Every connection that came through the proxy. */
   readonly links: Array<ProxyLink>
   readonly struck: Array<Struck>
-  readonly violations: Array<string>
   readonly onReconnect: () => void
 }
 
 const clients = (
   node: BrokerNode,
   { duration, onProgress, seed }: ChaosOptions,
-  { ledger, links, onReconnect, struck, violations }: Books
+  { ledger, links, onReconnect, struck }: Books
 ): Effect.Effect<void, unknown, Scope.Scope> =>
   Effect.gen(function*() {
     const proxy = yield* makeProxy(node)
@@ -222,7 +220,7 @@ const clients = (
         connectionName,
         heartbeat: "1 second",
         handshakeTimeout: "3 seconds",
-        waitTimeout: patience,
+        waitTimeout: 2 * patience,
         reconnect: backoff
       }).pipe(Effect.provide(NodeAmqp.layerTransport))
     const publishers = yield* connect(connectionNames[0])
@@ -248,8 +246,8 @@ const clients = (
       return FiberSet.run(
         consuming,
         Effect.match(Effect.provideService(running, AmqpConnection.AmqpConnection, consumers), {
-          onFailure: (error) => void violations.push(`${name} failed: ${error}`),
-          onSuccess: () => void violations.push(`${name} ended by itself`)
+          onFailure: (error) => ledger.accuse(`${name} failed: ${error}`),
+          onSuccess: () => ledger.accuse(`${name} ended by itself`)
         })
       )
     }
@@ -298,7 +296,7 @@ const clients = (
         publishingFibers,
         publish(one).pipe(
           Effect.provideService(AmqpConnection.AmqpConnection, publishers),
-          Effect.catch((error) => Effect.sync(() => violations.push(`${one.name} failed: ${error}`)))
+          Effect.catch((error) => Effect.sync(() => ledger.accuse(`${one.name} failed: ${error}`)))
         )
       )
     }
@@ -326,11 +324,11 @@ const clients = (
         Effect.provideService(AmqpConnection.AmqpConnection, consumers),
         Effect.timeout("20 seconds"),
         Effect.matchEffect({
-          onFailure: (error) => Effect.sync(() => violations.push(`a consumer did not lose its queue: ${error}`)),
+          onFailure: (error) => Effect.sync(() => ledger.accuse(`a consumer did not lose its queue: ${error}`)),
           onSuccess: (error) =>
             Effect.sync(() => {
               const isTyped = error._tag === "AmqpConsumerFailed" && error.reason._tag === "AmqpNotFound"
-              if (!isTyped) violations.push(`the consumer of a deleted queue failed otherwise: ${error}`)
+              if (!isTyped) ledger.accuse(`the consumer of a deleted queue failed otherwise: ${error}`)
             })
         })
       )
@@ -338,17 +336,17 @@ const clients = (
     const victim = { node, proxy, links: open, connectionNames, deleteQueue: Effect.asVoid(deleteQueue) }
     const recovered = Effect.gen(function*() {
       const since = performance.now()
-      const all = ledger.until(() => ledger.stuck(since).length === 0)
+      const all = ledger.until(() => ledger.stuck(since).length === 0 || ledger.accusations.length > 0)
       const inTime = yield* Effect.timeoutOption(all, patience)
       if (inTime._tag === "None") {
-        violations.push(`no progress within ${patience} ms after ${current}: ${ledger.stuck(since).join(", ")}`)
+        ledger.accuse(`no progress within ${patience} ms after ${current}: ${ledger.stuck(since).join(", ")}`)
       }
       return performance.now() - since
     })
 
     yield* recovered
     for (const fault of schedule(seed)) {
-      if (elapsed() > duration || violations.length > 0) break
+      if (elapsed() > duration || ledger.accusations.length > 0) break
       const { begun } = ledger
       yield* ledger.until(() => ledger.begun >= begun + fault.after && ledger.begun > ledger.settled)
       current = fault.kind
@@ -361,11 +359,11 @@ const clients = (
 
     isOver = true
     const inTime = yield* Effect.timeoutOption(FiberSet.awaitEmpty(publishingFibers), patience)
-    if (inTime._tag === "None") violations.push(`publishes had no outcome within ${patience} ms`)
+    if (inTime._tag === "None") ledger.accuse(`publishes had no outcome within ${patience} ms`)
     yield* Effect.timeoutOption(ledger.until(() => ledger.missing.length === 0), patience / 2)
     yield* drained(node).pipe(
       Effect.retry({ schedule: Schedule.spaced("100 millis"), times: 100 }),
-      Effect.catch((left) => Effect.sync(() => violations.push(`left in queues: ${left}`)))
+      Effect.catch((left) => Effect.sync(() => ledger.accuse(`left in queues: ${left}`)))
     )
     yield* Fiber.interrupt(reporting)
     yield* report
