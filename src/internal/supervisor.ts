@@ -167,13 +167,21 @@ export const make = <R>(
     const begin = yield* first
     const supervising = yield* supervise(begin).pipe(Effect.flatMap(end), Effect.forkIn(scope))
 
-    const close = Effect.suspend(() => {
-      if (Deferred.isDoneUnsafe(closed)) return Effect.asVoid(Deferred.await(closed))
-      return Fiber.interrupt(supervising).pipe(
-        Effect.andThen(Effect.suspend(() => current?.open.close ?? Effect.void)),
-        Effect.andThen(end(closedByClient()))
-      )
-    })
+    const shutdown = Fiber.interrupt(supervising).pipe(
+      Effect.andThen(Effect.suspend(() => current?.open.close ?? Effect.void)),
+      Effect.andThen(end(closedByClient()))
+    )
+    let isClosing = false
+    // Goes on, within its bound, when the one who asked for it waits no longer.
+    const close = Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        if (!isClosing && !Deferred.isDoneUnsafe(closed)) {
+          isClosing = true
+          yield* Effect.forkDetach(shutdown, { startImmediately: true })
+        }
+        yield* restore(Deferred.await(closed))
+      })
+    )
     yield* Effect.addFinalizer(() => close)
 
     const sessionOr = (
