@@ -84,18 +84,13 @@ export class AmqpUnacknowledged extends AmqpMessage {
 }
 
 /**
- * A delivery to be settled: `ack`, `nack` or `reject` it, once (specification 1.8.3.13, 1.8.3.14 and RabbitMQ's
- * `basic.nack`).
- *
- * **Details**
- *
- * Settling yields `Settled`, and fails with `AmqpStaleDelivery` once the channel is gone: the broker then delivers the
- * message again.
+ * A delivery that is settled on its channel, once. `Stale` and `E` are what settling yields and fails with once the
+ * channel is gone: the broker then delivers the message again.
  *
  * @category models
  * @since 0.1.0
  */
-export class AmqpDelivery extends AmqpUnacknowledged {
+export abstract class Settleable<Stale, E> extends AmqpUnacknowledged {
   readonly #channel: ChannelState
 
   /** @internal */
@@ -116,25 +111,53 @@ export class AmqpDelivery extends AmqpUnacknowledged {
     return this.#channel.epoch
   }
 
+  /** Whether it can no longer be settled. */
+  get isStale(): boolean {
+    return this.#channel.isClosed
+  }
+
   /** The message has been dealt with; the broker forgets it. */
-  get ack(): Effect.Effect<Settled, AmqpStaleDelivery> {
-    return Effect.suspend(() => settled(this.#channel.ack(this.deliveryTag), this.deliveryTag, this.epoch))
+  get ack(): Effect.Effect<Settled | Stale, E> {
+    return Effect.suspend(() => this.#result(this.#channel.ack(this.deliveryTag)))
   }
 
   /** The message could not be dealt with: back to its queue, or away. */
-  nack(options?: RefuseOptions): Effect.Effect<Settled, AmqpStaleDelivery> {
-    return this.settle({ _tag: "Nack", requeue: options?.requeue ?? true })
+  nack(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
+    return this.#settle({ _tag: "Nack", requeue: options?.requeue ?? true })
   }
 
   /** As `nack`, by the specification's own method. */
-  reject(options?: RefuseOptions): Effect.Effect<Settled, AmqpStaleDelivery> {
-    return this.settle({ _tag: "Reject", requeue: options?.requeue ?? true })
+  reject(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
+    return this.#settle({ _tag: "Reject", requeue: options?.requeue ?? true })
   }
 
-  private settle(settlement: Settlement): Effect.Effect<Settled, AmqpStaleDelivery> {
-    return Effect.suspend(() =>
-      settled(this.#channel.settle(this.deliveryTag, settlement), this.deliveryTag, this.epoch)
-    )
+  #settle(settlement: Settlement): Effect.Effect<Settled | Stale, E> {
+    return Effect.suspend(() => this.#result(this.#channel.settle(this.deliveryTag, settlement)))
+  }
+
+  #result(result: SettleResult): Effect.Effect<Settled | Stale, E> {
+    if (result !== "Stale") return results[result]
+    return this.onStale(new AmqpStaleDelivery({ deliveryTag: this.deliveryTag, epoch: this.epoch }))
+  }
+
+  /** @internal */
+  protected abstract onStale(stale: AmqpStaleDelivery): Effect.Effect<Stale, E>
+}
+
+/**
+ * A delivery to be settled: `ack`, `nack` or `reject` it, once (specification 1.8.3.13, 1.8.3.14 and RabbitMQ's
+ * `basic.nack`).
+ *
+ * **Details**
+ *
+ * Settling yields `Settled`, and fails with `AmqpStaleDelivery` once the channel is gone.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class AmqpDelivery extends Settleable<never, AmqpStaleDelivery> {
+  protected override onStale(stale: AmqpStaleDelivery): Effect.Effect<never, AmqpStaleDelivery> {
+    return Effect.fail(stale)
   }
 }
 
@@ -146,53 +169,8 @@ export class AmqpDelivery extends AmqpUnacknowledged {
  * @category models
  * @since 0.1.0
  */
-export class AmqpSupervisedDelivery extends AmqpUnacknowledged {
-  readonly #channel: ChannelState
-
-  /** @internal */
-  constructor(
-    channel: ChannelState,
-    deliveryTag: number,
-    redelivered: boolean,
-    exchange: string,
-    routingKey: string,
-    content: ReceivedContent
-  ) {
-    super(deliveryTag, redelivered, exchange, routingKey, content)
-    this.#channel = channel
-  }
-
-  /** The epoch of the connection that the delivery came from. */
-  get epoch(): number {
-    return this.#channel.epoch
-  }
-
-  /** Whether it can no longer be settled: its channel is gone, and the broker delivers the message again. */
-  get isStale(): boolean {
-    return this.#channel.isClosed
-  }
-
-  /** The message has been dealt with; the broker forgets it. */
-  get ack(): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return Effect.suspend(() => this.result(this.#channel.ack(this.deliveryTag)))
-  }
-
-  /** The message could not be dealt with: back to its queue, or away. */
-  nack(options?: RefuseOptions): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return this.settle({ _tag: "Nack", requeue: options?.requeue ?? true })
-  }
-
-  /** As `nack`, by the specification's own method. */
-  reject(options?: RefuseOptions): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return this.settle({ _tag: "Reject", requeue: options?.requeue ?? true })
-  }
-
-  private settle(settlement: Settlement): Effect.Effect<Settled | AmqpStaleDelivery> {
-    return Effect.suspend(() => this.result(this.#channel.settle(this.deliveryTag, settlement)))
-  }
-
-  private result(result: SettleResult): Effect.Effect<Settled | AmqpStaleDelivery> {
-    if (result !== "Stale") return results[result]
-    return Effect.succeed(new AmqpStaleDelivery({ deliveryTag: this.deliveryTag, epoch: this.epoch }))
+export class AmqpSupervisedDelivery extends Settleable<AmqpStaleDelivery, never> {
+  protected override onStale(stale: AmqpStaleDelivery): Effect.Effect<AmqpStaleDelivery> {
+    return Effect.succeed(stale)
   }
 }
