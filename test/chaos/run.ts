@@ -5,7 +5,7 @@
  * Each fault strikes while messages are on their way, and the next one waits until every publisher and every consumer
  * has made progress again. The program under test says nothing about faults: it has schedules.
  */
-import { Effect, Fiber, FiberSet, Redacted, Schedule, type Scope, Stream } from "effect"
+import { Effect, Fiber, FiberSet, Option, Redacted, Schedule, type Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
@@ -122,10 +122,12 @@ const publishing = (ledger: Ledger, isOver: () => boolean) => {
       if (batch === 1 && first !== undefined) {
         const published: Effect.Effect<void, AmqpPublisher.PublisherError | AmqpPublisher.ResendError> =
           resend === undefined ? publisher.publish(first) : publisher.publish(first, resend)
-        return Effect.match(published, {
-          onFailure: (error) => record(ids, at, () => outcome(error)),
-          onSuccess: () => record(ids, at, () => "confirmed")
-        })
+        const recorded = Effect.match(published, { onFailure: outcome, onSuccess: () => "confirmed" })
+        // Some callers change their minds.
+        const ended = count % 40 === 20
+          ? Effect.map(Effect.timeoutOption(recorded, "1 millis"), Option.getOrElse(() => "interrupted"))
+          : recorded
+        return Effect.map(ended, (outcome) => record(ids, at, () => outcome))
       }
       return Effect.match(publisher.publishAll(messages, resend), {
         onFailure: ({ failures }) => {
