@@ -86,7 +86,6 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/publishBatch.ts",
       "internal/publisherChannel.ts",
       "internal/queueNames.ts",
-      "internal/queueNames.ts",
       "internal/requests.ts",
       "internal/shell.ts",
       "internal/supervisor.ts",

@@ -104,7 +104,8 @@ export const open: Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Sco
 )
 
 /**
- * A channel that everything above the layer shares.
+ * A channel that everything above the layer shares. It belongs to one epoch: in a program that outlives its connections
+ * use `AmqpPublisher` and `AmqpConsumer`, which have channels of their own.
  *
  * @category layers
  * @since 0.1.0

@@ -46,11 +46,11 @@ import { type QueueRef, resolveQueue } from "./internal/queueNames.ts"
 // errors
 // -----------------------------------------------------------------------------
 
-const Phase = Schema.Literals(["channel", "topology", "qos", "consume", "deliver"])
+const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume", "deliver"])
 
 /**
- * What a consumer was doing: opening its channel, declaring its topology, setting the prefetch, subscribing, or taking
- * deliveries.
+ * What a consumer was doing: checking its options, opening its channel, declaring its topology, setting the prefetch,
+ * subscribing, or taking deliveries.
  *
  * @category models
  * @since 0.1.0
@@ -170,14 +170,29 @@ interface Attachment {
   readonly consumers: Map<QueueRef, Consumer<AmqpSupervisedDelivery>>
 }
 
+const checkInteger = (path: string, value: number, max: number): Effect.Effect<void, AmqpEncodeError> =>
+  Number.isInteger(value) && value >= 1 && value <= max
+    ? Effect.void
+    : Effect.fail(new AmqpEncodeError({ path, reason: `expected an integer from 1 to ${max}, not ${value}` }))
+
+const checkPrefetch = (prefetch: number): Effect.Effect<void, AmqpEncodeError> =>
+  checkInteger("prefetch", prefetch, 65535)
+
 const makeWith = (
   queues: ReadonlyArray<QueueRef>,
   options: Options,
   /** Runs before the consumers and the channel of an attachment are closed. */
   detach: (attachment: Attachment) => Effect.Effect<void>
-): Effect.Effect<AmqpConsumer, never, AmqpConnection> =>
+): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
   Effect.gen(function*() {
     const connection = yield* AmqpConnection
+    const label = queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
+    const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
+      new AmqpConsumerFailed({ queue: label, phase, reason })
+    yield* Effect.mapError(checkPrefetch(options.prefetch ?? 100), failedIn("options"))
+    if (queues.length === 0) {
+      return yield* failedIn("options")(new AmqpEncodeError({ path: "queue", reason: "the list of queues is empty" }))
+    }
     const hub = yield* PubSub.unbounded<Status>({ replay: 1 })
     let prefetchCount = options.prefetch ?? 100
     let attachment: Attachment | undefined
@@ -187,10 +202,6 @@ const makeWith = (
       PubSub.publishUnsafe(hub, next)
     }
     setStatus(status)
-
-    const label = queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
-    const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
-      new AmqpConsumerFailed({ queue: label, phase, reason })
 
     /** A queue's deliveries, through one consumer after another while the prefetch changes. */
     const consume = (
@@ -251,10 +262,7 @@ const makeWith = (
       ),
       setPrefetch: (prefetch) =>
         Effect.gen(function*() {
-          if (!(Number.isInteger(prefetch) && prefetch >= 1 && prefetch <= 65535)) {
-            const reason = `expected an integer from 1 to 65535, not ${prefetch}`
-            return yield* new AmqpEncodeError({ path: "prefetch", reason })
-          }
+          yield* checkPrefetch(prefetch)
           prefetchCount = prefetch
           if (attachment === undefined) return
           // One that is gone takes the new prefetch when it attaches again.
@@ -274,7 +282,8 @@ const toQueues = (queue: QueueRef | ReadonlyArray<QueueRef>): ReadonlyArray<Queu
 // -----------------------------------------------------------------------------
 
 /**
- * A consumer of one or several queues. It attaches when its `deliveries` are run.
+ * A consumer of one or several queues. It attaches when its `deliveries` are run. Fails in phase `"options"` for options
+ * that cannot work.
  *
  * @category constructors
  * @since 0.1.0
@@ -282,7 +291,8 @@ const toQueues = (queue: QueueRef | ReadonlyArray<QueueRef>): ReadonlyArray<Queu
 export const make = (
   queue: QueueRef | ReadonlyArray<QueueRef>,
   options: Options = {}
-): Effect.Effect<AmqpConsumer, never, AmqpConnection> => makeWith(toQueues(queue), options, () => Effect.void)
+): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
+  makeWith(toQueues(queue), options, () => Effect.void)
 
 /**
  * The deliveries of one or several queues, across connections.
@@ -349,7 +359,8 @@ export const deadLetter: Disposition = disposition((delivery) => delivery.nack({
 
 /**
  * Back to its queue the first time, to the dead-letter exchange when it comes again: a message that nobody can handle
- * does not go round for ever.
+ * does not go round for ever. It goes by `redelivered`, which a lost connection sets as well: where that matters, use
+ * `requeue` and the delivery limit of a quorum queue.
  *
  * @category dispositions
  * @since 0.1.0
@@ -421,6 +432,10 @@ export const run: {
 ): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
   Effect.scoped(Effect.gen(function*() {
     const { concurrency = 1, drainTimeout = "30 seconds", handlerTimeout, onFailure } = options
+    yield* Effect.mapError(
+      checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
+      (reason) => new AmqpConsumerFailed({ queue: String(queue), phase: "options", reason })
+    )
     const handlers = yield* FiberSet.make<void>()
     const fork = yield* FiberSet.runtime(handlers)<R>()
     const slots = Semaphore.makeUnsafe(concurrency)

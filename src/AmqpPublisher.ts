@@ -283,6 +283,9 @@ export const make = (
     const confirmTimeout = options.confirmTimeout === undefined
       ? undefined
       : Duration.fromInputUnsafe(options.confirmTimeout)
+    if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
+      return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
+    }
     const channel = yield* makeChannel(yield* AmqpConnection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 

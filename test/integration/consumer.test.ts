@@ -206,6 +206,24 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer", (it) => {
       })))
   })
 
+  it.effect("options that cannot work fail at once, in their own phase", () =>
+    onConnection(Effect.gen(function*() {
+      const failures = [
+        AmqpConsumer.run("q", () => Effect.void, { concurrency: 0 }),
+        AmqpConsumer.run("q", () => Effect.void, { concurrency: Number.NaN }),
+        AmqpConsumer.run([], () => Effect.void),
+        Stream.runDrain(AmqpConsumer.stream("q", { prefetch: 0 })),
+        Stream.runDrain(AmqpConsumer.stream("q", { prefetch: 70_000 }))
+      ]
+      for (const failing of failures) {
+        const error = yield* Effect.flip(failing)
+        assert.deepStrictEqual([error._tag, error._tag === "AmqpConsumerFailed" && error.phase], [
+          "AmqpConsumerFailed",
+          "options"
+        ])
+      }
+    })))
+
   describe("run", () => {
     /** Runs a handler over messages until it has seen so many. */
     const untilSeen = <E>(
