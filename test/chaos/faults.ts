@@ -173,7 +173,7 @@ export const inject = (victim: Victim, fault: Fault): Effect.Effect<void, Broker
       return Effect.gen(function*() {
         yield* node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.00001)")
         yield* last
-        yield* node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.6)")
+        yield* node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
       })
     case "queue deleted":
       return deleteQueue

@@ -41,6 +41,8 @@ export class Ledger {
   settled = 0
   confirmed = 0
   arrived = 0
+  /** Settlements that were refused because the delivery's channel was gone. */
+  stale = 0
 
   /** Somebody who has to make progress after each fault. */
   expect(who: string): void {

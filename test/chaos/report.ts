@@ -46,6 +46,7 @@ export const figures = ({ ledger, reconnects, struck, wire }: ChaosResult): stri
       ["handled more than once", String(ledger.duplicated)],
       ["deliveries", String(wire.deliveries)],
       ["settlements on the wire, none stale, none twice", String(wire.settlements)],
+      ["settlements refused as stale, nothing sent", String(ledger.stale)],
       ["connections lost and replaced", String(reconnects)]
     ])
   ].join("\n")

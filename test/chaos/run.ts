@@ -258,7 +258,12 @@ const clients = (
     yield* consume(
       "stream of the quorum queue",
       Stream.runForEach(AmqpConsumer.stream(quorum, { recover, prefetch: 10 }), (delivery) =>
-        Effect.andThen(handled("stream of the quorum queue")(delivery), delivery.ack))
+        Effect.gen(function*() {
+          yield* handled("stream of the quorum queue")(delivery)
+          const first = yield* delivery.ack
+          if (typeof first !== "string") ledger.stale++
+          if ((yield* delivery.ack) === "Settled") ledger.accuse("a delivery was settled twice")
+        }))
     )
     yield* consume(
       "run of the classic queue",
@@ -268,16 +273,9 @@ const clients = (
           delivery.deliveryTag % 10 === 0 ? AmqpConsumer.deadLetter : AmqpConsumer.ack
         ), runOptions)
     )
-    const deadIds = new Set<string>()
     yield* consume(
       dead,
-      Stream.runForEach(AmqpConsumer.stream(dead, { recover }), (delivery) =>
-        Effect.andThen(
-          Effect.sync(() =>
-            deadIds.add(toId(delivery.body))
-          ),
-          delivery.ack
-        ))
+      Stream.runForEach(AmqpConsumer.stream(dead, { recover }), (delivery) => delivery.ack)
     )
 
     // --- publishers
