@@ -137,7 +137,7 @@ type Failed = AmqpConsumer.AmqpConsumerFailed
 const streamed = AmqpConsumer.stream(["orders", "returns"], { prefetch: 10 })
 expectType<Equal<typeof streamed, Stream.Stream<AmqpSupervisedDelivery, Failed, Connection>>>()
 const supervised = AmqpConsumer.make("orders")
-expectType<Equal<typeof supervised, Effect.Effect<AmqpConsumer.AmqpConsumer, never, Connection>>>()
+expectType<Equal<typeof supervised, Effect.Effect<AmqpConsumer.AmqpConsumer, Failed, Connection>>>()
 expectType<
   Equal<ErrorsOf<AmqpConsumer.AmqpConsumer, "deliveries" | "changes">, {
     readonly setPrefetch: AmqpEncodeError
