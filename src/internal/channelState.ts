@@ -59,6 +59,10 @@ const isReplyTo = <Name extends RequestName>(request: Name, method: Method): met
   return replies.includes(method._tag)
 }
 
+/** A consumer under another tag than it asked for would hear of no delivery. */
+const isForAnother = (request: Method<InputTable>, reply: Method): boolean =>
+  request._tag === "basic.consume" && reply._tag === "basic.consume-ok" && request.consumerTag !== reply.consumerTag
+
 /** What a caller wants to hear of its request. Each is called at most once, and one of the two is. */
 export interface RequestHandlers<Name extends RequestName> {
   /** The queue or exchange that the request names, for errors. */
@@ -208,7 +212,7 @@ export class ChannelState {
       entity: handlers.entity,
       settles: frame._tag === "basic.get" && !frame.noAck,
       reply: (reply, content) => {
-        if (!isReplyTo(name, reply)) return false
+        if (!isReplyTo(name, reply) || isForAnother(frame, reply)) return false
         this.host.later(() => handlers.onReply(reply, content))
         return true
       },
