@@ -44,7 +44,7 @@ const samples: ReadonlyArray<readonly [error: Error, what: string, advice: RegEx
   [hard(504), "refused the use of a channel: TEXT 504", /report/],
   [hard(505), "did not expect a frame: TEXT 505", /report/],
   [hard(506), "ran out of resources: TEXT 506", /later/],
-  [hard(530), "does not allow this: TEXT 530", /Check the vhost/],
+  [hard(530), "does not allow this: TEXT 530", /Check the limits/],
   [hard(540), "does not implement this: TEXT 540", /without/],
   [hard(541), "the broker failed: TEXT 541", /log/],
   [hard(599), "with code 599: TEXT 599", /documentation/],
@@ -212,6 +212,14 @@ describe("every error", () => {
 })
 
 describe("messages", () => {
+  it("HS17 a refused vhost is named, and the one of a URL that ends in a slash explained", () => {
+    const refused = (vhost: string): string =>
+      new AmqpError.NotAllowed({ replyCode: 530, replyText: "NOT_ALLOWED", classId: 10, methodId: 40, vhost }).message
+    assert.include(refused("orders"), "the vhost \"orders\"")
+    assert.notInclude(refused("orders"), "ends in")
+    assert.include(refused(""), "A URL that ends in")
+  })
+
   it("leave out what is not there", () => {
     const anonymous = AmqpError.fromChannelClose({ ...refusal(406, "unknown delivery tag"), entity: "" })
     assert.match(anonymous.message, /^queue\.declare was refused: unknown delivery tag\. /)

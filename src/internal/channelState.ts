@@ -52,6 +52,13 @@ const isReplyTo = <Name extends RequestName>(request: Name, method: Method): met
   return replies.includes(method._tag)
 }
 
+/** Whether a reply names another consumer than its request. */
+const isForAnother = (request: Method<InputTable>, reply: Method): boolean =>
+  "consumerTag" in request && "consumerTag" in reply && request.consumerTag !== reply.consumerTag
+
+/** RabbitMQ has the queue answer these, by way of the channel: requests behind them may be answered before them. */
+const isAnsweredByQueue = (request: RequestName): boolean => request === "basic.consume" || request === "basic.cancel"
+
 /** What a caller wants to hear of its request. Each is called at most once, and one of the two is. */
 export interface RequestHandlers<Name extends RequestName> {
   /** The queue or exchange that the request names, for errors. */
@@ -184,7 +191,7 @@ export class ChannelState {
       entity: handlers.entity,
       settles: frame._tag === "basic.get" && !frame.noAck,
       reply: (reply, content) => {
-        if (!isReplyTo(name, reply)) return false
+        if (!isReplyTo(name, reply) || isForAnother(frame, reply)) return false
         this.host.later(() => handlers.onReply(reply, content))
         return true
       },
@@ -394,13 +401,24 @@ export class ChannelState {
     }
   }
 
-  private onReply(method: Method, content: ReceivedContent | undefined): void {
-    const pending = this.pending[0]
-    if (pending === undefined) throw violation(503, `${method._tag} came on channel ${this.id}, nobody asked for it`)
-    if (!pending.reply(method, content)) {
-      throw violation(503, `${method._tag} came on channel ${this.id} in answer to ${pending.request}`)
+  /** The request that a reply answers: the oldest, or one behind those that the queue has yet to answer. */
+  private takeAnswered(method: Method, content: ReceivedContent | undefined): Pending {
+    const { pending } = this
+    for (let at = 0; at < pending.length; at++) {
+      const one = pending[at]
+      if (one?.reply(method, content)) {
+        pending.splice(at, 1)
+        return one
+      }
+      if (one !== undefined && !isAnsweredByQueue(one.request)) break
     }
-    this.pending.shift()
+    const [oldest] = pending
+    const why = oldest === undefined ? ", nobody asked for it" : ` in answer to ${oldest.request}`
+    throw violation(503, `${method._tag} came on channel ${this.id}${why}`)
+  }
+
+  private onReply(method: Method, content: ReceivedContent | undefined): void {
+    const pending = this.takeAnswered(method, content)
     this.host.expect(-1)
     switch (method._tag) {
       case "channel.open-ok":
@@ -534,13 +552,25 @@ export class ChannelState {
     }
     const { classId, methodId, replyCode, replyText } = close
     const operation = nameOf(classId, methodId)
-    const head = this.pending[0]
-    const own = head?.request === operation ? head : undefined
+    const own = this.refusedRequest(operation, replyText)
     const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
     const entity = own?.entity ?? refused[0]?.exchange ?? ""
     const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
     this.end(error, "closed", own, new Set(refused))
     this.gone()
+  }
+
+  /**
+   * The request that the broker refused. Of several that it answers in any order, the one whose queue it names alone;
+   * where that is not one it is none, rather than the wrong one.
+   */
+  private refusedRequest(operation: string, replyText: string): Pending | undefined {
+    const end = this.pending.findIndex(({ request }) => !isAnsweredByQueue(request))
+    const inQuestion = (end < 0 ? this.pending : this.pending.slice(0, end + 1))
+      .filter(({ request }) => request === operation)
+    const named = inQuestion.filter(({ entity }) => replyText.includes(`'${entity}'`))
+    const suspects = named.length > 0 ? named : inQuestion
+    return suspects.length === 1 ? suspects[0] : undefined
   }
 
   /**

@@ -500,7 +500,7 @@ export class Session {
   private fatal(happened: AmqpConnectionError): void {
     if (this.state === "closed") return
     const error = this.error ??= happened
-    if (this.state !== "closing") this.failAll(error)
+    this.failAll(error)
     this.state = "closed"
     this.outbox.end()
     this.checkResume()

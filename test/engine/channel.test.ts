@@ -540,6 +540,9 @@ describe("flow", () => {
     channel.onFlow(() => calls++)
     channel.onFlow(callback)
     channel.offFlow(callback)
+    peer.reply(1, { _tag: "channel.flow", active: false })
+    assert.strictEqual(calls, 0)
+    peer.sent()
     peer.declare(channel, "passes")
     assert.deepStrictEqual(peer.lines(), ["1 queue.declare"])
     peer.reply(1, { _tag: "channel.flow", active: true })
@@ -630,6 +633,16 @@ describe("transactions", () => {
     assert.deepStrictEqual(peer.lines(), ["1 basic.publish", "1 header 4", "1 body 4", "1 tx.commit"])
     peer.reply(1, { _tag: "tx.commit-ok" })
     assert.deepStrictEqual(peer.lines(), ["1 queue.declare"])
+  })
+
+  it("CF11 stay transactions when confirms are asked for as well, and the other way round", () => {
+    const peer = new Peer().open()
+    const transacting = peer.transacting()
+    peer.request(transacting, { _tag: "confirm.select", noWait: false })
+    assert.strictEqual(transacting.mode, "tx")
+    const confirming = peer.confirming()
+    peer.request(confirming, { _tag: "tx.select" })
+    assert.strictEqual(confirming.mode, "confirm")
   })
 
   it("collect the messages that came back", () => {

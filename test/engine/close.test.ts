@@ -1,5 +1,5 @@
 import { assert, describe, it } from "vitest"
-import { line, Peer, pattern } from "./peer.ts"
+import { line, pattern, Peer } from "./peer.ts"
 
 describe("closing a connection", () => {
   it("does not overtake a large body that was published before", () => {

@@ -352,6 +352,7 @@ describe("the bound of a buffer", () => {
       taken = "_tag" in pulled ? -1 : pulled.length
     })
     push(4096, bytes("x"))
+    assert.lengthOf(later, 1, "one wake-up per batch")
     for (const callback of later) callback()
     assert.strictEqual(taken, 4096)
     assert.deepStrictEqual(log, [])

@@ -337,7 +337,7 @@ describe("a server that says no", () => {
 })
 
 describe("another protocol", () => {
-  it.each([[8, 0], [0, 8], [0, 10], [1, 0]])(
+  it.each([[8, 0], [0, 8], [0, 10], [1, 0], [1, 9]])(
     "HS04 start of version %d-%d sends no start-ok",
     (versionMajor, versionMinor) => {
       const peer = started()

@@ -210,8 +210,10 @@ describe("close", () => {
       frame(1, channelClose(404, "x")),
       frame(5, declareOk("never open")),
       frame(0, { _tag: "connection.blocked", reason: "x" }),
+      frame(0, { _tag: "connection.open-ok" }),
       heartbeat
     )
+    assert.deepStrictEqual(peer.events.map(({ _tag }) => _tag), ["Open"])
     assert.deepStrictEqual(pull(consumer), [{ _tag: "ChannelClosed", cause: peer.session.error }])
     assert.deepStrictEqual(peer.lines(), [])
     assert.isUndefined(peer.end)
@@ -222,6 +224,16 @@ describe("close", () => {
     peer.session.close()
     peer.reply(0, connectionClose(320, "x"))
     assert.deepStrictEqual(peer.lines(), ["0 connection.close", "0 connection.close-ok"])
+    assert.strictEqual(reasonOf(peer.end), "ConnectionClosed")
+  })
+
+  it("that waits behind a large body is not sent any more once the broker has closed", () => {
+    const peer = new Peer().open()
+    peer.channel().publish({ body: pattern(600_000) }, undefined)
+    peer.writeOnce()
+    peer.session.close()
+    peer.reply(0, connectionClose(320, "x"))
+    assert.deepStrictEqual(peer.lines().slice(-1), ["0 connection.close-ok"])
     assert.strictEqual(reasonOf(peer.end), "ConnectionClosed")
   })
 

@@ -3,7 +3,7 @@
  * close-ok is written and nothing after it, and each operation has one outcome.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, Option, Scope, Stream } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import type { BasicProperties } from "../../src/internal/spec.ts"
 import {
@@ -192,11 +192,12 @@ describe("law 5: after channel.close one close-ok, and nothing else on that chan
         channel.close,
         Effect.gen(function*() {
           yield* server.expect(1, "channel.close")
-          yield* server.send(1, channelClose(406, "late"), channelClose(406, "late"), channelClose(406, "late"))
-          yield* server.send(1, { _tag: "channel.close-ok" })
+          yield* server.send(1, channelClose(406, "late"), channelClose(406, "late"))
+          yield* server.expect(1, "channel.close-ok")
+          yield* server.send(1, channelClose(406, "late"))
+          yield* server.send(1, channelClose(406, "late"), { _tag: "channel.close-ok" }, channelClose(406, "late"))
         })
       )
-      yield* server.expect(1, "channel.close-ok")
       yield* assertAlive(all, other)
     })))
 
@@ -475,6 +476,35 @@ describe("codes that RabbitMQ does not send", () => {
 })
 
 describe("CH18 answers that do not fit", () => {
+  it.live("channel.close in answer to channel.open: AmqpChannelClosed with its cause, the connection lives", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened()
+      const [error] = yield* both(
+        failureOf(openOn(all.connection)),
+        Effect.gen(function*() {
+          yield* all.server.expect(1, "channel.open")
+          yield* all.server.send(1, channelClose(506, "RESOURCE_ERROR", 20, 10))
+          yield* all.server.expect(1, "channel.close-ok")
+        })
+      )
+      assert.strictEqual(tagged(error, "AmqpChannelClosed").cause?._tag, "AmqpChannelException")
+      yield* assertAlive(all, yield* channelOn(all))
+    })))
+
+  it.live("consume-ok for another tag: the consumer would wait for ever, so the connection is closed", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened()
+      const channel = yield* channelOn(all)
+      const [error] = yield* both(
+        failureOf(channel.consume({ queue: "q", consumerTag: "mine" })),
+        Effect.andThen(
+          all.server.expect(1, "basic.consume"),
+          all.server.send(1, { _tag: "basic.consume-ok", consumerTag: "other" })
+        )
+      )
+      assert.strictEqual(reasonOf(error, "ProtocolViolation").replyCode, 503)
+    })))
+
   it.live("the first of two requests gets the answer of the second: both fail, the connection is closed", () =>
     hostile(Effect.gen(function*() {
       const all = yield* opened()
@@ -752,6 +782,53 @@ describe("cancelling", () => {
 // -----------------------------------------------------------------------------
 // one outcome
 // -----------------------------------------------------------------------------
+
+describe("returns and confirms that lie", () => {
+  it.live("each publish hears one outcome, the first that is its own", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened()
+      const { server } = all
+      const channel = yield* confirmingOn(all)
+      const publish = (routingKey: string) =>
+        start(Effect.result(channel.publish({ routingKey, body: "x", mandatory: true })))
+      const fibers = [yield* publish("1"), yield* publish("2"), yield* publish("3")]
+      const marks: Array<string> = []
+      for (const _ of fibers) marks.push((yield* server.publish(1)).properties.clusterId ?? "")
+      assert.strictEqual(new Set(marks).size, 3)
+      const back = (clusterId: string | undefined) =>
+        content(1, returned("", "k"), "x", clusterId === undefined ? {} : { clusterId })
+      const mark = marks[1] ?? ""
+      yield* server.write(
+        // Of nobody.
+        back(undefined),
+        back(""),
+        back(mark.slice(0, 1)),
+        back(`${mark.slice(0, 1)}zzzzzzzzzzzzzzzz`),
+        back(`${mark.slice(0, 1)}-1`),
+        back(`${mark.slice(0, 1)}✓`),
+        frame(1, { _tag: "basic.ack", deliveryTag: 0, multiple: false }),
+        frame(1, { _tag: "basic.ack", deliveryTag: 4, multiple: false }),
+        frame(1, { _tag: "basic.nack", deliveryTag: 4, multiple: false, requeue: true }),
+        // Twice, and acknowledged, as it has to be.
+        back(mark),
+        back(mark),
+        frame(1, { _tag: "basic.ack", deliveryTag: 2, multiple: false }),
+        frame(1, { _tag: "basic.nack", deliveryTag: 2, multiple: false, requeue: false }),
+        // Confirmed, then returned.
+        frame(1, { _tag: "basic.ack", deliveryTag: 1, multiple: false }),
+        back(marks[0]),
+        // Refused, then confirmed.
+        frame(1, { _tag: "basic.nack", deliveryTag: 3, multiple: true, requeue: false }),
+        frame(1, { _tag: "basic.ack", deliveryTag: 3, multiple: true })
+      )
+      const [one, two, three] = yield* Fiber.joinAll(fibers)
+      assert.isTrue(one !== undefined && Result.isSuccess(one))
+      assert.strictEqual(two && Result.isFailure(two) && two.failure._tag, "AmqpMessageReturned")
+      assert.strictEqual(three && Result.isFailure(three) && three.failure._tag, "AmqpPublishNacked")
+      yield* channel.waitForConfirms
+      yield* assertAlive(all, channel)
+    })))
+})
 
 describe("F83 the interruption and the reply at the same moment", () => {
   it.live("an operation is interrupted by the one whose reply came in the same packet, right before its own", () =>

@@ -355,6 +355,21 @@ describe("methods that do not belong there", () => {
   }
 })
 
+describe("a refusal before anything was said", () => {
+  for (
+    const [replyCode, tag] of [[320, "ConnectionForced"], [530, "NotAllowed"], [403, "AuthenticationFailed"]] as const
+  ) {
+    it.live(`connection.close ${replyCode} in place of connection.start is ${tag}, and is answered`, () =>
+      hostile(Effect.gen(function*() {
+        const { error, rest } = yield* refusedBy((server) =>
+          Effect.andThen(server.header, server.send(0, connectionClose(replyCode, "go away")))
+        )
+        reasonOf(error, tag)
+        assert.deepStrictEqual(rest, ["0 connection.close-ok"])
+      })))
+  }
+})
+
 describe("authentication", () => {
   it.live("AuthenticationFailed is told apart from a dropped socket", () =>
     hostile(Effect.gen(function*() {

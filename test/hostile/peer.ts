@@ -359,6 +359,8 @@ export const hostile = <A, E>(test: Effect.Effect<A, E, Scope.Scope>): Effect.Ef
     )
     const before = handles()
     const result = yield* Effect.scoped(Effect.ensuring(test, cutAll))
+    // Rejections that nobody handles are told at the end of a turn.
+    yield* Effect.yieldNow
     // The system reports closed sockets a few turns later; a handle that is really open is so for ever.
     for (let turn = 0; turn < 2000 && handles() > before; turn++) yield* Effect.yieldNow
     assert.isAtMost(handles(), before, `open: ${process.getActiveResourcesInfo().join()}`)

@@ -426,24 +426,30 @@ layer(onVhost, { excludeTestServices: true })("confirms and returns", (it) => {
       assertFailure(yield* Effect.flip(channel.publish({ body: "late" })), "AmqpChannelClosed")
     })))
 
-  it.effect("closing a channel waits for its confirms, and ends in AmqpPublishUnconfirmed when none come in time", () =>
-    noLeaks(Effect.gen(function*() {
-      const { connection, proxy } = yield* proxied({ closeTimeout: "100 millis" })
-      const closing = yield* openOn(connection)
-      yield* closing.confirmSelect
-      const { queue } = yield* closing.queueDeclare({ exclusive: true })
+  it.effect("closing a channel waits for its confirms", () =>
+    onConnection(Effect.gen(function*() {
+      const reader = yield* AmqpChannel.open
+      const { queue } = yield* reader.queueDeclare({ exclusive: true })
+      const channel = yield* confirming
       const message = { routingKey: queue, body: "x", mandatory: true }
       const fibers = yield* Effect.forEach(
         range(100),
-        () => Effect.forkChild(outcomeOf(closing, message), { startImmediately: true })
+        () => Effect.forkChild(outcomeOf(channel, message), { startImmediately: true })
       )
-      yield* closing.close
+      yield* channel.close
       assert.deepStrictEqual(new Set(yield* Fiber.joinAll(fibers)), new Set<Outcome>(["confirmed"]))
+      assert.strictEqual((yield* reader.queueDeclarePassive(queue)).messageCount, 100)
+    })))
 
+  it.effect("closing a channel whose confirms do not come ends in AmqpPublishUnconfirmed", () =>
+    noLeaks(Effect.gen(function*() {
+      const { connection, proxy } = yield* proxied({ closeTimeout: "100 millis" })
       const channel = yield* openOn(connection)
       yield* channel.confirmSelect
+      const { queue } = yield* channel.queueDeclare({ exclusive: true })
       yield* proxy.set("down", { mode: "hole" })
-      const publishing = yield* Effect.forkChild(Effect.flip(channel.publish(message)), { startImmediately: true })
+      const publish = channel.publish({ routingKey: queue, body: "x", mandatory: true })
+      const publishing = yield* Effect.forkChild(Effect.flip(publish), { startImmediately: true })
       yield* channel.close
       const error = yield* Fiber.join(publishing)
       if (error._tag !== "AmqpPublishUnconfirmed") return assert.fail(error.message)

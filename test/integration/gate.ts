@@ -2,7 +2,7 @@
  * TCP with a gate in front of the client: what the broker sends can be kept back and then handed over as one batch, so
  * that a test is exactly between an answer's arrival and its effect, or has several answers take effect in one turn.
  */
-import { type Array as Arr, Effect, Latch, Option, Redacted, Result, type Scope } from "effect"
+import { type Array as Arr, Effect, Latch, Redacted, Result, type Scope } from "effect"
 import { Socket } from "effect/socket"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
@@ -21,7 +21,7 @@ export class Gate {
   private readonly latch = Latch.makeUnsafe(true)
   private readonly parser = AmqpProtocol.makeParser()
   private readonly counts = new Map<string, number>()
-  private waiting: ReadonlyArray<() => boolean> = []
+  private waiting: Array<() => void> = []
 
   /** Keeps back whatever arrives from now on. */
   readonly hold = Effect.sync(() => {
@@ -44,27 +44,31 @@ export class Gate {
   arrived(name: AmqpProtocol.MethodName, count = 1): Effect.Effect<void> {
     return Effect.callback((resume) => {
       const look = () => {
-        const isThere = this.count(name) >= count
-        if (isThere) resume(Effect.void)
-        return isThere
+        if (this.count(name) >= count) resume(Effect.void)
+        else this.waiting.push(look)
       }
-      if (!look()) this.waiting = [...this.waiting, look]
+      look()
     })
   }
 
   /** A socket's pull behind this gate. */
   pull(pull: Pull): Pull {
-    const recorded = Effect.tap(pull, (chunks) => Effect.sync(() => this.record(chunks)))
-    const more = Effect.raceFirst(Effect.asSome(recorded), Effect.as(this.latch.await, Option.none()))
+    const more = Effect.raceFirst(pull, Effect.as(this.latch.await, []))
     return Effect.gen({ self: this }, function*() {
       this.isReading = true
-      const chunks: Arr.NonEmptyArray<Uint8Array> = [...yield* recorded]
-      while (this.isHeld) chunks.push(...Option.getOrElse(yield* more, () => []))
+      const chunks: Arr.NonEmptyArray<Uint8Array> = [...yield* pull]
+      this.record(chunks)
+      while (this.isHeld) {
+        const arrived = yield* more
+        chunks.push(...arrived)
+        this.record(arrived)
+      }
       this.isReading = false
       return chunks
     })
   }
 
+  /** Whoever waits for what has arrived goes on inside. */
   private record(chunks: ReadonlyArray<Uint8Array>): void {
     for (const chunk of chunks) {
       for (const frame of Result.getOrThrow(this.parser.push(chunk))) {
@@ -73,7 +77,10 @@ export class Gate {
         this.counts.set(_tag, this.count(_tag) + 1)
       }
     }
-    this.waiting = this.waiting.filter((look) => !look())
+    const { waiting } = this
+    this.waiting = []
+    // Each waits again if it has to.
+    for (const look of waiting) look()
   }
 }
 

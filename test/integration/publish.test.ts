@@ -371,15 +371,18 @@ layer(onVhost, { excludeTestServices: true })("publishing", (it) => {
           // It waited for the one before it: nothing of it was written.
           "AmqpChannelClosed"
         ])
-        // The broker takes close-ok for the end of the channel: in the middle of a content it would end the connection.
         assert.strictEqual((yield* two.queueDeclarePassive(queue)).messageCount, 0)
-        // What has begun to go out goes out before it.
         yield* connection.close
-        const contents = contentsOf(yield* framesOf(link, "up"))
+        const frames = yield* framesOf(link, "up")
+        const contents = contentsOf(frames)
         assert.deepStrictEqual(contents.map(({ announced }) => announced), [5, body.length])
         for (const { announced, bodies } of contents) {
           assert.strictEqual(bodies.reduce((sum, size) => sum + size, 0), announced)
         }
+        // Before the last body frame close-ok would have ended the connection (505).
+        const closeOk = frames.findIndex((frame) => frame._tag === "Method" && frame.method._tag === "channel.close-ok")
+        assert.isAbove(closeOk, frames.findLastIndex((frame) => frame._tag === "Body"))
+        assert.strictEqual((yield* methodsOf(link, "down")).at(-1), "0 connection.close-ok")
       })),
     60_000
   )

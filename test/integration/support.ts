@@ -130,7 +130,9 @@ export const nextFrame = (link: ProxyLink, direction: Direction): Effect.Effect<
   Effect.gen(function*() {
     const head = yield* link.read(direction, 7)
     const rest = yield* link.read(direction, new DataView(head.buffer).getUint32(3) + 1)
-    const [frame] = Result.getOrThrow(AmqpProtocol.makeParser().push(Uint8Array.of(...head, ...rest)))
+    const parser = AmqpProtocol.makeParser()
+    parser.push(head)
+    const [frame] = Result.getOrThrow(parser.push(rest))
     return frame ?? assert.fail("a whole frame is no frame")
   })
 
