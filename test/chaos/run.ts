@@ -177,10 +177,7 @@ export const run = (
     let reconnects = 0
     yield* Effect.scoped(clients(node, options, { ledger, links, struck, onReconnect: () => reconnects++ }))
 
-    const held = yield* node.held({ patience: 10_000 })
-    for (const [what, left] of Object.entries(held)) {
-      if (left.length > 0) ledger.accuse(`the broker still holds ${left.length} ${what}`)
-    }
+    yield* accuseOfLeaks(ledger, node.held({ patience: 10_000 }))
     const wire = new Wire()
     for (const [i, link] of links.entries()) {
       const [up, down] = yield* Effect.all([link.seen("up"), link.seen("down")])
@@ -188,6 +185,13 @@ export const run = (
     }
     const violations = [...ledger.violations(wire.written), ...wire.violations]
     return { struck, ledger, wire, reconnects, violations }
+  })
+
+const accuseOfLeaks = (ledger: Ledger, held: ReturnType<BrokerNode["held"]>) =>
+  Effect.map(held, (held) => {
+    for (const [what, left] of Object.entries(held)) {
+      if (left.length > 0) ledger.accuse(`the broker still holds ${left.length} ${what}`)
+    }
   })
 
 /** What the clients and faults of a run write down. */
@@ -247,10 +251,10 @@ const clients = (
       if (name !== dead) ledger.expect(name)
       return FiberSet.run(
         consuming,
-        Effect.match(Effect.provideService(running, AmqpConnection.AmqpConnection, consumers), {
-          onFailure: (error) => ledger.accuse(`${name} failed: ${error}`),
-          onSuccess: () => ledger.accuse(`${name} ended by itself`)
-        })
+        Effect.provideService(running, AmqpConnection.AmqpConnection, consumers).pipe(
+          Effect.exit,
+          Effect.map((exit) => ledger.accuse(`${name} ended by itself: ${exit}`))
+        )
       )
     }
     const runOptions = { recover, prefetch: 50, concurrency: 8 }
@@ -368,6 +372,10 @@ const clients = (
     yield* Fiber.interrupt(reporting)
     yield* report
     yield* FiberSet.clear(consuming)
+    // The connections are open, and nothing of publishers and consumers is left on them.
+    const connections = yield* node.listConnections
+    if (connections.length !== 2) ledger.accuse(`${connections.length} connections instead of 2`)
+    yield* accuseOfLeaks(ledger, node.held({ except: { connections, channels: [], consumers: [] }, patience: 5000 }))
   })
 
 /** Fails with what queues still hold. */
