@@ -27,6 +27,14 @@ export interface NodeOptions {
   readonly advanced?: string | undefined
   /** Besides `rabbitmq_auth_mechanism_ssl`. */
   readonly plugins?: ReadonlyArray<string> | undefined
+  /** What nodes share that are to see one another: the cookie, and the port of their port mapper. */
+  readonly shared?: SharedSettings | undefined
+}
+
+/** What nodes share that are to see one another. */
+export interface SharedSettings {
+  readonly cookie: string
+  readonly epmdPort: number
 }
 
 /** All that a process needs to reach and control a node; plain data, so that it can travel to another process. */
@@ -127,7 +135,8 @@ const serverScript = `ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"; 
 export const makeNodeProcess = (options: NodeOptions): Effect.Effect<NodeProcess, BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const found = yield* programs
-    const [port, tlsPort, distPort, epmdPort] = yield* freePorts
+    const [port, tlsPort, distPort, ownEpmdPort] = yield* freePorts
+    const { cookie, epmdPort } = options.shared ?? { cookie: randomBytes(16).toString("hex"), epmdPort: ownEpmdPort }
     const { address, guard } = yield* Effect.acquireRelease(
       Effect.promise(async () => {
         const folder = await mkdtemp(Path.join(tmpdir(), "effect-amqp-"))
@@ -155,7 +164,7 @@ export const makeNodeProcess = (options: NodeOptions): Effect.Effect<NodeProcess
     const conf = Object.entries({ ...defaults(address, certs), ...options.conf })
     const plugins = ["rabbitmq_auth_mechanism_ssl", ...options.plugins ?? []]
     yield* Effect.promise(async () => {
-      await writeFile(file(".erlang.cookie"), randomBytes(16).toString("hex"), { mode: 0o400 })
+      await writeFile(file(".erlang.cookie"), cookie, { mode: 0o400 })
       await writeFile(file("rabbitmq.conf"), conf.map(([key, value]) => `${key} = ${value}\n`).join(""))
       await writeFile(file("advanced.config"), options.advanced ?? "[].\n")
       await writeFile(file("enabled_plugins"), `[${plugins.join(",")}].\n`)
