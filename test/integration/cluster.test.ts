@@ -10,7 +10,7 @@ import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import type { BrokerNode } from "../harness/broker.ts"
 import { type Cluster, makeCluster, startAll } from "../harness/cluster.ts"
 import { canControl, onVhost, uniqueName } from "../harness/shared.ts"
-import { connect } from "./support.ts"
+import { connect, openOn } from "./support.ts"
 
 class Nodes extends Context.Service<Nodes, Cluster>()("test/Cluster") {
   static readonly layer = Layer.effect(Nodes, makeCluster)
@@ -114,6 +114,47 @@ describe.runIf(canControl)("a cluster", () => {
           )
           const connection = yield* connectTo([one, two])
           yield* Effect.provideService(through(queue, 3_000, kill(three)), AmqpConnection, connection)
+          assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 1 })
+        })),
+      60_000
+    )
+
+    it.effect(
+      "CO16 a mirrored queue fails over: a consumer that asked for it is cancelled, another gets its messages again",
+      () =>
+        Effect.scoped(Effect.gen(function*() {
+          const [one, two, three] = yield* Nodes
+          const mirrored = JSON.stringify({ "ha-mode": "all", "ha-sync-mode": "automatic" })
+          yield* one.ctl("set_policy", "--apply-to", "queues", "ha", "^ha-", mirrored)
+          const elsewhere = yield* connectTo([three])
+          const [cancelled = "", kept = ""] = yield* Effect.scoped(Effect.gen(function*() {
+            const channel = yield* openOn(elsewhere)
+            return yield* Effect.forEach([1, 2], () => channel.queueDeclare({ queue: uniqueName("ha"), durable: true }))
+          })).pipe(Effect.map((declared) => declared.map(({ queue }) => queue)))
+          const connection = yield* connectTo([one, two])
+          const channel = yield* openOn(connection)
+          yield* channel.confirmSelect
+          yield* channel.publish({ routingKey: kept, body: "held" })
+          const wanting = yield* channel.consume({ queue: cancelled, arguments: { "x-cancel-on-ha-failover": true } })
+          const failing = yield* Effect.forkScoped(Effect.flip(Stream.runDrain(wanting.deliveries)))
+          const other = yield* openOn(connection)
+          const keeping = yield* other.consume({ queue: kept })
+          const first = yield* Deferred.make<void>()
+          const taking = yield* Effect.forkScoped(
+            keeping.deliveries.pipe(
+              Stream.tap(() => Deferred.succeed(first, undefined)),
+              Stream.map(({ redelivered, text }) => ({ redelivered, text })),
+              Stream.take(2),
+              Stream.runCollect
+            )
+          )
+          yield* Deferred.await(first)
+          yield* kill(three)
+          assert.strictEqual((yield* Fiber.join(failing))._tag, "AmqpConsumerCancelled")
+          assert.deepStrictEqual(yield* Fiber.join(taking), [
+            { redelivered: false, text: "held" },
+            { redelivered: true, text: "held" }
+          ])
           assert.deepInclude(yield* connection.status, { _tag: "Open", epoch: 1 })
         })),
       60_000
