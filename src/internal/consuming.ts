@@ -10,7 +10,7 @@ import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { AmqpDelivery, AmqpUnacknowledged } from "../AmqpDelivery.ts"
-import { AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
+import { AmqpConnectionError, AmqpEncodeError, type ChannelCloseCause } from "../AmqpError.ts"
 import type { AmqpMessage } from "../AmqpMessage.ts"
 import type { ChannelState, Request } from "./channelState.ts"
 import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./channelTypes.ts"
@@ -47,6 +47,12 @@ const deliveriesOf = <D extends AmqpMessage>(
     })
   ))
 
+/** Waits for the end of a `basic.cancel`. */
+interface Cancelling {
+  readonly onReply: () => void
+  readonly onFailure: (cause: ChannelCloseCause) => void
+}
+
 /** Subscribes a channel's consumers. */
 export interface Consuming {
   consume(
@@ -77,53 +83,71 @@ export const makeConsuming = (
   const answered = (consumerTag: string): Effect.Effect<void> =>
     Effect.suspend(() => consuming.get(consumerTag)?.await ?? Effect.void)
 
-  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> =>
-    Effect.andThen(
-      answered(consumerTag),
-      Effect.suspend(() => {
-        // By the time of the reply the tag may be another's.
-        const consumer = state.consumer(consumerTag)
-        const onReply = () => consumer && state.endConsumer(consumer)
-        return request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, {
-          soft: [],
-          onReply,
-          onLateReply: onReply
-        })
-      })
-    )
+  /** Consumers that wait for their `cancel-ok`, with those who want to know. */
+  const cancelling = new Map<ConsumerEntry, Array<Cancelling>>()
+
+  /**
+   * Cancels a consumer: once, because the broker answers a second `basic.cancel` at once, maybe ahead of deliveries that
+   * come before its answer to the first.
+   */
+  const cancelUnsafe = (consumer: ConsumerEntry, waiter: Cancelling): void => {
+    const waiting = cancelling.get(consumer)
+    if (waiting !== undefined) return void waiting.push(waiter)
+    const waiters = [waiter]
+    cancelling.set(consumer, waiters)
+    const { consumerTag, queue } = consumer
+    state.request({ _tag: "basic.cancel", consumerTag, noWait: false }, {
+      entity: queue,
+      onReply: () => {
+        cancelling.delete(consumer)
+        state.endConsumer(consumer)
+        for (const { onReply } of waiters) onReply()
+      },
+      onFailure: (cause) => {
+        cancelling.delete(consumer)
+        for (const { onFailure } of waiters) onFailure(cause)
+      }
+    })
+  }
 
   const isSubscribed = (consumer: ConsumerEntry): boolean => state.consumer(consumer.consumerTag) === consumer
 
   /** Cancels a consumer, unless it has ended. */
   const stop = (consumer: ConsumerEntry): Effect.Effect<void, RequestError> =>
-    Effect.suspend(() =>
-      isSubscribed(consumer)
-        // A tag that was sent once can be sent again.
-        ? Effect.catchTag(cancel(consumer.consumerTag), "AmqpEncodeError", Effect.die)
-        : Effect.void
+    Effect.callback((resume) => {
+      if (!isSubscribed(consumer)) return resume(Effect.void)
+      cancelUnsafe(consumer, {
+        onReply: () => resume(Effect.void),
+        onFailure: (cause) =>
+          resume(Effect.fail(cause instanceof AmqpConnectionError ? cause : channelClosed(state, "basic.cancel")))
+      })
+    })
+
+  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> =>
+    Effect.andThen(
+      answered(consumerTag),
+      Effect.suspend(() => {
+        const consumer = state.consumer(consumerTag)
+        return consumer === undefined
+          ? request(state, { _tag: "basic.cancel", consumerTag, noWait: false }, { soft: [], onReply: () => {} })
+          : stop(consumer)
+      })
     )
 
-  /** Cancels a consumer and gives back what was not settled; calls back when that is done. */
-  const cancelUnsafe = <D extends AmqpMessage>(deliveries: Deliveries<D>, done: () => void): void => {
+  /** Cancels a consumer, unless it has ended, and gives back what was not settled. */
+  const release = (consumer: ConsumerEntry, done: () => void): void => {
     const giveBack = () => {
-      state.requeueAll(deliveries)
-      state.removeConsumer(deliveries)
+      state.requeueAll(consumer)
       done()
     }
-    if (state.isClosed) return done()
-    // Cancelled already, by `cancel` or by the broker.
-    if (!isSubscribed(deliveries)) return giveBack()
-    state.request({ _tag: "basic.cancel", consumerTag: deliveries.consumerTag, noWait: false }, {
-      entity: deliveries.queue,
-      onReply: giveBack,
-      onFailure: done
-    })
+    if (isSubscribed(consumer)) cancelUnsafe(consumer, { onReply: giveBack, onFailure: done })
+    else giveBack()
   }
 
-  const unsubscribe = <D extends AmqpMessage>(deliveries: Deliveries<D>): Effect.Effect<void> =>
+  const unsubscribe = (consumer: ConsumerEntry): Effect.Effect<void> =>
     Effect.andThen(
-      answered(deliveries.consumerTag),
-      Effect.callback<void>((resume) => cancelUnsafe(deliveries, () => resume(Effect.void)))
+      answered(consumer.consumerTag),
+      Effect.callback<void>((resume) => release(consumer, () => resume(Effect.void)))
     )
 
   const subscribe = <D extends AmqpMessage>(
@@ -146,7 +170,7 @@ export const makeConsuming = (
         onReply: onAnswer,
         onLateReply: () => {
           onAnswer()
-          cancelUnsafe(deliveries, () => {})
+          release(deliveries, () => {})
         }
       })
     }).pipe(Effect.onError((cause) =>

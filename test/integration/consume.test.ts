@@ -466,6 +466,37 @@ layer(onVhost, { excludeTestServices: true })("the end of a consumer's scope", (
       assert.deepStrictEqual(yield* drain(channel, queue), numbers(40, 100))
     })))
 
+  it.effect("ends a stream that somebody else still runs", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, queue } = yield* withQueue
+      const scope = yield* Scope.make()
+      const { deliveries } = yield* Scope.provide(channel.consume({ queue }), scope)
+      const running = yield* Effect.forkChild(Stream.runCollect(deliveries), { startImmediately: true })
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual(yield* Fiber.join(running), [])
+    })))
+
+  it.effect("during cancels from other sides loses nothing: the consumer is cancelled once", () =>
+    noLeaks(Effect.gen(function*() {
+      const { connection, link } = yield* proxied()
+      const channel = yield* openOn(connection)
+      const { queue } = yield* channel.queueDeclare({ exclusive: true })
+      const total = 3000
+      for (let i = 0; i < total; i++) yield* channel.publish({ routingKey: queue, body: String(i) })
+      for (let round = 0; round < 5; round++) {
+        yield* Effect.scoped(Effect.gen(function*() {
+          const consumer = yield* channel.consume({ queue })
+          yield* Effect.forkChild(consumer.cancel, { startImmediately: true })
+          yield* Effect.forkChild(channel.cancel(consumer.consumerTag), { startImmediately: true })
+          yield* Effect.timeoutOption(consumer.cancel, 0)
+        }))
+        assert.strictEqual(yield* unsettled(channel), 0)
+      }
+      const cancels = (yield* methodsOf(link, "up")).filter((name) => name === "1 basic.cancel")
+      assert.strictEqual(cancels.length, 5)
+      assert.deepStrictEqual(yield* drain(channel, queue), numbers(0, total))
+    })))
+
   it.effect("after Stream.take leaves nothing stuck", () =>
     onConnection(Effect.gen(function*() {
       const { channel, queue } = yield* withQueue
