@@ -71,10 +71,12 @@ const through = <E, R>(queue: string, count: number, fault: Effect.Effect<unknow
           confirmed.add(body)
           return confirmed.size === Math.floor(count / 3) ? Deferred.succeed(third, undefined) : Effect.void
         }),
-        Effect.catchTag("AmqpPublishUnconfirmed", () =>
-          Effect.sync(() => void unknown.push(body))),
-        // The queue's leader went while it had the message.
-        Effect.catchTag("AmqpPublishNacked", () => Effect.sync(() => void refused.push(body)))
+        Effect.catchTags({
+          AmqpPublishUnconfirmed: () =>
+            Effect.sync(() => void unknown.push(body)),
+          // The queue's leader went while it had the message.
+          AmqpPublishNacked: () => Effect.sync(() => void refused.push(body))
+        })
       ), { concurrency: 50, discard: true })
     yield* Fiber.join(failing)
     isPublished = true

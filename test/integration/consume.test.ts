@@ -563,7 +563,9 @@ layer(onVhost, { excludeTestServices: true })("the end of a consumer's scope", (
       // The late answer has the same effect.
       yield* proxy.set("down", { mode: "pass" })
       yield* channel.queueDeclarePassive(queue)
-      assert.deepInclude(yield* channel.queueDeclarePassive(queue), { messageCount: 1, consumerCount: 0 })
+      // RabbitMQ's queues answer a declare before requeues that are waiting already, but not a purge.
+      assert.strictEqual(yield* channel.queuePurge(queue), 1)
+      assert.strictEqual((yield* channel.queueDeclarePassive(queue)).consumerCount, 0)
     })))
 })
 
