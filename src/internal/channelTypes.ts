@@ -409,8 +409,8 @@ export interface AmqpChannel {
    * **Details**
    *
    * Set `qos` before: without it the broker sends all it has, and the client stops reading the socket when 4096
-   * deliveries or 8 MiB wait for a consumer; at eight times that while somebody waits for a reply or a confirm, which
-   * could not come otherwise.
+   * deliveries or 8 MiB wait for a consumer; at 64 MiB, each delivery counted as 128 bytes and its body, while somebody
+   * waits for a reply or a confirm, which could not come otherwise.
    */
   readonly consume: {
     (

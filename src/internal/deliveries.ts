@@ -32,7 +32,7 @@ export type MakeDelivery<D> = (
 
 /** What holds deliveries that nobody has taken. */
 export interface Holder {
-  /** Whether it holds eight times its bound. */
+  /** Whether it holds more than a network may: 64 MiB, where each delivery counts 128 bytes beside its body. */
   readonly isFarOverfull: boolean
 }
 
@@ -46,7 +46,14 @@ export interface ConsumerHost {
 
 const maxBufferedBytes = 8 * 1024 * 1024
 const maxBufferedDeliveries = 4096
-const far = 8
+
+/**
+ * An answer that somebody waits for is behind whatever the system's buffers hold, megabytes of small deliveries at times:
+ * below this, not to read on would be to wait for ever.
+ */
+const farBytes = 64 * 1024 * 1024
+/** About what a delivery takes on the wire without its body. */
+const deliveryOverhead = 128
 
 /** A consumer, as its channel sees it. */
 export interface ConsumerEntry {
@@ -95,15 +102,13 @@ export class Deliveries<D extends AmqpMessage> implements ConsumerEntry {
     this.buffer.push(this.make(deliveryTag, redelivered, exchange, routingKey, content))
     this.bytes += content.content.length
     this.schedule()
-    if (!this.overfull && this.isOver(1)) this.setOverfull(true)
-  }
-
-  private isOver(times: number): boolean {
-    return this.bytes > times * maxBufferedBytes || this.buffer.length > times * maxBufferedDeliveries
+    if (!this.overfull && (this.bytes > maxBufferedBytes || this.buffer.length > maxBufferedDeliveries)) {
+      this.setOverfull(true)
+    }
   }
 
   get isFarOverfull(): boolean {
-    return this.isOver(far)
+    return this.bytes + this.buffer.length * deliveryOverhead > farBytes
   }
 
   private setOverfull(overfull: boolean): void {

@@ -7,10 +7,21 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import { isTransient } from "../../src/AmqpError.ts"
 import { Broker } from "../harness/broker.ts"
+import type { BrokerError } from "../harness/exec.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { gated } from "./gate.ts"
-import { assertFailure, drain, failureOf, methodsOf, onConnection, openOn, proxied, unsettled } from "./support.ts"
+import {
+  assertFailure,
+  connect,
+  drain,
+  failureOf,
+  methodsOf,
+  onConnection,
+  openOn,
+  proxied,
+  unsettled
+} from "./support.ts"
 
 /** A channel with confirms and a queue of this connection's own. */
 const withQueue = Effect.gen(function*() {
@@ -576,11 +587,11 @@ const bound = 4096
 const slack = 2 * 65_536 / 100
 
 layer(onVhost, { excludeTestServices: true })("a slow consumer without acknowledgement", (it) => {
-  /** 20 000 messages of 100 bytes in a queue. */
-  const backlog = Effect.fnUntraced(function*(channel: AmqpChannel.AmqpChannel) {
+  /** So many messages of that size in a queue. */
+  const backlog = Effect.fnUntraced(function*(channel: AmqpChannel.AmqpChannel, count = messages, size = 100) {
     const { queue } = yield* channel.queueDeclare({ exclusive: true })
-    const body = "x".repeat(100)
-    for (let i = 0; i < messages; i++) yield* channel.publish({ routingKey: queue, body })
+    const body = "x".repeat(size)
+    for (let i = 0; i < count; i++) yield* channel.publish({ routingKey: queue, body })
     // The broker has routed them all by the time it answers.
     yield* channel.queueDeclarePassive(queue)
     return queue
@@ -640,6 +651,33 @@ layer(onVhost, { excludeTestServices: true })("a slow consumer without acknowled
       )
       assert.strictEqual(taken, messages)
       assert.strictEqual((yield* channel.queueDeclarePassive(copies)).messageCount, messages / 500)
+    })))
+
+  it.effect("does not deadlock where the answer is behind all that the network holds of tiny messages", () =>
+    noLeaks(Effect.gen(function*() {
+      const connection = yield* connect()
+      const channel = yield* openOn(connection)
+      const count = 120_000
+      const queue = yield* backlog(channel, count, 1)
+      const control = yield* Broker.control
+      const { name: vhost } = yield* Vhost
+      const ready = Effect.map(control.listQueues(vhost), (queues) => queues.find(({ name }) => name === queue)?.ready)
+      /** Until the broker can send no more. */
+      const stuffed: Effect.Effect<unknown, BrokerError> = Effect.flatMap(
+        Effect.all([ready, ready]),
+        ([before, after]) => before === after ? Effect.void : stuffed
+      )
+      const consumer = yield* channel.consume({ queue, noAck: true })
+      let taken = 0
+      yield* consumer.deliveries.pipe(
+        Stream.mapEffect(() => {
+          if (taken++ !== 1) return Effect.void
+          return Effect.andThen(stuffed, channel.queueDeclarePassive(queue))
+        }),
+        Stream.take(count),
+        Stream.runDrain
+      )
+      assert.strictEqual(taken, count)
     })))
 
   it.effect("that nobody pulls does not keep its channel from closing, nor its connection", () =>
