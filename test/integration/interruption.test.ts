@@ -37,7 +37,7 @@ interface Operation<A> {
   /** What somebody does with the value who was not interrupted. */
   readonly use?: (value: A, fixture: Fixture) => Effect.Effect<unknown, unknown>
   /** What has to hold in the end, beside what has to hold for all. */
-  readonly check?: (fixture: Fixture) => Effect.Effect<void, unknown, Scope.Scope>
+  readonly check?: (fixture: Fixture) => Effect.Effect<void, unknown, Scope.Scope | Broker | Vhost>
   readonly closesChannel?: boolean
 }
 
@@ -54,6 +54,20 @@ const confirmsMatch = ({ channel, sink }: Fixture) =>
     assertFailure(returned, "AmqpMessageReturned")
     yield* channel.queuePurge(sink)
   })
+
+/** What the broker holds for the test's vhost. */
+const held = Effect.gen(function*() {
+  const control = yield* Broker.control
+  const vhost = (yield* Vhost).name
+  const { channels, consumers } = yield* control.held({ vhost })
+  const queues = yield* control.listQueues(vhost)
+  return {
+    channels: channels.length,
+    consumers: consumers.length,
+    unacknowledged: channels.reduce((sum, channel) => sum + channel.unacknowledged, 0),
+    queues: queues.map(({ name, ready, unacknowledged }) => [name, ready, unacknowledged])
+  }
+})
 
 const operations = [
   operation({
@@ -158,7 +172,11 @@ const operations = [
     use: ({ cancel }) => cancel,
     // Whoever was interrupted has no consumer to cancel: it is cancelled all the same, and its tag is free.
     check: ({ channel, queue }) =>
-      Effect.andThen(channel.cancel("kept"), Effect.scoped(channel.consume({ queue, consumerTag: "kept" })))
+      channel.queueDeclarePassive(queue).pipe(
+        Effect.repeat({ until: ({ consumerCount }) => consumerCount === 0 }),
+        Effect.andThen(channel.cancel("kept")),
+        Effect.andThen(Effect.scoped(channel.consume({ queue, consumerTag: "kept" })))
+      )
   }),
   operation({
     name: "basic.cancel",
@@ -241,6 +259,14 @@ const operations = [
     name: "channel.open",
     reply: "channel.open-ok",
     run: ({ connection }) => Effect.scoped(Effect.andThen(openOn(connection), Effect.never))
+  }),
+  operation({
+    name: "channel.open in a scope that stays open",
+    reply: "channel.open-ok",
+    run: ({ connection }) => openOn(connection),
+    use: ({ close }) => close,
+    // The owner's is left, and that of the fixture.
+    check: () => Effect.asVoid(Effect.repeat(held, { until: ({ channels }) => channels === 2 }))
   }),
   operation({
     name: "F81 channel.close",
@@ -331,20 +357,6 @@ const answersMatch = (channel: AmqpChannel.AmqpChannel) =>
     ], { concurrency: "unbounded" })
     assert.deepStrictEqual([declared.queue, purged, got, deleted], [queue, 0, Option.none(), 0])
   })
-
-/** What the broker holds for the test's vhost. */
-const held = Effect.gen(function*() {
-  const control = yield* Broker.control
-  const vhost = (yield* Vhost).name
-  const { channels, consumers } = yield* control.held({ vhost })
-  const queues = yield* control.listQueues(vhost)
-  return {
-    channels: channels.length,
-    consumers: consumers.length,
-    unacknowledged: channels.reduce((sum, channel) => sum + channel.unacknowledged, 0),
-    queues: queues.map(({ name, ready, unacknowledged }) => [name, ready, unacknowledged])
-  }
-})
 
 const fixtures = Effect.gen(function*() {
   const { connection, gate } = yield* gated()
@@ -483,6 +495,8 @@ layer(onVhost, { excludeTestServices: true })("after an interruption", (it) => {
       yield* gate.arrived("basic.deliver", gate.count("basic.deliver") + 1)
       yield* gate.release
       assert.isTrue(isInterruption(yield* Fiber.await(waiting)))
+      // The turn is over when the next one pulls.
+      yield* Effect.yieldNow
       const [delivery] = yield* pull
       assert.deepStrictEqual([delivery.text, yield* delivery.ack], ["kept", "Settled"])
     })))
