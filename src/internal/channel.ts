@@ -3,6 +3,8 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -35,6 +37,11 @@ const noArguments: InputTable = {}
 const queueRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked", "AmqpPreconditionFailed"] as const
 /** Those of operations that have no preconditions. */
 const lookupRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked"] as const
+
+/** The channels whose transactions the fiber is inside of. */
+const OpenTransactions = Context.Reference<ReadonlyArray<ChannelState>>("effect-amqp/OpenTransactions", {
+  defaultValue: () => []
+})
 
 /** A channel, with what only the library's own modules use. */
 export interface OpenChannel extends Pick<Consuming, "consumeWith"> {
@@ -174,10 +181,11 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
   const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
   const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
 
-  const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
-    transacting.withPermit(Effect.uninterruptibleMask((restore) =>
+  const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
+    Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         if (state.mode !== "tx") yield* select
+        state.inTransaction = true
         const exit = yield* Effect.exit(restore(effect))
         if (Exit.isFailure(exit)) {
           // A channel that is gone has rolled back.
@@ -185,10 +193,25 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
           return yield* exit
         }
         yield* commit
-        const returned = state.takeReturned()[0]
-        return returned === undefined ? exit.value : yield* returned
-      })
-    ))
+        const returned = state.takeReturned()
+        if (returned.length === 0) return exit.value
+        return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
+      }).pipe(
+        // Not before the end is answered: what others do until then waits behind it, and is of the next transaction.
+        Effect.ensuring(Effect.sync(() => {
+          state.inTransaction = false
+        }))
+      )
+    )
+
+  const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
+    Effect.flatMap(OpenTransactions, (open) =>
+      open.includes(state)
+        // It would wait for itself.
+        ? Effect.die(new Error(`a transaction inside a transaction of channel ${state.id}`))
+        : transacting.withPermit(
+          commitOrRollback(Effect.provideService(effect, OpenTransactions, [...open, state]))
+        ))
 
   // --- the end
 

@@ -119,6 +119,8 @@ export class ChannelState {
   readonly confirms: Confirms
   /** What a publish on this channel promises. */
   mode: "plain" | "confirm" | "tx" = "plain"
+  /** Whether what is published now will be committed or rolled back. */
+  inTransaction = false
   /** Why it is closed; meaningful once `isClosed`. */
   closeCause: ChannelCloseCause = undefined
   private readonly host: ChannelHost

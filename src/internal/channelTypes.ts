@@ -445,8 +445,13 @@ export interface AmqpChannel {
    * **Details**
    *
    * Transactions of one channel follow one another; what other fibers do on the channel meanwhile is part of the one
-   * that is open. A mandatory message that no queue took fails the transaction with `AmqpMessageReturned`, though the
-   * rest of it is committed: the broker tells only at the commit. Refused (406) on a channel with confirms.
+   * that is open. Mandatory messages that no queue took fail the transaction with an `AmqpMessageReturned` each, though
+   * the rest of it is committed: the broker tells only at the commit. Refused (406) on a channel with confirms.
+   *
+   * **Gotchas**
+   *
+   * The channel stays transactional: outside of a transaction `publish` is an `AmqpEncodeError`, and what is settled
+   * there waits for the next commit. A transaction inside of one of the same channel is a defect.
    */
   readonly transaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | TransactionError, R>
   /**

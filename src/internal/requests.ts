@@ -180,6 +180,10 @@ export const contentGate = (channel: ChannelState): Effect.Effect<void> =>
 export const publish = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.suspend(() => {
     if (channel.isClosed) return Effect.fail(channelClosed(channel, "basic.publish"))
+    if (channel.mode === "tx" && !channel.inTransaction) {
+      const reason = "this channel has had a transaction: what is published outside of one is never committed"
+      return Effect.fail(new AmqpEncodeError({ path: "transaction", reason }))
+    }
     if (!takesContent(channel)) return Effect.flatMap(contentGate(channel), () => publish(channel, message))
     if (channel.mode === "confirm") return publishConfirmed(channel, message)
     try {

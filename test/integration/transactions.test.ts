@@ -152,6 +152,40 @@ layer(onVhost, { excludeTestServices: true })("a transaction", (it) => {
       assert.deepStrictEqual(yield* drain(outside, queue), ["next"])
     })))
 
+  it.effect("fails with every message that came back", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel } = yield* withQueue
+      const keys = ["nowhere", "nor here"]
+      const exit = yield* Effect.exit(channel.transaction(
+        Effect.forEach(keys, (routingKey) => channel.publish({ routingKey, body: "x", mandatory: true }))
+      ))
+      const errors = Exit.isFailure(exit) ? exit.cause.reasons : []
+      assert.deepStrictEqual(
+        errors.map((reason) =>
+          reason._tag === "Fail" && reason.error._tag === "AmqpMessageReturned" && reason.error.routingKey
+        ),
+        keys
+      )
+    })))
+
+  it.effect("is the only place to publish on its channel: outside nobody would commit", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, outside, publish, queue } = yield* withQueue
+      yield* channel.transaction(publish("in"))
+      const error = yield* Effect.flip(publish("out"))
+      assertFailure(error, "AmqpEncodeError", "never committed")
+      yield* channel.transaction(publish("in again"))
+      assert.deepStrictEqual(yield* drain(outside, queue), ["in", "in again"])
+    })))
+
+  it.effect("inside a transaction of the same channel is a defect, on another channel it is not", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, outside, publish } = yield* withQueue
+      const exit = yield* Effect.exit(channel.transaction(channel.transaction(publish("never"))))
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+      yield* channel.transaction(outside.transaction(Effect.void))
+    })))
+
   it.effect("TX04 with a publish to an exchange that does not exist fails with the channel, and commits nothing", () =>
     onConnection(Effect.gen(function*() {
       const { channel, outside, publish, queue } = yield* withQueue
