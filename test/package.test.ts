@@ -68,6 +68,11 @@ beforeAll(() => {
 afterAll(() => Fs.rmSync(consumer, { recursive: true, force: true }))
 
 describe("the package", () => {
+  it("shows brokers its own version", () => {
+    const { version } = JSON.parse(Fs.readFileSync(Path.join(root, "package.json"), "utf8"))
+    assert.include(Fs.readFileSync(Path.join(root, "src/AmqpConnection.ts"), "utf8"), `const version = "${version}"`)
+  })
+
   it("holds sources, modules, declarations and maps that find their sources, and nothing else", () => {
     assert.sameMembers(Fs.readdirSync(installed), [
       ...["LICENSE", "README.md"].filter((file) => Fs.existsSync(Path.join(root, file))),

@@ -107,6 +107,15 @@ layer(onVhost, { excludeTestServices: true })("the example of the README", (it) 
       assert.deepStrictEqual(ended, { code: 0, stdout: "Hello, world\n", stderr: "" })
     })))
 
+  it.effect("declares, publishes and bills, and leaves nothing behind", () =>
+    noLeaks(Effect.gen(function*() {
+      const { amqpUrl } = yield* Vhost
+      const { code, stderr, stdout } = yield* run(process.execPath, ["examples/selfhealing.ts"], { AMQP_URL: amqpUrl })
+      assert.deepStrictEqual({ code, stderr }, { code: 0, stderr: "" })
+      // Ten handlers at a time: the order is anybody's.
+      assert.deepStrictEqual(stdout.trimEnd().split("\n").sort(), ["billed one", "billed three", "billed two"])
+    })))
+
   it.effect("of the word count nothing is left at the broker of AMQP_URL", () =>
     noLeaks(Effect.gen(function*() {
       const { amqpUrl } = yield* Vhost
