@@ -186,7 +186,7 @@ const makeWith = (
 ): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
   Effect.gen(function*() {
     const connection = yield* AmqpConnection
-    const label = queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
+    const label = labelOf(queues)
     const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
       new AmqpConsumerFailed({ queue: label, phase, reason })
     yield* Effect.mapError(checkPrefetch(options.prefetch ?? 100), failedIn("options"))
@@ -275,7 +275,13 @@ const makeWith = (
 
 const isList = (queue: QueueRef | ReadonlyArray<QueueRef>): queue is ReadonlyArray<QueueRef> => Array.isArray(queue)
 
-const toQueues = (queue: QueueRef | ReadonlyArray<QueueRef>): ReadonlyArray<QueueRef> => isList(queue) ? queue : [queue]
+/** Each queue once. */
+const toQueues = (queue: QueueRef | ReadonlyArray<QueueRef>): ReadonlyArray<QueueRef> =>
+  isList(queue) ? [...new Set(queue)] : [queue]
+
+/** What the queues are called in errors. */
+const labelOf = (queues: ReadonlyArray<QueueRef>): string =>
+  queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
 
 // -----------------------------------------------------------------------------
 // constructors
@@ -434,7 +440,7 @@ export const run: {
     const { concurrency = 1, drainTimeout = "30 seconds", handlerTimeout, onFailure } = options
     yield* Effect.mapError(
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
-      (reason) => new AmqpConsumerFailed({ queue: String(queue), phase: "options", reason })
+      (reason) => new AmqpConsumerFailed({ queue: labelOf(toQueues(queue)), phase: "options", reason })
     )
     const handlers = yield* FiberSet.make<void>()
     const fork = yield* FiberSet.runtime(handlers)<R>()

@@ -184,8 +184,8 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
   const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
-        if (state.mode !== "tx") yield* select
         state.inTransaction = true
+        if (state.mode !== "tx") yield* select
         const exit = yield* Effect.exit(restore(effect))
         if (Exit.isFailure(exit)) {
           // A channel that is gone has rolled back.

@@ -486,8 +486,10 @@ export class ChannelState {
   private onDelivery(): void {
     const { consumerTag, deliveryTag, exchange, redelivered, routingKey } = this.delivery
     const consumer = this.consumers.get(consumerTag)
-    // Unknown: from the former life of this number. While recovering: the broker has taken it back already.
-    if (consumer === undefined || (this.settlements.isRecovering && !consumer.noAck)) return
+    // From the former life of this number, or a broker that is mistaken.
+    if (consumer === undefined) return this.settlements.onIgnored()
+    // The broker has taken it back already.
+    if (this.settlements.isRecovering && !consumer.noAck) return
     if (!consumer.noAck) this.settlements.add(deliveryTag, consumer)
     consumer.push(deliveryTag, redelivered, exchange, routingKey, this.assembler)
   }

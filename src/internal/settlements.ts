@@ -30,6 +30,8 @@ export class Settlements {
   private readonly later: (callback: () => void) => void
   /** In the order of their tags. */
   private unsettled = new Map<Unsettled[0], Unsettled[1]>()
+  /** Whether every delivery that the broker waits for is known here: only then may a `multiple` be made up. */
+  private isComplete = true
   /** Acknowledged in this turn, and not written yet. */
   private acked: Array<number> = []
   /** What was settled in the transaction that is open. */
@@ -56,6 +58,11 @@ export class Settlements {
 
   add(tag: number, consumer: ConsumerEntry | undefined): void {
     this.unsettled.set(tag, consumer)
+  }
+
+  /** A delivery was ignored, for nobody knows its consumer: no `multiple` of ours may acknowledge it by the way. */
+  onIgnored(): void {
+    this.isComplete = false
   }
 
   /** Forgets everything: the channel is gone. */
@@ -113,7 +120,7 @@ export class Settlements {
     const tags = this.acked
     if (tags.length === 0) return
     this.acked = []
-    const oldest = this.unsettled.keys().next().value ?? Infinity
+    const oldest = this.isComplete ? this.unsettled.keys().next().value ?? Infinity : 0
     let before = 0
     let last = 0
     for (const tag of tags) {

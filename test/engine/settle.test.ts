@@ -38,6 +38,13 @@ describe("acknowledgements of one turn", () => {
     assert.deepStrictEqual(acks(peer.sent()), ["5+"])
   })
 
+  it("never cover a delivery that was ignored, because nobody knows its consumer", () => {
+    const { channel, peer } = delivered(2)
+    peer.receive(content(1, deliver("unknown", 3)), content(1, deliver("c", 4)))
+    for (const tag of [1, 2, 4]) channel.ack(tag)
+    assert.deepStrictEqual(acks(peer.sent()), ["1", "2", "4"])
+  })
+
   it("go out before everything that is written after them", () => {
     const { channel, peer } = delivered(3)
     channel.ack(1)
