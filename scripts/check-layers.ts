@@ -102,6 +102,31 @@ const layers: Readonly<Record<string, Layer>> = {
     packages: effectAndNode,
     modules: ["NodeAmqp.ts"]
   },
+  T: {
+    title: "the embedded broker: plain synchronous classes",
+    sees: ["A", "T"],
+    packages: data,
+    modules: [
+      "testing/internal/broker.ts",
+      "testing/internal/events.ts",
+      "testing/internal/message.ts",
+      "testing/internal/model.ts",
+      "testing/internal/refusal.ts",
+      "testing/internal/timers.ts"
+    ]
+  },
+  testing: {
+    title: "for tests: the embedded broker and faults as services",
+    sees: ["A", "C", "T", "testing"],
+    packages: effect,
+    modules: ["testing/AmqpBroker.ts", "testing/AmqpFaults.ts", "testing/index.ts"]
+  },
+  testingNode: {
+    title: "the embedded broker on TCP, and its command",
+    sees: ["A", "C", "T", "testing", "testingNode"],
+    packages: effectAndNode,
+    modules: ["testing/NodeAmqpBroker.ts", "cli.ts"]
+  },
   index: {
     title: "the barrel",
     sees: ["A", "C", "D"],

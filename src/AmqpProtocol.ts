@@ -30,7 +30,8 @@ import {
   type BasicReturn,
   frameMinSize,
   type Method,
-  methods
+  methods,
+  writeBasicProperties
 } from "./internal/spec.ts"
 import { Reader, view, Writer } from "./internal/wire.ts"
 
@@ -258,6 +259,20 @@ export const encodeMethod = (
   options: { readonly frameMax?: number | undefined } = {}
 ): Result.Result<Uint8Array, AmqpEncodeError> =>
   encode(channel, (writer) => writeMethodFrame(writer, channel, method, frameLimit(options.frameMax)))
+
+/**
+ * The properties of a content as the bytes of a `Header` frame, from the property flags on: what `decodeProperties`
+ * reads and `encodeContent` takes.
+ *
+ * **Details**
+ *
+ * Fails where a property has no form on the wire; the path of the error names it.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const encodeProperties = (properties: PropertiesInput): Result.Result<Uint8Array, AmqpEncodeError> =>
+  encode(0, (writer) => writeBasicProperties(writer, properties))
 
 /**
  * The methods that carry a content.

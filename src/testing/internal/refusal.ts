@@ -1,0 +1,43 @@
+/**
+ * What the broker refuses, and with which words: thrown by whatever finds it out, and turned into a `channel.close` or a
+ * `connection.close` by the connection, which adds the class and the method.
+ *
+ * The texts are RabbitMQ's, prefix included, because programs match on them.
+ *
+ * @since 0.1.0
+ */
+import * as Data from "effect/Data"
+import { replyCodes } from "../../AmqpProtocol.ts"
+
+/** A reply code with its text. Soft ones end the channel, hard ones the connection. */
+export class Refusal extends Data.TaggedError("Refusal")<{
+  readonly replyCode: number
+  readonly replyText: string
+}> {
+  /** Whether the connection ends, not the channel alone (specification 1.2). */
+  get isHard(): boolean {
+    return replyCodes[this.replyCode]?.severity === "hard"
+  }
+}
+
+const refuse = (replyCode: number) => {
+  const name = replyCodes[replyCode]?.name.toUpperCase().replaceAll("-", "_")
+  return (text: string): Refusal => new Refusal({ replyCode, replyText: `${name} - ${text}` })
+}
+
+export const contentTooLarge = refuse(311)
+export const accessRefused = refuse(403)
+export const notFound = refuse(404)
+export const resourceLocked = refuse(405)
+export const preconditionFailed = refuse(406)
+export const connectionForced = refuse(320)
+export const frameError = refuse(501)
+export const syntaxError = refuse(502)
+export const commandInvalid = refuse(503)
+export const channelError = refuse(504)
+export const unexpectedFrame = refuse(505)
+export const resourceError = refuse(506)
+export const notAllowed = refuse(530)
+/** Also for what RabbitMQ has and this broker has not: it never pretends. */
+export const notImplemented = refuse(540)
+export const internalError = refuse(541)
