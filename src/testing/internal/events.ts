@@ -40,7 +40,10 @@ export type BrokerEvent =
     readonly destinationType: "queue" | "exchange"
     readonly routingKey: string
   } & OfVhost)
-  | ({ readonly _tag: "ConsumerStarted" | "ConsumerEnded"; readonly queue: string; readonly consumerTag: string } & OfChannel)
+  | (
+    & { readonly _tag: "ConsumerStarted" | "ConsumerEnded"; readonly queue: string; readonly consumerTag: string }
+    & OfChannel
+  )
   | ({
     readonly _tag: "Published"
     readonly exchange: string
