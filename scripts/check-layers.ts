@@ -108,10 +108,17 @@ const layers: Readonly<Record<string, Layer>> = {
     packages: data,
     modules: [
       "testing/internal/broker.ts",
+      "testing/internal/deadLetters.ts",
       "testing/internal/events.ts",
       "testing/internal/message.ts",
       "testing/internal/model.ts",
+      "testing/internal/queue.ts",
+      "testing/internal/queueDefinition.ts",
+      "testing/internal/readyMessages.ts",
       "testing/internal/refusal.ts",
+      "testing/internal/storedQueue.ts",
+      "testing/internal/streamQueue.ts",
+      "testing/internal/subscribers.ts",
       "testing/internal/timers.ts"
     ]
   },
