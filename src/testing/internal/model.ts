@@ -120,8 +120,11 @@ export interface Queue {
 /** What a queue needs of its vhost. */
 export interface QueueHost {
   readonly vhost: string
-  /** Publishes to an exchange as dead-lettering does: an exchange that is not there drops the message. */
-  readonly republish: (message: Message) => void
+  /**
+   * Publishes to an exchange as dead-lettering does, to those of its queues that `takes` says: an exchange that is not
+   * there drops the message.
+   */
+  readonly republish: (message: Message, takes: (queue: string) => boolean) => void
   /** The queue has to go: unused for `x-expires`, or auto-delete and its last subscriber has left. */
   readonly expire: (queue: Queue) => void
 }
