@@ -59,6 +59,8 @@ export interface Subscriber {
   readonly arguments: PlainTable
   /** 0: no limit. */
   readonly prefetch: number
+  /** Whether its channel has a prefetch for all of its consumers, which quorum queues and streams refuse. */
+  readonly hasGlobalPrefetch: boolean
   /** The one that holds the channel, for `x-single-active-consumer` and listings. */
   readonly owner: Owner
   readonly channel: number
@@ -72,8 +74,11 @@ export interface Subscriber {
 
 export type QueueType = "classic" | "quorum" | "stream"
 
-/** How a delivery ends. `requeue` keeps `redelivered` set and the old place; `discard` dead-letters or drops. */
-export type Outcome = "ack" | "requeue" | "discard"
+/**
+ * How a delivery ends. `requeue` sets `redelivered` and gives it the old place back; `discard` dead-letters or drops;
+ * `abandon` is what the end of a channel does: it requeues, but quorum and stream queues tell the two apart.
+ */
+export type Outcome = "ack" | "requeue" | "discard" | "abandon"
 
 /** What one `basic.get` took. */
 export interface Taken {
@@ -107,6 +112,8 @@ export interface Queue {
   readonly cancel: (subscriber: Subscriber) => void
   /** Ends deliveries that this queue handed out: entries of one call keep their order when they are requeued. */
   readonly settle: (entries: ReadonlyArray<Entry>, outcome: Outcome) => void
+  /** It was declared again, passively or not: `x-expires` starts over. */
+  readonly touch: () => void
   /** How many ready messages it threw away. */
   readonly purge: () => number
   /** Delivers while there are messages and ready subscribers. Called by the agenda alone. */
