@@ -110,6 +110,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "testing/internal/broker.ts",
       "testing/internal/deadLetters.ts",
       "testing/internal/events.ts",
+      "testing/internal/inspection.ts",
       "testing/internal/message.ts",
       "testing/internal/model.ts",
       "testing/internal/queue.ts",
@@ -126,7 +127,13 @@ const layers: Readonly<Record<string, Layer>> = {
     title: "for tests: the embedded broker and faults as services",
     sees: ["A", "C", "T", "testing"],
     packages: effect,
-    modules: ["testing/AmqpBroker.ts", "testing/AmqpFaults.ts", "testing/index.ts"]
+    modules: [
+      "testing/AmqpBroker.ts",
+      "testing/AmqpFaults.ts",
+      "testing/index.ts",
+      "testing/internal/memorySocket.ts",
+      "testing/internal/watchers.ts"
+    ]
   },
   testingNode: {
     title: "the embedded broker on TCP, and its command",

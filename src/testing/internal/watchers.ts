@@ -1,0 +1,46 @@
+/**
+ * Values for whoever watches at the time they come. Nobody who watches can hold up the one who tells.
+ *
+ * @since 0.1.0
+ */
+import type * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+
+/** How far one may be behind; then the oldest values are lost to him. */
+const capacity = 16_384
+
+/** Those who watch, each with a buffer of his own. */
+export class Watchers<A> {
+  private readonly queues = new Set<Queue.Queue<A, Cause.Done>>()
+  private isEnded = false
+
+  get isEmpty(): boolean {
+    return this.queues.size === 0
+  }
+
+  tell(value: A): void {
+    for (const queue of this.queues) Queue.offerUnsafe(queue, value)
+  }
+
+  /** Nothing more will come. */
+  end(): void {
+    this.isEnded = true
+    for (const queue of this.queues) Queue.endUnsafe(queue)
+  }
+
+  /** Everything from now on, until the scope closes. */
+  readonly watch: Effect.Effect<Queue.Dequeue<A, Cause.Done>, never, Scope.Scope> = Effect.acquireRelease(
+    Effect.map(Queue.sliding<A, Cause.Done>(capacity), (queue) => {
+      if (this.isEnded) Queue.endUnsafe(queue)
+      else this.queues.add(queue)
+      return queue
+    }),
+    (queue) => Effect.sync(() => this.queues.delete(queue))
+  )
+
+  /** The same as a stream. */
+  readonly stream: Stream.Stream<A> = Stream.unwrap(Effect.map(this.watch, Stream.fromQueue))
+}
