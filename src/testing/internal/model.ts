@@ -24,7 +24,7 @@ export interface Context {
   readonly agenda: Agenda
   /** Tells whoever watches. Cheap when nobody does. */
   readonly emit: (event: BrokerEvent) => void
-  /** A name that nobody else has: `amq.gen-…`, `amq.ctag-…`. The same sequence in each run. */
+  /** A name that nobody else has: `amq.gen-…`, `amq.ctag-…`; the prefix includes the dash. The same sequence in each run. */
   readonly generateName: (prefix: string) => string
 }
 
@@ -173,6 +173,11 @@ export interface Vhost {
    * internal. Understands `CC` and `BCC`, which it takes out.
    */
   readonly publish: (message: Message) => Published
+  /**
+   * `publish` in two steps, for transactions: checks and routes now, as RabbitMQ does, and has the queues take it when
+   * the result is called. A queue that is gone by then does not count.
+   */
+  readonly route: (message: Message) => () => Published
   /** The connection is gone: deletes its exclusive queues. */
   readonly release: (owner: Owner) => void
   /** What a restart of the node does: transient queues, exchanges and messages go. No client is connected any more. */
