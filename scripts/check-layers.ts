@@ -109,6 +109,7 @@ const layers: Readonly<Record<string, Layer>> = {
     modules: [
       "testing/internal/broker.ts",
       "testing/internal/deadLetters.ts",
+      "testing/internal/describe.ts",
       "testing/internal/events.ts",
       "testing/internal/inspection.ts",
       "testing/internal/message.ts",

@@ -45,8 +45,19 @@ import {
   type UnsettledDelivery
 } from "./internal/inspection.ts"
 import { memorySocket } from "./internal/memorySocket.ts"
-import type { Channel, Connection, Core, Link, Peer, Permissions, Queue as CoreQueue, Reply } from "./internal/model.ts"
-import type { TappedFrame, User, Vhost } from "./internal/model.ts"
+import type {
+  Channel,
+  Connection,
+  Core,
+  Link,
+  Peer,
+  Permissions,
+  Queue as CoreQueue,
+  Reply,
+  TappedFrame,
+  User,
+  Vhost
+} from "./internal/model.ts"
 import { Watchers } from "./internal/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpBroker"
