@@ -29,6 +29,7 @@ export class Message implements MessageFields {
   readonly properties: Uint8Array
   readonly body: Uint8Array
   private view: AmqpMessage | undefined
+  private decoding: Properties | undefined
 
   constructor(fields: MessageFields) {
     this.exchange = fields.exchange
@@ -36,6 +37,7 @@ export class Message implements MessageFields {
     this.properties = fields.properties
     this.body = fields.body
     this.view = undefined
+    this.decoding = undefined
   }
 
   /** As a client sees it. */
@@ -50,7 +52,28 @@ export class Message implements MessageFields {
 
   /** All properties, the one that clients hide too. Throws `AmqpDecodeError`: check on arrival. */
   get decoded(): Properties {
-    return Result.getOrThrow(AmqpProtocol.decodeProperties(this.properties))
+    return this.decoding ??= Result.getOrThrow(AmqpProtocol.decodeProperties(this.properties))
+  }
+
+  // What queues ask of every message is answered by the property flags where the property is absent.
+
+  /** In milliseconds. */
+  get expiration(): number | undefined {
+    const text = this.has(1 << 8) ? this.decoded.expiration : undefined
+    return text === undefined ? undefined : Number(text)
+  }
+
+  get priority(): number | undefined {
+    return this.has(1 << 11) ? this.decoded.priority : undefined
+  }
+
+  /** Whether it is to outlive a restart of the node in a durable queue. */
+  get isPersistent(): boolean {
+    return this.has(1 << 12) && this.decoded.deliveryMode === 2
+  }
+
+  private has(flag: number): boolean {
+    return ((((this.properties[0] ?? 0) << 8) | (this.properties[1] ?? 0)) & flag) !== 0
   }
 
   /** The headers with their exact types, or none. */
@@ -70,17 +93,21 @@ export class Message implements MessageFields {
     })
   }
 
-  /** The same with some headers set: existing ones in their place, new ones at the end. `undefined` removes. */
+  /**
+   * The same with some headers set, or removed where the value is `undefined`. As in RabbitMQ, where one is set they
+   * are in the order of their keys from then on, and of several with the same key the last one remains.
+   */
   withHeaders(changes: { readonly [key: string]: AmqpTable.Value | undefined }): Message {
-    const kept = this.headers.value.flatMap(([key, value]): AmqpTable.Table["value"] => {
-      if (!Object.hasOwn(changes, key)) return [[key, value]]
-      const changed = changes[key]
-      return changed === undefined ? [] : [[key, changed]]
-    })
-    const known = new Set(kept.map(([key]) => key))
-    const added = Object.entries(changes).flatMap(([key, value]): AmqpTable.Table["value"] =>
-      value === undefined || known.has(key) ? [] : [[key, value]]
-    )
-    return this.with({ headers: AmqpTable.table([...kept, ...added]) })
+    const headers = new Map(this.headers.value)
+    for (const [key, value] of Object.entries(changes)) {
+      if (value === undefined) headers.delete(key)
+      else headers.set(key, value)
+    }
+    const isSet = Object.values(changes).some((value) => value !== undefined)
+    return this.with({ headers: AmqpTable.table(isSet ? sorted(headers) : [...headers]) })
   }
 }
+
+/** By the bytes of the keys, as Erlang sorts; the order of code units is another one only beyond U+FFFF. */
+const sorted = (headers: Iterable<readonly [string, AmqpTable.Value]>): AmqpTable.Table["value"] =>
+  [...headers].sort(([a], [b]) => a < b ? -1 : 1)

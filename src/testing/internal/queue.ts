@@ -5,11 +5,13 @@
  */
 import type { Context, Queue, QueueHost } from "./model.ts"
 import type { QueueDefinition } from "./queueDefinition.ts"
-import { notImplemented } from "./refusal.ts"
+import { StoredQueue } from "./storedQueue.ts"
+import { StreamQueue } from "./streamQueue.ts"
 
 export type { QueueDefinition } from "./queueDefinition.ts"
 
-/** A new queue. */
-export const makeQueue = (_context: Context, _host: QueueHost, definition: QueueDefinition): Queue => {
-  throw notImplemented(`queues of type ${definition.type}`)
+/** A new queue, which has none of what another of its name may have had. */
+export const makeQueue = (context: Context, host: QueueHost, definition: QueueDefinition): Queue => {
+  const Type = definition.type === "stream" ? StreamQueue : StoredQueue
+  return new Type(context, host, definition)
 }

@@ -1,0 +1,113 @@
+/**
+ * Dead-lettering: how a message tells what became of it (`x-death`, `x-first-death-…`), and which queues must not get it
+ * again because it would turn in a circle.
+ *
+ * The order of the deaths is RabbitMQ 3.10's, which is not quite "the latest first": each further one turns the order of
+ * those before it around.
+ *
+ * @since 0.1.0
+ */
+import * as AmqpTable from "../../AmqpTable.ts"
+import type { Message } from "./message.ts"
+
+/** Why a queue gives a message up. */
+export type Reason = "rejected" | "expired" | "maxlen" | "delivery_limit"
+
+/** How a message left a queue. */
+export interface Death {
+  readonly queue: string
+  readonly reason: Reason
+  /** In milliseconds since 1970. */
+  readonly at: number
+  /** Where it goes. */
+  readonly exchange: string
+  /** `undefined`: it keeps its own, `CC` included. */
+  readonly routingKey: string | undefined
+}
+
+type Fields = AmqpTable.Table["value"]
+
+/** The message as it goes to the dead-letter exchange: it does not expire again, and its headers tell of this death. */
+export const deadLetter = (message: Message, death: Death): Message => {
+  const { expiration } = message.decoded
+  const keys = [message.routingKey, ...textsOf(message, "CC"), ...textsOf(message, "BCC")]
+  const info: Fields = [
+    ["reason", AmqpTable.longString(death.reason)],
+    ["queue", AmqpTable.longString(death.queue)],
+    ["time", AmqpTable.timestamp(BigInt(Math.floor(death.at / 1000)))],
+    ["exchange", AmqpTable.longString(message.exchange)],
+    ["routing-keys", AmqpTable.array(keys.map((key) => AmqpTable.longString(key)))],
+    ...(expiration === undefined ? [] : [["original-expiration", AmqpTable.longString(expiration)] as const])
+  ]
+  const isFirst = field(message.headers.value, "x-death") === undefined
+  const earlier = deathsOf(message)
+  const noted = message.withHeaders({
+    ...(isFirst && {
+      "x-first-death-reason": AmqpTable.longString(death.reason),
+      "x-first-death-queue": AmqpTable.longString(death.queue),
+      "x-first-death-exchange": AmqpTable.longString(message.exchange)
+    }),
+    "x-death": AmqpTable.array(earlier === undefined ? [counted(info)] : addDeath(earlier, info)),
+    ...(death.routingKey !== undefined && { CC: undefined })
+  })
+  return noted.with(
+    { expiration: undefined },
+    { exchange: death.exchange, routingKey: death.routingKey ?? message.routingKey }
+  )
+}
+
+/**
+ * The queues that may take a dead letter: not those that it was in before without having been rejected since, or it
+ * would go on for ever.
+ */
+export const takers = (letter: Message, reason: Reason): (queue: string) => boolean => {
+  if (reason === "rejected") return () => true
+  const deaths = deathsOf(letter) ?? []
+  return (queue) => {
+    const last = deaths.findIndex((death) => death._tag === "Table" && text(death.value, "queue") === queue)
+    return last < 0 ||
+      deaths.slice(0, last + 1).some((death) => death._tag !== "Table" || text(death.value, "reason") === "rejected")
+  }
+}
+
+const deathsOf = (message: Message): ReadonlyArray<AmqpTable.Value> | undefined => {
+  const value = field(message.headers.value, "x-death")
+  return value?._tag === "Array" ? value.value : undefined
+}
+
+const addDeath = (earlier: ReadonlyArray<AmqpTable.Value>, info: Fields): Array<AmqpTable.Value> => {
+  const isSame = (death: Fields) =>
+    text(death, "queue") === text(info, "queue") && text(death, "reason") === text(info, "reason")
+  const deaths = earlier.flatMap((death) => death._tag === "Table" ? [death] : [])
+  const others = deaths.filter((death) => !isSame(death.value))
+  const same = deaths.find((death) => isSame(death.value))
+  const latest = same === undefined ? counted(info) : countedAgain(same)
+  return [
+    AmqpTable.table(latest.value.toSorted(([a], [b]) => a < b ? -1 : 1)),
+    ...(deaths.length > 1 ? others.toReversed() : others)
+  ]
+}
+
+const counted = (death: Fields): AmqpTable.Table => AmqpTable.table([["count", AmqpTable.int64(1n)], ...death])
+
+const countedAgain = (death: AmqpTable.Table): AmqpTable.Table => {
+  const count = field(death.value, "count")
+  // A client that publishes it again may have written it as another integer.
+  const before = typeof count?.value === "bigint" || typeof count?.value === "number" ? BigInt(count.value) : 0n
+  const rest = death.value.filter(([key]) => key !== "count")
+  return AmqpTable.table([["count", AmqpTable.int64(before + 1n)], ...rest])
+}
+
+const field = (fields: Fields, key: string): AmqpTable.Value | undefined => fields.find(([name]) => name === key)?.[1]
+
+const text = (fields: Fields, key: string): string | undefined => {
+  const value = field(fields, key)
+  return value?._tag === "LongString" && typeof value.value === "string" ? value.value : undefined
+}
+
+/** The strings of a header that is an array of them. */
+const textsOf = (message: Message, key: string): ReadonlyArray<string> => {
+  const value = field(message.headers.value, key)
+  if (value?._tag !== "Array") return []
+  return value.value.flatMap((item) => item._tag === "LongString" && typeof item.value === "string" ? [item.value] : [])
+}
