@@ -82,7 +82,6 @@ export const term = (value: Plain): string => {
 /** `Array.isArray` does not narrow to read-only arrays. */
 const isArray: (value: Plain) => value is ReadonlyArray<Plain> = Array.isArray
 
-// oxlint-disable-next-line no-control-regex
 const printable = /^[\x20-\x7e]*$/
 
 const binary = (text: string): string =>

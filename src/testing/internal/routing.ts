@@ -18,7 +18,7 @@ export interface Matcher {
 }
 
 /** The types that an exchange can have. */
-export const matchers: ReadonlyMap<string, () => Matcher> = new Map([
+export const matchers: ReadonlyMap<string, () => Matcher> = new Map<string, () => Matcher>([
   ["direct", () => new DirectMatcher()],
   ["fanout", () => new FanoutMatcher()],
   ["topic", () => new TopicMatcher()],
