@@ -107,10 +107,13 @@ const layers: Readonly<Record<string, Layer>> = {
     sees: ["A", "T"],
     packages: data,
     modules: [
+      "testing/internal/arguments.ts",
       "testing/internal/broker.ts",
       "testing/internal/deadLetters.ts",
       "testing/internal/describe.ts",
       "testing/internal/events.ts",
+      "testing/internal/exchange.ts",
+      "testing/internal/fieldValue.ts",
       "testing/internal/inspection.ts",
       "testing/internal/message.ts",
       "testing/internal/model.ts",
@@ -118,10 +121,12 @@ const layers: Readonly<Record<string, Layer>> = {
       "testing/internal/queueDefinition.ts",
       "testing/internal/readyMessages.ts",
       "testing/internal/refusal.ts",
+      "testing/internal/routing.ts",
       "testing/internal/storedQueue.ts",
       "testing/internal/streamQueue.ts",
       "testing/internal/subscribers.ts",
-      "testing/internal/timers.ts"
+      "testing/internal/timers.ts",
+      "testing/internal/vhost.ts"
     ]
   },
   testing: {
