@@ -95,10 +95,13 @@ export class Message implements MessageFields {
 
   /**
    * The same with some headers set, or removed where the value is `undefined`. As in RabbitMQ, where one is set they
-   * are in the order of their keys from then on, and of several with the same key the last one remains.
+   * are in the order of their keys from then on, of several with the same key the last one remains, and an `L` is
+   * written as the `l` that it means.
    */
   withHeaders(changes: { readonly [key: string]: AmqpTable.Value | undefined }): Message {
-    const headers = new Map(this.headers.value)
+    const headers = new Map(
+      this.headers.value.map(([key, value]) => [key, value._tag === "Int64" ? AmqpTable.int64(value.value) : value])
+    )
     for (const [key, value] of Object.entries(changes)) {
       if (value === undefined) headers.delete(key)
       else headers.set(key, value)

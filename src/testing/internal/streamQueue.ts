@@ -12,7 +12,7 @@ import * as AmqpTable from "../../AmqpTable.ts"
 import type { Message } from "./message.ts"
 import type { Context, Entry, Outcome, Owner, Queue, QueueHost, QueueType, Subscriber } from "./model.ts"
 import { describeQueue, parseAge, type QueueDefinition, type QueueSettings, readSettings } from "./queueDefinition.ts"
-import { notImplemented, preconditionFailed } from "./refusal.ts"
+import { notImplemented, preconditionFailed, Refusal } from "./refusal.ts"
 
 interface Stored {
   readonly message: Message
@@ -154,7 +154,8 @@ export class StreamQueue implements Queue {
       : age === undefined
       ? undefined
       : this.context.timers.now() - age
-    if (since === undefined) throw preconditionFailed("invalid x-stream-offset")
+    // RabbitMQ's channel crashes.
+    if (since === undefined) throw new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" })
     const index = this.log.findIndex(({ at }) => at >= since)
     return index < 0 ? end : this.start + index
   }
@@ -181,7 +182,13 @@ export class StreamQueue implements Queue {
   }
 }
 
+/** RabbitMQ 3.10 keeps the messages of a stream in the format of AMQP 1.0, which loses headers of these types. */
+const lost: ReadonlySet<string> = new Set(["Array", "Table", "Void"])
+
 const toEntry = ({ message }: Stored, offset: number): Entry => ({
-  message: message.withHeaders({ "x-stream-offset": AmqpTable.int64(BigInt(offset)) }),
+  message: message.withHeaders({
+    ...Object.fromEntries(message.headers.value.flatMap(([key, { _tag }]) => lost.has(_tag) ? [[key, undefined]] : [])),
+    "x-stream-offset": AmqpTable.int64(BigInt(offset))
+  }),
   redelivered: false
 })
