@@ -65,7 +65,7 @@ export type BrokerEvent =
   | ({
     readonly _tag: "Settled"
     readonly queue: string
-    readonly outcome: "ack" | "requeue" | "discard"
+    readonly outcome: "ack" | "requeue" | "discard" | "abandon"
     /** How many deliveries. */
     readonly count: number
   } & OfChannel)

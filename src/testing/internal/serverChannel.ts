@@ -1,0 +1,715 @@
+/**
+ * The broker's side of one channel: every method of the classes channel, exchange, queue, basic, confirm and tx.
+ *
+ * It checks who may do what and what the channel's state allows; what an exchange or a queue has to say is theirs. As in
+ * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
+ * is ignored, and channels are never told to stop (`channel.flow`).
+ *
+ * @since 0.1.0
+ */
+import * as AmqpProtocol from "../../AmqpProtocol.ts"
+import { checkConsumerArguments } from "./arguments.ts"
+import { type ChannelFrame, type Command, Incoming, type IncomingContent } from "./incoming.ts"
+import { Message } from "./message.ts"
+import type { Channel, Entry, Outcome, Owner, Permissions, Published, Reply } from "./model.ts"
+import { checkAccess } from "./permissions.ts"
+import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
+import {
+  channelError,
+  commandInvalid,
+  notAllowed,
+  notFound,
+  notImplemented,
+  preconditionFailed,
+  Refusal
+} from "./refusal.ts"
+import { Consumer, type ConsumerHost, Consumers } from "./serverConsumers.ts"
+import type { ChannelHost, Services } from "./services.ts"
+import type { Timer } from "./timers.ts"
+import { byQueue, type Delivery, Unsettled } from "./unsettled.ts"
+
+/** The queue that nobody declares: what its consumer gets are replies to what its own channel published. */
+const replyTo = "amq.rabbitmq.reply-to"
+
+/** What `tx.commit` will do. */
+interface Transaction {
+  readonly publishes: Array<() => boolean>
+  readonly settlements: Array<{ readonly deliveries: ReadonlyArray<Delivery>; readonly outcome: Outcome }>
+}
+
+/** Who consumes the replies of a channel. */
+interface ReplyConsumer {
+  readonly consumerTag: string
+  readonly address: string
+}
+
+const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
+
+/** Names of exchanges and queues cannot hold line ends; RabbitMQ drops them. */
+const stripped = (name: string): string => name.replaceAll(/[\r\n]/g, "")
+
+export class ServerChannel implements Channel, ConsumerHost {
+  readonly number: number
+  readonly owner: Owner
+  readonly agenda: Services["agenda"]
+  private readonly host: ChannelHost
+  private readonly services: Services
+  private readonly incoming = new Incoming()
+  private readonly pending = new Unsettled()
+  private readonly subscriptions: Consumers
+  /** `closing`: the broker has sent `channel.close`, and ignores everything until that is answered. */
+  private state: "starting" | "open" | "closing" | "closed" = "starting"
+  private nextDelivery = 1
+  private lastDeclared = ""
+  private replyConsumer: ReplyConsumer | undefined
+  private transaction: Transaction | undefined
+  /** The number of the next publish; `undefined`: not in confirm mode. */
+  private nextPublish: number | undefined
+  private acked: Array<number> = []
+  private nacked: Array<number> = []
+  /** Ends the channel if its oldest delivery is not settled in time. */
+  private timeout: Timer | undefined
+
+  constructor(number: number, host: ChannelHost, services: Services) {
+    this.number = number
+    this.host = host
+    this.owner = host
+    this.services = services
+    this.agenda = services.agenda
+    this.subscriptions = new Consumers(services.agenda)
+  }
+
+  // ---------------------------------------------------------------------------
+  // for inspection and operators
+  // ---------------------------------------------------------------------------
+
+  get isConfirming(): boolean {
+    return this.nextPublish !== undefined
+  }
+
+  get isTransactional(): boolean {
+    return this.transaction !== undefined
+  }
+
+  get prefetch(): number {
+    return this.subscriptions.prefetch
+  }
+
+  get globalPrefetch(): number {
+    return this.subscriptions.globalPrefetch
+  }
+
+  get unsettled(): Channel["unsettled"] {
+    return this.held()
+  }
+
+  get consumers(): Channel["consumers"] {
+    return this.subscriptions.all.map((subscriber) => ({ subscriber, queue: subscriber.queue }))
+  }
+
+  close(reply: Reply): void {
+    this.services.turn(() => {
+      if (this.state === "open") this.refuse(reply, undefined)
+    })
+  }
+
+  cancelConsumer(consumerTag: string): boolean {
+    const consumer = this.subscriptions.get(consumerTag)
+    if (consumer === undefined) return false
+    this.services.turn(() => {
+      this.cancelled(consumer)
+      consumer.queue.cancel(consumer)
+    })
+    return true
+  }
+
+  // ---------------------------------------------------------------------------
+  // frames
+  // ---------------------------------------------------------------------------
+
+  /** Throws a hard `Refusal`; soft ones end the channel. */
+  receive(frame: ChannelFrame): void {
+    const command = this.incoming.push(frame)
+    if (command === undefined) return
+    try {
+      this.handle(command)
+    } catch (error) {
+      if (!(error instanceof Refusal) || error.isHard) throw error
+      this.refuse(error, command.method)
+    }
+  }
+
+  /** The method that a refusal of this frame is about. */
+  methodOf(frame: ChannelFrame): AmqpProtocol.Method | undefined {
+    return this.incoming.methodOf(frame)
+  }
+
+  private send(method: AmqpProtocol.Method): void {
+    this.host.send(this.number, method)
+  }
+
+  /** Sends `channel.close` and lets go of everything. */
+  private refuse(reply: Reply, method: AmqpProtocol.Method | undefined): void {
+    this.end(`${reply.replyCode} ${reply.replyText}`)
+    this.state = "closing"
+    const id = method === undefined ? 0 : AmqpProtocol.methods[method._tag].id
+    this.send({
+      _tag: "channel.close",
+      replyCode: reply.replyCode,
+      replyText: reply.replyText,
+      classId: id >>> 16,
+      methodId: id & 0xffff
+    })
+  }
+
+  /** Nothing is delivered, confirmed or committed any more, and what is unsettled goes back. */
+  end(reason: string): void {
+    if (this.state !== "open") return
+    this.state = "closed"
+    this.timeout?.cancel()
+    if (this.replyConsumer !== undefined) this.services.replyAddresses.delete(this.replyConsumer.address)
+    const held = this.held()
+    this.pending.takeAll()
+    this.transaction = undefined
+    this.acked = []
+    this.nacked = []
+    this.settle(held, "abandon")
+    for (const consumer of this.subscriptions.all) this.endConsumer(consumer, true)
+    this.services.emit({
+      _tag: "ChannelClosed",
+      connection: this.host.name,
+      channel: this.number,
+      reason
+    })
+  }
+
+  private handle({ content, method }: Command): void {
+    if (this.state === "closing") {
+      if (method._tag === "channel.close") this.send({ _tag: "channel.close-ok" })
+      else if (method._tag === "channel.close-ok") this.host.forget(this.number)
+      else if (method._tag === "channel.open") throw channelError("second 'channel.open' seen")
+      return
+    }
+    if (this.state === "starting") {
+      if (method._tag !== "channel.open") throw channelError("expected 'channel.open'")
+      this.state = "open"
+      this.send({ _tag: "channel.open-ok" })
+      this.services.emit({ _tag: "ChannelOpened", connection: this.host.name, channel: this.number })
+      return
+    }
+    switch (method._tag) {
+      case "channel.open":
+        throw channelError("second 'channel.open' seen")
+      case "channel.close":
+        this.end("closed by the client")
+        this.send({ _tag: "channel.close-ok" })
+        return this.host.forget(this.number)
+      case "channel.flow":
+        if (!method.active) throw notImplemented("active=false")
+        return this.send({ _tag: "channel.flow-ok", active: true })
+      case "exchange.declare":
+        return this.exchangeDeclare(method)
+      case "exchange.delete":
+        return this.exchangeDelete(method)
+      case "exchange.bind":
+        this.checkBinding("exchange", method.destination, method.source)
+        this.host.home.exchangeBind(method)
+        return this.reply(method, { _tag: "exchange.bind-ok" })
+      case "exchange.unbind":
+        this.checkBinding("exchange", method.destination, method.source)
+        this.host.home.exchangeUnbind(method)
+        return this.reply(method, { _tag: "exchange.unbind-ok" })
+      case "queue.declare":
+        return this.queueDeclare(method)
+      case "queue.bind":
+        return this.queueBind(method)
+      case "queue.unbind":
+        return this.queueUnbind(method)
+      case "queue.purge":
+        return this.queuePurge(method)
+      case "queue.delete":
+        return this.queueDelete(method)
+      case "basic.qos":
+        return this.qos(method)
+      case "basic.consume":
+        return method.queue === replyTo ? this.consumeReplies(method) : this.consume(method)
+      case "basic.cancel":
+        return this.cancel(method)
+      case "basic.publish":
+        return content && this.publish(method, content)
+      case "basic.get":
+        return this.get(method)
+      case "basic.ack":
+        return this.settleTag(method.deliveryTag, method.multiple, "ack")
+      case "basic.nack":
+        return this.settleTag(method.deliveryTag, method.multiple, method.requeue ? "requeue" : "discard")
+      case "basic.reject":
+        return this.settleTag(method.deliveryTag, false, method.requeue ? "requeue" : "discard")
+      case "basic.recover":
+        this.recover(method.requeue)
+        return this.send({ _tag: "basic.recover-ok" })
+      case "basic.recover-async":
+        return this.recover(method.requeue)
+      case "confirm.select":
+        if (this.transaction !== undefined) throw preconditionFailed("cannot switch from tx to confirm mode")
+        this.nextPublish ??= 1
+        return this.reply(method, { _tag: "confirm.select-ok" })
+      case "tx.select":
+        if (this.isConfirming) throw preconditionFailed("cannot switch from confirm to tx mode")
+        this.transaction ??= emptyTransaction()
+        return this.send({ _tag: "tx.select-ok" })
+      case "tx.commit":
+        return this.commit()
+      case "tx.rollback":
+        return this.rollback()
+      default:
+        throw commandInvalid("unimplemented method")
+    }
+  }
+
+  private reply(method: { readonly noWait: boolean }, reply: AmqpProtocol.Method): void {
+    if (!method.noWait) this.send(reply)
+  }
+
+  private check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
+    checkAccess(this.host.account, this.host.home.name, right, kind, name)
+  }
+
+  // ---------------------------------------------------------------------------
+  // exchanges
+  // ---------------------------------------------------------------------------
+
+  private exchangeDeclare(method: AmqpProtocol.ExchangeDeclare): void {
+    const { home } = this.host
+    const name = stripped(method.exchange)
+    if (!method.passive && name !== "") {
+      this.check("configure", "exchange", name)
+      const alternate = method.arguments["alternate-exchange"]
+      if (!home.exchanges.has(name) && !name.startsWith("amq.") && typeof alternate === "string") {
+        this.check("read", "exchange", name)
+        this.check("write", "exchange", alternate)
+      }
+    }
+    home.exchangeDeclare(method)
+    this.reply(method, { _tag: "exchange.declare-ok" })
+  }
+
+  private exchangeDelete(method: AmqpProtocol.ExchangeDelete): void {
+    const name = stripped(method.exchange)
+    if (name !== "" && !name.startsWith("amq.")) this.check("configure", "exchange", name)
+    this.host.home.exchangeDelete(method)
+    this.reply(method, { _tag: "exchange.delete-ok" })
+  }
+
+  /** Bindings with the default exchange are refused by the vhost, in other words. */
+  private checkBinding(kind: "queue" | "exchange", destination: string, source: string): void {
+    this.check("write", kind, stripped(destination))
+    if (stripped(source) !== "" && (kind === "queue" || stripped(destination) !== "")) {
+      this.check("read", "exchange", stripped(source))
+    }
+  }
+
+  // ---------------------------------------------------------------------------
+  // queues
+  // ---------------------------------------------------------------------------
+
+  /** The name, or the last that was declared here. */
+  private named(queue: string): string {
+    if (queue !== "") return queue
+    if (this.lastDeclared === "") throw notFound("no previously declared queue")
+    return this.lastDeclared
+  }
+
+  private queueDeclare(method: AmqpProtocol.QueueDeclare): void {
+    const { home } = this.host
+    const name = stripped(method.queue)
+    if (name.startsWith(replyTo)) return this.declareReplies(method, name)
+    if (!method.passive && !name.startsWith("amq.")) {
+      // A name that the broker will make is checked, too; which one it will be makes no difference.
+      const checked = name === "" ? "amq.gen" : name
+      this.check("configure", "queue", checked)
+      const deadLetters = method.arguments["x-dead-letter-exchange"]
+      if (!home.queues.has(name) && typeof deadLetters === "string") {
+        this.check("read", "queue", checked)
+        this.check("write", "exchange", deadLetters)
+      }
+    }
+    const queue = home.queueDeclare(method, this.host)
+    this.lastDeclared = queue.name
+    this.reply(method, {
+      _tag: "queue.declare-ok",
+      queue: queue.name,
+      messageCount: queue.ready,
+      consumerCount: queue.type === "stream" ? 0 : queue.subscribers.length
+    })
+  }
+
+  /** Somebody wants to know whether replies to an address still have a consumer. */
+  private declareReplies(method: AmqpProtocol.QueueDeclare, name: string): void {
+    if (name !== replyTo && !this.services.replyAddresses.has(name)) {
+      throw notFound(`no queue '${name}' in vhost '${this.host.home.name}'`)
+    }
+    this.lastDeclared = name
+    this.reply(method, { _tag: "queue.declare-ok", queue: name, messageCount: 0, consumerCount: 1 })
+  }
+
+  private queueBind(method: AmqpProtocol.QueueBind): void {
+    const expanded = { ...method, ...this.expand(method) }
+    this.checkBinding("queue", expanded.queue, method.exchange)
+    this.host.home.queueBind(expanded, this.host)
+    this.reply(method, { _tag: "queue.bind-ok" })
+  }
+
+  private queueUnbind(method: AmqpProtocol.QueueUnbind): void {
+    const expanded = { ...method, ...this.expand(method) }
+    this.checkBinding("queue", expanded.queue, method.exchange)
+    this.host.home.queueUnbind(expanded, this.host)
+    this.send({ _tag: "queue.unbind-ok" })
+  }
+
+  /** Where both names are empty, both are the last declared queue's. */
+  private expand({ queue, routingKey }: AmqpProtocol.QueueBind | AmqpProtocol.QueueUnbind) {
+    const name = this.named(queue)
+    return { queue: name, routingKey: queue === "" && routingKey === "" ? name : routingKey }
+  }
+
+  private queuePurge(method: AmqpProtocol.QueuePurge): void {
+    const queue = this.named(method.queue)
+    this.check("read", "queue", queue)
+    const messageCount = this.host.home.queuePurge({ ...method, queue }, this.host)
+    this.reply(method, { _tag: "queue.purge-ok", messageCount })
+  }
+
+  private queueDelete(method: AmqpProtocol.QueueDelete): void {
+    const queue = this.named(method.queue)
+    this.check("configure", "queue", stripped(queue))
+    const messageCount = this.host.home.queueDelete({ ...method, queue }, this.host)
+    this.reply(method, { _tag: "queue.delete-ok", messageCount })
+  }
+
+  // ---------------------------------------------------------------------------
+  // consumers
+  // ---------------------------------------------------------------------------
+
+  private qos({ global, prefetchCount, prefetchSize }: AmqpProtocol.BasicQos): void {
+    if (prefetchSize !== 0) throw notImplemented(`prefetch_size!=0 (${prefetchSize})`)
+    this.subscriptions.limit(prefetchCount, global)
+    this.send({ _tag: "basic.qos-ok" })
+  }
+
+  private consume(method: AmqpProtocol.BasicConsume): void {
+    const { home } = this.host
+    const name = this.named(method.queue)
+    this.checkTag(method.consumerTag)
+    this.check("read", "queue", name)
+    const consumerTag = this.tagFor(method)
+    const queue = home.queue(name, this.host)
+    checkConsumerArguments(home.name, name, queue.type, method.arguments)
+    const consumer = new Consumer(this.subscriptions, this, queue, consumerTag, method)
+    queue.consume(consumer)
+    this.subscriptions.add(consumer)
+    this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: name, consumerTag })
+    this.reply(method, { _tag: "basic.consume-ok", consumerTag })
+    this.agenda.add(queue)
+  }
+
+  private checkTag(consumerTag: string): void {
+    if (this.subscriptions.get(consumerTag) !== undefined) {
+      throw notAllowed(`attempt to reuse consumer tag '${consumerTag}'`)
+    }
+  }
+
+  private tagFor({ consumerTag }: AmqpProtocol.BasicConsume): string {
+    return consumerTag === "" ? this.services.generateName("amq.ctag-") : consumerTag
+  }
+
+  private consumeReplies(method: AmqpProtocol.BasicConsume): void {
+    this.checkTag(method.consumerTag)
+    if (!method.noAck) throw preconditionFailed("reply consumer cannot acknowledge")
+    if (this.replyConsumer !== undefined) throw preconditionFailed("reply consumer already set")
+    const consumerTag = this.tagFor(method)
+    const address = this.services.generateName(`${replyTo}.`)
+    this.replyConsumer = { consumerTag, address }
+    this.services.replyAddresses.set(address, (message) => {
+      // These do not count: each has the number that the next delivery of a queue will have.
+      const deliveryTag = this.nextDelivery
+      this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
+    })
+    this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: replyTo, consumerTag })
+    this.reply(method, { _tag: "basic.consume-ok", consumerTag })
+  }
+
+  private cancel(method: AmqpProtocol.BasicCancel): void {
+    const { consumerTag } = method
+    const consumer = this.subscriptions.get(consumerTag)
+    if (this.replyConsumer?.consumerTag === consumerTag) {
+      this.services.replyAddresses.delete(this.replyConsumer.address)
+      this.replyConsumer = undefined
+      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
+    } else if (consumer !== undefined) {
+      this.endConsumer(consumer, true)
+    }
+    this.reply(method, { _tag: "basic.cancel-ok", consumerTag })
+  }
+
+  private endConsumer(consumer: Consumer, tellQueue: boolean): void {
+    if (!this.subscriptions.remove(consumer)) return
+    if (tellQueue) consumer.queue.cancel(consumer)
+    this.services.emit({
+      _tag: "ConsumerEnded",
+      ...this.place,
+      queue: consumer.queue.name,
+      consumerTag: consumer.tag
+    })
+  }
+
+  /** The queue has given the consumer up. */
+  cancelled(consumer: Consumer): void {
+    if (this.subscriptions.get(consumer.tag) !== consumer) return
+    this.endConsumer(consumer, false)
+    if (!this.host.can("consumer_cancel_notify")) return
+    this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
+  }
+
+  private get place(): { readonly connection: string; readonly channel: number } {
+    return { connection: this.host.name, channel: this.number }
+  }
+
+  // ---------------------------------------------------------------------------
+  // deliveries
+  // ---------------------------------------------------------------------------
+
+  /** There may be room for deliveries again. */
+  wake(): void {
+    this.subscriptions.wake()
+  }
+
+  isWritable(): boolean {
+    return this.state === "open" && this.host.isWritable()
+  }
+
+  deliver(consumer: Consumer, entry: Entry): void {
+    const deliveryTag = this.nextDelivery++
+    if (!consumer.noAck) {
+      this.hold({ deliveryTag, queue: consumer.queue, entry, consumer, deliveredAt: this.services.timers.now() })
+      this.subscriptions.delivered(consumer)
+    }
+    this.deliverMessage(entry.message, {
+      consumerTag: consumer.tag,
+      deliveryTag,
+      queue: consumer.queue.name,
+      redelivered: entry.redelivered
+    })
+  }
+
+  private deliverMessage(
+    message: Message,
+    delivery: {
+      readonly consumerTag: string
+      readonly deliveryTag: number
+      readonly queue: string
+      readonly redelivered: boolean
+    }
+  ): void {
+    const { consumerTag, deliveryTag, redelivered } = delivery
+    const { exchange, routingKey } = message
+    this.host.sendContent(
+      this.number,
+      { _tag: "basic.deliver", consumerTag, deliveryTag, redelivered, exchange, routingKey },
+      message
+    )
+    this.services.emit({ _tag: "Delivered", ...this.place, ...delivery, size: message.body.length })
+  }
+
+  private get(method: AmqpProtocol.BasicGet): void {
+    const name = this.named(method.queue)
+    this.check("read", "queue", name)
+    const queue = this.host.home.queue(name, this.host)
+    const taken = queue.get(method.noAck)
+    if (taken === undefined) return this.send({ _tag: "basic.get-empty" })
+    const { entry, remaining } = taken
+    const { message, redelivered } = entry
+    const deliveryTag = this.nextDelivery++
+    if (!method.noAck) {
+      this.hold({ deliveryTag, queue, entry, consumer: undefined, deliveredAt: this.services.timers.now() })
+    }
+    this.host.sendContent(this.number, {
+      _tag: "basic.get-ok",
+      deliveryTag,
+      redelivered,
+      exchange: message.exchange,
+      routingKey: message.routingKey,
+      messageCount: remaining
+    }, message)
+    this.services.emit({
+      _tag: "Delivered",
+      ...this.place,
+      consumerTag: undefined,
+      queue: name,
+      deliveryTag,
+      redelivered,
+      size: message.body.length
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // settlements
+  // ---------------------------------------------------------------------------
+
+  private hold(delivery: Delivery): void {
+    this.pending.add(delivery)
+    this.timeout ??= this.watch(delivery)
+  }
+
+  private watch(oldest: Delivery): Timer {
+    const { consumerTimeout } = this.services.limits
+    return this.services.timers.at(oldest.deliveredAt + consumerTimeout, () => {
+      this.timeout = undefined
+      const [delivery] = this.pending.all
+      if (delivery === undefined) return
+      if (delivery.deliveredAt + consumerTimeout > this.services.timers.now()) {
+        this.timeout = this.watch(delivery)
+        return
+      }
+      this.refuse(
+        preconditionFailed(
+          `delivery acknowledgement on channel ${this.number} timed out. Timeout value used: ${consumerTimeout} ms. ` +
+            "This timeout value can be configured, see consumers doc guide to learn more"
+        ),
+        undefined
+      )
+    })
+  }
+
+  /** What has not been settled for good, by the queues' reckoning. */
+  private held(): ReadonlyArray<Delivery> {
+    const uncommitted = this.transaction?.settlements.flatMap(({ deliveries }) => deliveries) ?? []
+    if (uncommitted.length === 0) return this.pending.all
+    return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
+  }
+
+  private settleTag(deliveryTag: number, multiple: boolean, outcome: Outcome): void {
+    const deliveries = this.pending.take(deliveryTag, multiple)
+    if (this.transaction === undefined) this.settle(deliveries, outcome)
+    else this.transaction.settlements.push({ deliveries, outcome })
+  }
+
+  private settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
+    for (const { consumer } of deliveries) if (consumer !== undefined) this.subscriptions.settled(consumer)
+    for (const [queue, group] of byQueue(deliveries)) {
+      queue.settle(group.map(({ entry }) => entry), outcome)
+      this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: group.length })
+    }
+  }
+
+  private recover(requeue: boolean): void {
+    if (!requeue) throw notImplemented("requeue=false")
+    this.settle(this.pending.takeAll(), "requeue")
+  }
+
+  // ---------------------------------------------------------------------------
+  // publishing
+  // ---------------------------------------------------------------------------
+
+  private publish(method: AmqpProtocol.BasicPublish, content: IncomingContent): void {
+    const { exchange, mandatory, routingKey } = method
+    if (method.immediate) throw notImplemented("immediate=true")
+    checkSize(content, this.services.limits.maxMessageSize)
+    this.check("write", "exchange", exchange)
+    const message = this.addressed(new Message({ exchange, routingKey, ...content }))
+    checkProperties(message.decoded, this.host.account.name)
+    const store = this.route(message)
+    const sequence = this.nextPublish
+    if (sequence !== undefined) this.nextPublish = sequence + 1
+    const finish = (): boolean => {
+      const { isAccepted, isRouted } = store()
+      if (!isRouted && mandatory) this.giveBack(message)
+      this.services.emit({
+        _tag: "Published",
+        ...this.place,
+        exchange,
+        routingKey,
+        size: message.body.length,
+        outcome: !isRouted ? "unroutable" : isAccepted ? "stored" : "rejected"
+      })
+      return isAccepted
+    }
+    if (this.transaction !== undefined) this.transaction.publishes.push(finish)
+    else this.confirm(sequence, finish())
+  }
+
+  /** With the channel's own address in place of the general one. */
+  private addressed(message: Message): Message {
+    if (decodeStrictly(message).replyTo !== replyTo) return message
+    if (this.replyConsumer === undefined) throw preconditionFailed("fast reply consumer does not exist")
+    return message.with({ replyTo: this.replyConsumer.address })
+  }
+
+  private route(message: Message): () => Published {
+    if (message.exchange !== "" || !message.routingKey.startsWith(`${replyTo}.`)) {
+      return this.host.home.route(message)
+    }
+    // Replies do not wait for a commit, and count as unroutable: there is no queue.
+    this.services.replyAddresses.get(message.routingKey)?.(message)
+    return () => ({ isRouted: false, isAccepted: true })
+  }
+
+  private giveBack(message: Message): void {
+    const { exchange, routingKey } = message
+    this.host.sendContent(
+      this.number,
+      { _tag: "basic.return", replyCode: 312, replyText: "NO_ROUTE", exchange, routingKey },
+      message
+    )
+  }
+
+  private confirm(sequence: number | undefined, isAccepted: boolean): void {
+    if (sequence === undefined) return
+    if (isAccepted) this.acked.push(sequence)
+    else this.nacked.push(sequence)
+    this.host.confirming(this)
+  }
+
+  /** All that are before the first nack as one, then each by itself. */
+  sendConfirms(): void {
+    const { acked, nacked } = this
+    this.acked = []
+    this.nacked = []
+    const [firstNacked = Infinity] = nacked
+    const together = acked.filter((sequence) => sequence < firstNacked)
+    const last = together.at(-1)
+    if (last !== undefined) {
+      this.send({ _tag: "basic.ack", deliveryTag: last, multiple: together.length > 1 })
+    }
+    for (const deliveryTag of acked) {
+      if (deliveryTag > firstNacked) this.send({ _tag: "basic.ack", deliveryTag, multiple: false })
+    }
+    for (const deliveryTag of nacked) this.send({ _tag: "basic.nack", deliveryTag, multiple: false, requeue: false })
+  }
+
+  // ---------------------------------------------------------------------------
+  // transactions
+  // ---------------------------------------------------------------------------
+
+  /** Ends the present transaction and begins the next one. */
+  private takeTransaction(): Transaction {
+    const { transaction } = this
+    if (transaction === undefined) throw preconditionFailed("channel is not transactional")
+    this.transaction = emptyTransaction()
+    return transaction
+  }
+
+  private commit(): void {
+    const { publishes, settlements } = this.takeTransaction()
+    const isAccepted = publishes.map((publish) => publish()).every(Boolean)
+    for (const { deliveries, outcome } of settlements) this.settle(deliveries, outcome)
+    if (!isAccepted) throw preconditionFailed("partial tx completion")
+    this.send({ _tag: "tx.commit-ok" })
+  }
+
+  private rollback(): void {
+    const { settlements } = this.takeTransaction()
+    this.pending.putBack(settlements.flatMap(({ deliveries }) => deliveries))
+    this.send({ _tag: "tx.rollback-ok" })
+  }
+}

@@ -1,0 +1,608 @@
+/**
+ * The broker's side of one connection: opening, tuning, heartbeats, alarms, closing, and the frames of its channels.
+ *
+ * What a client does wrong has RabbitMQ's consequences: before the connection is open that is three seconds of silence
+ * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken. Methods and headers of any size are taken where
+ * RabbitMQ applies the negotiated frame size to them, too.
+ *
+ * @since 0.1.0
+ */
+import * as Result from "effect/Result"
+import * as AmqpProtocol from "../../AmqpProtocol.ts"
+import type { InputTable, PlainTable } from "../../AmqpTable.ts"
+import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
+import { join } from "./incoming.ts"
+import type { Message } from "./message.ts"
+import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
+import { channelError, connectionForced, notAllowed, Refusal, unexpectedFrame } from "./refusal.ts"
+import { ServerChannel } from "./serverChannel.ts"
+import type { ChannelHost, Services } from "./services.ts"
+import type { Timer } from "./timers.ts"
+
+/**
+ * Where a connection stands. `doomed`: it was wrong before it was open, and will be reset. `closed`: one side has said
+ * that it is over, the other may still answer. `gone`: nothing is left.
+ */
+type State = "header" | "starting" | "tuning" | "opening" | "running" | "doomed" | "closed" | "gone"
+
+/** How long a client may take to open its connection, in milliseconds. */
+const handshakeTimeout = 10_000
+
+/** How long RabbitMQ keeps a client waiting that did something wrong before it was open, in milliseconds. */
+const doom = 3000
+
+/** Bytes on their way beyond which consumers have to wait. */
+const maxBuffered = 1024 * 1024
+
+/** What frame sizes are without a limit. */
+const unlimited = 0xffff_ffff
+
+/** A reply text, cut as RabbitMQ does it to what a short string holds. */
+const shortened = (text: string): string => {
+  const bytes = new TextEncoder().encode(text)
+  return bytes.length <= 255 ? text : `${new TextDecoder().decode(bytes.subarray(0, 252)).replace(/\ufffd$/, "")}...`
+}
+
+/** With bytes of its own. */
+const copied = (frame: AmqpProtocol.Frame): AmqpProtocol.Frame => {
+  if (frame._tag === "Header") return { ...frame, properties: frame.properties.slice() }
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  return frame
+}
+
+/** What RabbitMQ shows of a frame that should not be there. */
+const payloadOf = (frame: AmqpProtocol.Frame): readonly [type: number, payload: Uint8Array] => {
+  switch (frame._tag) {
+    case "Method":
+      return [
+        AmqpProtocol.frameMethod,
+        Result.getOrThrow(AmqpProtocol.encodeMethod(frame.channel, frame.method, { frameMax: unlimited }))
+          .slice(7, -1)
+      ]
+    case "Header": {
+      const head = new DataView(new ArrayBuffer(12))
+      head.setUint16(0, 60)
+      head.setBigUint64(4, BigInt(frame.bodySize))
+      return [AmqpProtocol.frameHeader, join([new Uint8Array(head.buffer), frame.properties])]
+    }
+    case "Body":
+      return [AmqpProtocol.frameBody, frame.payload]
+    case "Heartbeat":
+      return [AmqpProtocol.frameHeartbeat, new Uint8Array(0)]
+  }
+}
+
+const unexpected = (frame: AmqpProtocol.Frame): Refusal => {
+  const [type, payload] = payloadOf(frame)
+  const which = payload.length <= 16 ? "all" : "first 16"
+  return unexpectedFrame(`type ${type}, ${which} octets = <<${payload.subarray(0, 16).join(",")}>>`)
+}
+
+export class ServerConnection implements Connection, Peer, ChannelHost {
+  readonly id: string
+  readonly name: string
+  clientName: string | undefined = undefined
+  clientProperties: PlainTable = {}
+  heartbeatSeconds = 0
+  frameMax: number = AmqpProtocol.frameMinSize
+  channelMax = 0
+  isBlocked = false
+  readonly channels = new Map<number, ServerChannel>()
+  private readonly link: Link
+  private readonly services: Services
+  private readonly parser = AmqpProtocol.makeParser({ frameMax: AmqpProtocol.frameMinSize })
+  private state: State = "header"
+  private loggedIn: User | undefined
+  private opened: Vhost | undefined
+  private capabilities: PlainTable = {}
+  // --- reading
+  /** The part of the protocol header that has come. */
+  private header: Uint8Array = new Uint8Array(0)
+  private chunks: Array<Uint8Array> = []
+  private frames: ReadonlyArray<AmqpProtocol.Frame> = []
+  /** How many of `frames` have been handled. */
+  private handled = 0
+  private readonly confirmers = new Set<{ readonly sendConfirms: () => void }>()
+  // --- writing
+  private written: Array<Uint8Array> = []
+  private buffered = 0
+  /** The link has enough for now. */
+  private isCongested = false
+  /** A consumer could have been given more. */
+  private isWanted = false
+  /** What is to become of the link behind what is written. */
+  private ending = false
+  // --- time
+  private lastSent = 0
+  private lastReceived = 0
+  /** Of the opening, of the closing, or of heartbeats to send. */
+  private timer: Timer | undefined
+  private reaper: Timer | undefined
+
+  constructor(id: string, link: Link, services: Services) {
+    this.id = id
+    this.name = link.name
+    this.link = link
+    this.services = services
+    this.timer = services.timers.after(handshakeTimeout, () => this.drop("the handshake took too long"))
+  }
+
+  get user(): string {
+    return this.loggedIn?.name ?? ""
+  }
+
+  get vhost(): string | undefined {
+    return this.opened?.name
+  }
+
+  // ---------------------------------------------------------------------------
+  // the link
+  // ---------------------------------------------------------------------------
+
+  receive(bytes: Uint8Array): void {
+    // The bytes are the transport's: what waits for the end of another turn is copied.
+    const chunk = this.services.isBusy() ? bytes.slice() : bytes
+    this.services.turn(() => {
+      this.lastReceived = this.services.timers.now()
+      this.chunks.push(chunk)
+      this.read()
+    })
+  }
+
+  drained(): void {
+    this.services.turn(() => {
+      this.isCongested = false
+      this.wakeConsumers()
+    })
+  }
+
+  closed(): void {
+    this.services.turn(() => this.leave("the client closed the connection"))
+  }
+
+  /** Handles what has come, until the connection is not to be read. */
+  read(): void {
+    while (!this.isHeld) {
+      const frame = this.frames[this.handled]
+      if (frame !== undefined) {
+        this.handled++
+        this.services.tap()?.({ connection: this.name, direction: "up", frame })
+        this.handle(frame)
+        this.services.deliver()
+        continue
+      }
+      const chunk = this.chunks.shift()
+      if (chunk === undefined) break
+      this.parse(chunk)
+    }
+    if (this.isHeld) {
+      this.frames = this.frames.slice(this.handled).map(copied)
+      this.chunks = this.chunks.map((chunk) => chunk.slice())
+    } else this.frames = []
+    this.handled = 0
+    for (const channel of this.confirmers) channel.sendConfirms()
+    this.confirmers.clear()
+  }
+
+  private get isHeld(): boolean {
+    return this.isBlocked || this.state === "gone" || this.services.isPaused()
+  }
+
+  private parse(chunk: Uint8Array): void {
+    const bytes = this.state === "header" ? this.takeHeader(chunk) : chunk
+    if (bytes === undefined || this.isDeaf) return
+    const parsed = this.parser.push(bytes)
+    this.handled = 0
+    if (Result.isSuccess(parsed)) {
+      this.frames = parsed.success
+      return
+    }
+    this.frames = []
+    const { reason } = parsed.failure
+    this.fail(
+      reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
+        ? new Refusal({ replyCode: reason.replyCode, replyText: reason.detail })
+        : new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" }),
+      undefined
+    )
+    if (this.state === "closed") this.doom()
+  }
+
+  /** Nothing that comes has a meaning any more. */
+  private get isDeaf(): boolean {
+    return this.state === "doomed" || this.state === "gone"
+  }
+
+  /** The bytes behind the protocol header, once it is there and right. */
+  private takeHeader(chunk: Uint8Array): Uint8Array | undefined {
+    const whole = join([this.header, chunk])
+    const { protocolHeader } = AmqpProtocol
+    if (whole.length < protocolHeader.length) {
+      this.header = whole.slice()
+      return undefined
+    }
+    if (protocolHeader.some((byte, i) => whole[i] !== byte)) {
+      this.write(protocolHeader)
+      this.finish("another protocol")
+      return undefined
+    }
+    this.state = "starting"
+    this.send(0, {
+      _tag: "connection.start",
+      versionMajor: 0,
+      versionMinor: 9,
+      serverProperties,
+      mechanisms: new TextEncoder().encode(mechanismNames),
+      locales: new TextEncoder().encode("en_US")
+    })
+    return whole.subarray(protocolHeader.length)
+  }
+
+  // ---------------------------------------------------------------------------
+  // writing
+  // ---------------------------------------------------------------------------
+
+  private write(bytes: Uint8Array): void {
+    if (this.state === "gone") return
+    this.written.push(bytes)
+    this.buffered += bytes.length
+    this.services.writing(this)
+  }
+
+  /** Gives the link what is written. */
+  flush(): void {
+    if (this.written.length > 0) {
+      const bytes = join(this.written)
+      this.written = []
+      this.buffered = 0
+      this.lastSent = this.services.timers.now()
+      if (!this.link.write(bytes)) this.isCongested = true
+    }
+    if (this.ending) this.link.end()
+    else if (!this.isCongested) this.wakeConsumers()
+  }
+
+  isWritable(): boolean {
+    if (!this.isCongested && this.buffered < maxBuffered) return true
+    this.isWanted = true
+    return false
+  }
+
+  private wakeConsumers(): void {
+    if (!this.isWanted) return
+    this.isWanted = false
+    for (const channel of this.channels.values()) channel.wake()
+  }
+
+  send(channel: number, method: AmqpProtocol.Method<InputTable>): void {
+    this.write(Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method, { frameMax: unlimited })))
+    this.tapMethod(channel, method)
+  }
+
+  sendContent(channel: number, method: AmqpProtocol.ContentMethod, message: Message): void {
+    const { body, properties } = message
+    const frameMax = this.frameMax === 0 ? AmqpProtocol.defaultFrameMax : this.frameMax
+    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({ channel, method, properties, body, frameMax })))
+    if (this.services.tap() === undefined) return
+    this.tapMethod(channel, method)
+    this.tapped({ _tag: "Header", channel, bodySize: body.length, properties })
+    for (let at = 0; at < body.length; at += frameMax - AmqpProtocol.frameOverhead) {
+      this.tapped({ _tag: "Body", channel, payload: body.subarray(at, at + frameMax - AmqpProtocol.frameOverhead) })
+    }
+  }
+
+  private tapMethod(channel: number, method: AmqpProtocol.Method<InputTable>): void {
+    // What the broker sends has plain tables.
+    if (this.services.tap() !== undefined) {
+      this.tapped({ _tag: "Method", channel, method: method as AmqpProtocol.Method })
+    }
+  }
+
+  private tapped(frame: AmqpProtocol.Frame): void {
+    this.services.tap()?.({ connection: this.name, direction: "down", frame })
+  }
+
+  confirming(channel: { readonly sendConfirms: () => void }): void {
+    this.confirmers.add(channel)
+  }
+
+  // ---------------------------------------------------------------------------
+  // frames
+  // ---------------------------------------------------------------------------
+
+  private handle(frame: AmqpProtocol.Frame): void {
+    if (this.isDeaf) return
+    const channel = frame._tag === "Heartbeat" ? 0 : frame.channel
+    if (this.state === "closed") {
+      if (channel === 0 && frame._tag === "Method") this.closing(frame.method)
+      return
+    }
+    const method = frame._tag === "Method" ? frame.method : undefined
+    let about = method
+    try {
+      if (frame._tag === "Heartbeat") return
+      if (channel === 0) {
+        if (method === undefined) throw unexpected(frame)
+        this.control(method)
+      } else if (this.state === "running") {
+        const existing = this.channels.get(channel) ?? this.open(channel)
+        about = existing.methodOf(frame)
+        existing.receive(frame)
+        if (frame._tag !== "Method") this.published()
+      } else {
+        about = undefined
+        throw unexpected(frame)
+      }
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error
+      this.fail(error, error.replyCode === 541 ? undefined : about)
+    }
+  }
+
+  private open(number: number): ServerChannel {
+    const { size } = this.channels
+    if (this.channelMax !== 0 && size >= this.channelMax) {
+      throw notAllowed(
+        `number of channels opened (${size}) has reached the negotiated channel_max (${this.channelMax})`
+      )
+    }
+    const channel = new ServerChannel(number, this, this.services)
+    this.channels.set(number, channel)
+    return channel
+  }
+
+  forget(channel: number): void {
+    this.channels.delete(channel)
+  }
+
+  // ---------------------------------------------------------------------------
+  // the class connection
+  // ---------------------------------------------------------------------------
+
+  private control(method: AmqpProtocol.Method): void {
+    const { state } = this
+    if (method._tag === "connection.start-ok" && state === "starting") return this.start(method)
+    if (method._tag === "connection.tune-ok" && state === "tuning") return this.tune(method)
+    if (method._tag === "connection.open" && state === "opening") return this.enter(method)
+    if (method._tag === "connection.close" && state === "running") {
+      this.release("closed by the client")
+      this.send(0, { _tag: "connection.close-ok" })
+      return this.await()
+    }
+    if (method._tag === "connection.update-secret" && state === "running") {
+      // As RabbitMQ's own users: there is nothing in them to update.
+      return this.send(0, { _tag: "connection.update-secret-ok" })
+    }
+    throw channelError(`unexpected method in connection state ${state}`)
+  }
+
+  private start({ clientProperties, mechanism, response }: AmqpProtocol.ConnectionStartOk): void {
+    const { capabilities, connection_name } = clientProperties
+    this.clientProperties = clientProperties
+    if (typeof connection_name === "string") this.clientName = connection_name
+    if (isTable(capabilities)) this.capabilities = capabilities
+    const user = authenticate(this.services.users, mechanism, response)
+    if (user === "invalid") return this.doom()
+    if (user === "refused") {
+      if (!this.can("authentication_failure_close")) return this.doom()
+      return this.sendClose({
+        replyCode: 403,
+        replyText: `ACCESS_REFUSED - Login was refused using authentication mechanism ${mechanism}. ` +
+          "For details see the broker logfile."
+      }, undefined)
+    }
+    this.loggedIn = user
+    this.state = "tuning"
+    const { channelMax, frameMax, heartbeatSeconds } = this.services.limits
+    this.send(0, { _tag: "connection.tune", channelMax, frameMax, heartbeat: heartbeatSeconds })
+  }
+
+  private tune({ channelMax, frameMax, heartbeat }: AmqpProtocol.ConnectionTuneOk): void {
+    const { limits } = this.services
+    const isWithin = (value: number, min: number, max: number): boolean =>
+      value === 0 ? max === 0 : value >= min && (max === 0 || value <= max)
+    if (!isWithin(frameMax, AmqpProtocol.frameMinSize, limits.frameMax)) return this.doom()
+    if (!isWithin(channelMax, 1, limits.channelMax)) return this.doom()
+    this.state = "opening"
+    this.channelMax = channelMax
+    this.frameMax = frameMax
+    this.parser.frameMax = frameMax === 0 ? unlimited : frameMax
+    this.heartbeatSeconds = heartbeat
+  }
+
+  private enter({ virtualHost }: AmqpProtocol.ConnectionOpen): void {
+    const vhost = this.services.vhosts.get(virtualHost)
+    if (vhost === undefined) throw notAllowed(`vhost ${virtualHost} not found`)
+    if (!this.account.permissions.has(virtualHost)) {
+      throw notAllowed(`access to vhost '${virtualHost}' refused for user '${this.user}'`)
+    }
+    this.opened = vhost
+    this.state = "running"
+    this.timer?.cancel()
+    this.send(0, { _tag: "connection.open-ok" })
+    this.services.emit({
+      _tag: "ConnectionOpened",
+      connection: this.name,
+      user: this.user,
+      vhost: virtualHost
+    })
+    if (this.heartbeatSeconds > 0) {
+      this.sendHeartbeats()
+      this.awaitHeartbeats()
+    }
+  }
+
+  get account(): User {
+    if (this.loggedIn === undefined) throw new Error("nobody is logged in")
+    return this.loggedIn
+  }
+
+  get home(): Vhost {
+    if (this.opened === undefined) throw new Error("the connection is not open")
+    return this.opened
+  }
+
+  can(capability: string): boolean {
+    return this.capabilities[capability] === true
+  }
+
+  // ---------------------------------------------------------------------------
+  // heartbeats
+  // ---------------------------------------------------------------------------
+
+  /** One for each half interval in which nothing was written. */
+  private sendHeartbeats(): void {
+    const half = this.heartbeatSeconds * 500
+    const { timers } = this.services
+    this.timer = timers.at(Math.max(this.lastSent, timers.now() - half) + half, () => {
+      if (timers.now() - this.lastSent >= half && !this.services.isPaused()) {
+        this.write(AmqpProtocol.heartbeatFrame)
+        this.tapped({ _tag: "Heartbeat" })
+        this.lastSent = timers.now()
+      } else if (this.services.isPaused()) this.lastSent = timers.now()
+      this.sendHeartbeats()
+    })
+  }
+
+  /** A client that has sent nothing for two intervals is dead, unless it is the broker that does not listen. */
+  private awaitHeartbeats(): void {
+    const patience = this.heartbeatSeconds * 2000
+    const { timers } = this.services
+    this.reaper = timers.at(this.lastReceived + patience, () => {
+      if (this.isHeld) this.lastReceived = timers.now()
+      else if (timers.now() - this.lastReceived >= patience) return this.drop("missed heartbeats from the client")
+      this.awaitHeartbeats()
+    })
+  }
+
+  // ---------------------------------------------------------------------------
+  // alarms and pauses
+  // ---------------------------------------------------------------------------
+
+  /** The client publishes. In an alarm it is told so and not read any more. */
+  private published(): void {
+    const reason = this.services.alarm()
+    if (reason === undefined || this.state !== "running") return
+    this.isBlocked = true
+    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.blocked", reason: shortened(reason) })
+  }
+
+  /** The alarm is over. */
+  unblock(): void {
+    if (!this.isBlocked) return
+    this.isBlocked = false
+    this.lastReceived = this.services.timers.now()
+    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.unblocked" })
+    this.read()
+  }
+
+  /** The broker listens again. */
+  resume(): void {
+    this.lastReceived = this.services.timers.now()
+    this.read()
+  }
+
+  // ---------------------------------------------------------------------------
+  // the end
+  // ---------------------------------------------------------------------------
+
+  close(reply: Reply): void {
+    this.services.turn(() => {
+      if (this.state === "running") this.sendClose(reply, undefined)
+    })
+  }
+
+  /** The broker stops: says so and hangs up, or hangs up. */
+  stop(): void {
+    if (this.state !== "running") return this.drop("the broker stops")
+    const reason = connectionForced("broker forced connection closure with reason 'shutdown'")
+    this.sendClose(reason, undefined)
+    this.finish(reason.replyText)
+  }
+
+  reset(): void {
+    this.services.turn(() => this.drop("reset by the broker"))
+  }
+
+  /** What becomes of a client that does something wrong. */
+  private fail(refusal: Refusal, method: AmqpProtocol.Method | undefined): void {
+    if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
+    else if (this.state !== "closed") this.doom()
+  }
+
+  private sendClose(reply: Reply, method: AmqpProtocol.Method | undefined): void {
+    this.release(`${reply.replyCode} ${reply.replyText}`)
+    const id = method === undefined ? 0 : AmqpProtocol.methods[method._tag].id
+    this.send(0, {
+      _tag: "connection.close",
+      replyCode: reply.replyCode,
+      replyText: shortened(reply.replyText),
+      classId: id >>> 16,
+      methodId: id & 0xffff
+    })
+    this.await()
+  }
+
+  /** Everything is said; the client has this long to hang up. */
+  private await(): void {
+    this.state = "closed"
+    this.isBlocked = false
+    this.stopTimers()
+    const seconds = this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30
+    this.timer = this.services.timers.after(seconds * 1000, () => this.finish("the client did not hang up"))
+  }
+
+  /** In the state `closed`. */
+  private closing(method: AmqpProtocol.Method): void {
+    if (method._tag === "connection.close") this.send(0, { _tag: "connection.close-ok" })
+    else if (method._tag === "connection.close-ok") this.finish("closed by the broker")
+  }
+
+  /** Silence, then a reset. */
+  private doom(): void {
+    this.state = "doomed"
+    this.stopTimers()
+    this.timer = this.services.timers.after(doom, () => this.drop("refused before it was open"))
+  }
+
+  private drop(reason: string): void {
+    if (this.state === "gone") return
+    this.leave(reason)
+    this.link.reset()
+  }
+
+  /** Ends the link behind what is written. */
+  private finish(reason: string): void {
+    if (this.state === "gone") return
+    this.leave(reason)
+    this.ending = true
+    this.services.writing(this)
+  }
+
+  private leave(reason: string): void {
+    if (this.state === "gone") return
+    this.release(reason)
+    this.state = "gone"
+    this.stopTimers()
+    this.services.ended(this)
+  }
+
+  private stopTimers(): void {
+    this.timer?.cancel()
+    this.reaper?.cancel()
+  }
+
+  /** Lets go of channels and exclusive queues, once. */
+  private release(reason: string): void {
+    if (this.state !== "running") return
+    this.state = "closed"
+    for (const channel of this.channels.values()) channel.end(reason)
+    this.channels.clear()
+    this.confirmers.clear()
+    this.home.release(this)
+    this.services.emit({ _tag: "ConnectionClosed", connection: this.name, reason })
+  }
+}
+
+const isTable = (value: unknown): value is PlainTable =>
+  typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
