@@ -34,6 +34,24 @@ export default defineConfig({
           testTimeout: 30_000,
           hookTimeout: 60_000,
           globalSetup: ["test/harness/globalSetup.ts"],
+          sequence: { groupOrder: 2 }
+        }
+      },
+      {
+        // The same files against the embedded broker: whatever RabbitMQ does there, it does, too. Tests of what it does not
+        // do are behind `isRabbitMQ` in their files.
+        test: {
+          name: "embedded",
+          include: ["test/integration/**/*.test.ts"],
+          exclude: [
+            "test/integration/chaos.test.ts", // kills its node's process
+            "test/integration/cluster.test.ts", // has no nodes to lose
+            "test/integration/examples.test.ts", // brings its own brokers
+            "test/integration/tls.test.ts" // serves no TLS
+          ],
+          provide: { broker: { _tag: "Embedded" } },
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
           sequence: { groupOrder: 1 }
         }
       }

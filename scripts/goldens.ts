@@ -11,7 +11,7 @@ import { Effect, Result } from "effect"
 import { writeFileSync } from "node:fs"
 import * as AmqpProtocol from "../src/AmqpProtocol.ts"
 import * as AmqpTable from "../src/AmqpTable.ts"
-import { type BrokerNode, makeNode } from "../test/harness/broker.ts"
+import { type BrokerNode, makeNode } from "../test/harness/rabbitmq.ts"
 import { dial } from "../test/harness/scripted.ts"
 
 type Sent = AmqpProtocol.Method<AmqpTable.InputTable>

@@ -6,9 +6,9 @@
  * bytes is reset before it could go on.
  */
 import { Effect, type Scope } from "effect"
-import type { BrokerNode } from "../harness/broker.ts"
 import type { BrokerError } from "../harness/exec.ts"
 import type { Direction, FaultProxy, ProxyLink } from "../harness/proxy.ts"
+import type { BrokerNode } from "../harness/rabbitmq.ts"
 
 /** What can be done to a client. */
 export const kinds = [

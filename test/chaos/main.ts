@@ -4,7 +4,7 @@
  */
 import { Effect } from "effect"
 import { parseArgs } from "node:util"
-import { makeNode } from "../harness/broker.ts"
+import { makeNode } from "../harness/rabbitmq.ts"
 import { figures, progressLine, writeFigures } from "./report.ts"
 import { run } from "./run.ts"
 

@@ -9,9 +9,9 @@ import { Effect, Fiber, FiberSet, Redacted, Schedule, type Scope, Stream } from 
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
-import type { BrokerNode } from "../harness/broker.ts"
 import type { BrokerError } from "../harness/exec.ts"
 import { makeProxy, type ProxyLink } from "../harness/proxy.ts"
+import type { BrokerNode } from "../harness/rabbitmq.ts"
 import { type Fault, inject, type Kind, schedule } from "./faults.ts"
 import { Ledger } from "./ledger.ts"
 import { backoff, losesItsQueue, startConsumers, startPublishers, toId, topology } from "./program.ts"
@@ -205,7 +205,7 @@ const clients = (
     yield* report
     yield* FiberSet.clear(consuming)
     // The connections are open, and nothing of publishers and consumers is left on them.
-    const connections = yield* node.listConnections
+    const { connections } = yield* node.held({})
     if (connections.length !== 2) ledger.accuse(`${connections.length} connections instead of 2`)
     yield* accuseOfLeaks(ledger, node.held({ except: { connections, channels: [], consumers: [] }, patience: 5000 }))
   })

@@ -4,9 +4,9 @@
  */
 import { Effect, type Scope } from "effect"
 import { randomBytes } from "node:crypto"
-import { type BrokerNode, makeNode } from "./broker.ts"
 import type { BrokerError } from "./exec.ts"
 import { listen } from "./listen.ts"
+import { type BrokerNode, makeNode } from "./rabbitmq.ts"
 
 /** Three nodes that are one broker. */
 export type Cluster = readonly [BrokerNode, BrokerNode, BrokerNode]

@@ -1,20 +1,20 @@
 /**
- * Vitest's global setup: one broker for the whole run, private unless `AMQP_URL` names one.
+ * Vitest's global setup: one RabbitMQ for the whole run, private unless `AMQP_URL` names one.
  *
  * Vitest runs the setup of a project only if one of its test files is to run, so it belongs to the project of the
  * integration tests.
  */
 import { Cause, Effect, Exit, Scope } from "effect"
 import type { TestProject } from "vitest/node"
-import { makeNode } from "./broker.ts"
 import type { BrokerError } from "./exec.ts"
+import { makeNode } from "./rabbitmq.ts"
 import type { SharedBroker } from "./shared.ts"
 
 const acquire: Effect.Effect<SharedBroker, BrokerError, Scope.Scope> = Effect.gen(function*() {
   const given = process.env["AMQP_URL"]
-  if (given !== undefined && given !== "") return { amqpUrl: given, node: undefined }
+  if (given !== undefined && given !== "") return { _tag: "RabbitMQ", amqpUrl: given, node: undefined }
   const { address, amqpUrl } = yield* makeNode()
-  return { amqpUrl, node: address }
+  return { _tag: "RabbitMQ", amqpUrl, node: address }
 })
 
 /** Starts the broker; what it gives back stops it. */

@@ -2,7 +2,8 @@
  * Leak check: after a test the broker holds no connection, channel or consumer that was not there before it.
  */
 import { Data, Effect, Option, type Scope } from "effect"
-import { Broker, type Held } from "./broker.ts"
+import { Broker } from "./broker.ts"
+import type { Held } from "./control.ts"
 import type { BrokerError } from "./exec.ts"
 import { Vhost } from "./shared.ts"
 

@@ -1,20 +1,27 @@
 /**
- * The broker that all test files of a run share, and names on it that no other test has.
+ * The broker that the test files of a vitest project share, and names on it that no other test has.
  *
  * Tests with real sockets need the real clock: `layer(onVhost, { excludeTestServices: true })("…", (it) => it.effect(…))`.
  */
 import { Context, Effect, Layer, Option, type Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { inject } from "vitest"
-import { Broker, makeControl } from "./broker.ts"
+import { Broker } from "./broker.ts"
+import { embedded } from "./embedded.ts"
 import type { BrokerError } from "./exec.ts"
 import type { NodeAddress } from "./node.ts"
+import { makeControl, makeNode } from "./rabbitmq.ts"
 
-/** What the global setup tells the test files: where the broker is, and where its node is if it is ours. */
-export interface SharedBroker {
-  readonly amqpUrl: string
-  readonly node: NodeAddress | undefined
-}
+/** The broker of a vitest project, as its test files are told: by the global setup, or by the configuration. */
+export type SharedBroker =
+  | {
+    readonly _tag: "RabbitMQ"
+    readonly amqpUrl: string
+    /** Where its node is, if it is ours; `undefined` with `AMQP_URL`. */
+    readonly node: NodeAddress | undefined
+  }
+  /** In the process of the test file, one for each `layer(…)`. */
+  | { readonly _tag: "Embedded" }
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -22,20 +29,86 @@ declare module "vitest" {
   }
 }
 
-/** Whether the shared broker can be controlled; false with `AMQP_URL`. For `describe.runIf` around tests that must. */
-export const canControl: boolean = inject("broker").node !== undefined
+const shared = inject("broker")
+
+/** Whether the broker can be controlled; false with `AMQP_URL`. For `describe.runIf` around tests that must. */
+export const canControl: boolean = shared._tag === "Embedded" || shared.node !== undefined
+
+/**
+ * Whether it is RabbitMQ and not the embedded broker. For `runIf` around what the latter does not do or cannot show; each
+ * use says why.
+ */
+export const isRabbitMQ: boolean = shared._tag === "RabbitMQ"
 
 /** The broker of this run. */
-export const sharedBroker: Layer.Layer<Broker> = Layer.sync(Broker, () => {
-  const { amqpUrl, node } = inject("broker")
+export const sharedBroker: Layer.Layer<Broker> = Layer.unwrap(Effect.sync(() => {
+  if (shared._tag === "Embedded") return embedded()
+  const { amqpUrl, node } = shared
   const url = new URL(amqpUrl)
-  return {
+  const rabbitmq = Option.map(Option.fromUndefinedOr(node), makeControl)
+  return Layer.succeed(Broker, {
     amqpUrl,
     host: url.hostname,
     port: Number(url.port || 5672),
-    control: Option.map(Option.fromUndefinedOr(node), makeControl)
+    control: rabbitmq,
+    rabbitmq
+  })
+}))
+
+/** What a broker of one's own may have different, of whatever kind it is. */
+export interface BrokerSettings {
+  /** In bytes. */
+  readonly maxMessageSize?: number | undefined
+  /** In milliseconds; it takes half a second more at most. */
+  readonly consumerTimeout?: number | undefined
+}
+
+/** A broker of the kind of this run, for this layer alone. RabbitMQ takes 6 to 8 s to start. */
+export const ownBroker = (settings: BrokerSettings = {}): Layer.Layer<Broker, BrokerError> => {
+  if (shared._tag === "Embedded") return embedded(settings)
+  const { consumerTimeout, maxMessageSize } = settings
+  const node = makeNode({
+    conf: {
+      ...maxMessageSize !== undefined ? { max_message_size: String(maxMessageSize) } : {},
+      ...consumerTimeout !== undefined ? { consumer_timeout: String(consumerTimeout) } : {}
+    },
+    advanced: "[{rabbit,[{channel_tick_interval,500}]}].\n"
+  })
+  return Layer.effect(
+    Broker,
+    Effect.map(node, (node) => ({ ...node, control: Option.some(node), rabbitmq: Option.some(node) }))
+  )
+}
+
+/** What `connection.tune` may propose. */
+export interface Proposal {
+  readonly channelMax?: number | undefined
+  readonly frameMax?: number | undefined
+  /** In seconds. */
+  readonly heartbeat?: number | undefined
+}
+
+/** Runs a test with a broker that proposes something else in `connection.tune`. */
+export const proposing =
+  (proposal: Proposal) =>
+  <A, E>(test: Effect.Effect<A, E, Broker | Vhost>): Effect.Effect<A, E | BrokerError, Broker | Vhost> => {
+    if (shared._tag === "Embedded") return Effect.provide(test, Layer.provideMerge(Vhost.layer, embedded(proposal)))
+    const { channelMax, frameMax, heartbeat } = proposal
+    const settings = Object.entries({ channel_max: channelMax, frame_max: frameMax, heartbeat })
+    return Effect.gen(function*() {
+      const rabbitmq = yield* Broker.rabbitmq
+      for (const [setting, value] of settings) {
+        if (value === undefined) continue
+        const put = (value: string) => rabbitmq.eval(`application:set_env(rabbit, ${setting}, ${value})`)
+        yield* Effect.acquireRelease(
+          rabbitmq.eval(`{ok, V} = application:get_env(rabbit, ${setting}), io:format("~p", [V])`),
+          (before) => Effect.orDie(put(before))
+        )
+        yield* put(String(value))
+      }
+      return yield* test
+    }).pipe(Effect.scoped)
   }
-})
 
 /** A name that nobody else uses. */
 export const uniqueName = (prefix: string): string => `${prefix}-${randomUUID().slice(0, 13)}`

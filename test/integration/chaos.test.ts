@@ -7,7 +7,7 @@ import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import { kinds, schedule } from "../chaos/faults.ts"
 import { run } from "../chaos/run.ts"
 import { Wire } from "../chaos/wire.ts"
-import { makeNode } from "../harness/broker.ts"
+import { makeNode } from "../harness/rabbitmq.ts"
 
 it("a seed gives the same faults each time, and every kind before any comes again", () => {
   const first = (seed: number) => {

@@ -9,7 +9,7 @@ import { isTransient } from "../../src/AmqpError.ts"
 import { Broker } from "../harness/broker.ts"
 import type { BrokerError } from "../harness/exec.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { canControl, onVhost, ownBroker, uniqueName, Vhost } from "../harness/shared.ts"
 import { gated } from "./gate.ts"
 import {
   assertFailure,
@@ -693,10 +693,7 @@ layer(onVhost, { excludeTestServices: true })("a slow consumer without acknowled
     })))
 })
 
-const timingOut = Layer.provideMerge(
-  Vhost.layer,
-  Broker.layer({ conf: { consumer_timeout: "1000" }, advanced: "[{rabbit,[{channel_tick_interval,500}]}].\n" })
-)
+const timingOut = Layer.provideMerge(Vhost.layer, ownBroker({ consumerTimeout: 1000 }))
 
 describe.runIf(canControl)("with a consumer_timeout", () => {
   layer(timingOut, { excludeTestServices: true, timeout: "60 seconds" })("of one second", (it) => {

@@ -10,7 +10,7 @@ import type * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { canControl, onVhost, ownBroker, uniqueName, Vhost } from "../harness/shared.ts"
 import {
   assertFailure,
   connect,
@@ -424,10 +424,10 @@ layer(onVhost, { excludeTestServices: true })("publishing", (it) => {
     })))
 })
 
-const ownNode = Layer.provideMerge(Vhost.layer, Broker.layer({ conf: { max_message_size: "1048576" } }))
+const ownVhost = Layer.provideMerge(Vhost.layer, ownBroker({ maxMessageSize: 1024 * 1024 }))
 
-describe.runIf(canControl)("on a node of one's own", () => {
-  layer(ownNode, { excludeTestServices: true, timeout: "60 seconds" })((it) => {
+describe.runIf(canControl)("on a broker of one's own", () => {
+  layer(ownVhost, { excludeTestServices: true, timeout: "60 seconds" })((it) => {
     it.effect("PB16 a message of the largest size is taken, one byte more is AmqpPreconditionFailed", () =>
       onConnection(Effect.gen(function*() {
         const channel = yield* AmqpChannel.open

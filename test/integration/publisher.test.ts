@@ -1,16 +1,17 @@
 /**
  * Publishers: one outcome for each message, whatever happens to channels, connections and the broker meanwhile.
  */
-import { assert, layer } from "@effect/vitest"
+import { assert, describe, layer } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Queue, Redacted, Result, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options as ConnectionOptions } from "../../src/AmqpConnection.ts"
 import type { Publish } from "../../src/AmqpMessage.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
-import { Broker, type BrokerNode, makeNode } from "../harness/broker.ts"
+import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { makeProxy, type ProxyLink } from "../harness/proxy.ts"
-import { onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { type BrokerNode, makeNode } from "../harness/rabbitmq.ts"
+import { isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { connect, framesOf, methodsOf, nextMethod, onConnection, proxied } from "./support.ts"
 
 /** A durable queue. */
@@ -775,31 +776,34 @@ class Node extends Context.Service<Node, BrokerNode>()("test/PublisherNode") {
   static readonly layer = Layer.effect(Node, makeNode())
 }
 
-layer(Layer.merge(onVhost, Node.layer), { excludeTestServices: true })("publisher on a node of its own", (it) => {
-  it.effect(
-    "kill -9 in the middle of 10 000 publishes: one outcome each, every confirmed message is there afterwards",
-    () =>
-      Effect.scoped(Effect.gen(function*() {
-        const node = yield* Node
-        const connection = yield* connect({
-          url: Redacted.make(node.amqpUrl),
-          reconnect: undefined,
-          waitTimeout: "60 seconds"
-        })
-        yield* Effect.gen(function*() {
-          const queue = yield* makeQueue()
-          const publisher = yield* AmqpPublisher.make({ maxInFlight: 500 })
-          const messages = numbered(10_000, { routingKey: queue })
-          const restart = Effect.forkDetach(Effect.andThen(node.kill9, Effect.orDie(node.start)))
-          const outcomes = yield* outcomesOf(publisher, messages, atConfirm(3000, restart))
-          const status = yield* (yield* AmqpConnection).status
-          assert.strictEqual(status._tag === "Open" && status.epoch, 2)
-          assertLaw3(outcomes, yield* bodiesOf(queue))
-          const lost = indexesOf(outcomes, "AmqpPublishUnconfirmed").length
-          assert.isAtMost(lost, 500)
-          assert.strictEqual(indexesOf(outcomes, "confirmed").length, messages.length - lost)
-        }).pipe(Effect.provideService(AmqpConnection, connection))
-      })),
-    90_000
-  )
+// It dies with the process of the tests.
+describe.runIf(isRabbitMQ)("publisher", () => {
+  layer(Layer.merge(onVhost, Node.layer), { excludeTestServices: true })("on a node of its own", (it) => {
+    it.effect(
+      "kill -9 in the middle of 10 000 publishes: one outcome each, every confirmed message is there afterwards",
+      () =>
+        Effect.scoped(Effect.gen(function*() {
+          const node = yield* Node
+          const connection = yield* connect({
+            url: Redacted.make(node.amqpUrl),
+            reconnect: undefined,
+            waitTimeout: "60 seconds"
+          })
+          yield* Effect.gen(function*() {
+            const queue = yield* makeQueue()
+            const publisher = yield* AmqpPublisher.make({ maxInFlight: 500 })
+            const messages = numbered(10_000, { routingKey: queue })
+            const restart = Effect.forkDetach(Effect.andThen(node.kill9, Effect.orDie(node.start)))
+            const outcomes = yield* outcomesOf(publisher, messages, atConfirm(3000, restart))
+            const status = yield* (yield* AmqpConnection).status
+            assert.strictEqual(status._tag === "Open" && status.epoch, 2)
+            assertLaw3(outcomes, yield* bodiesOf(queue))
+            const lost = indexesOf(outcomes, "AmqpPublishUnconfirmed").length
+            assert.isAtMost(lost, 500)
+            assert.strictEqual(indexesOf(outcomes, "confirmed").length, messages.length - lost)
+          }).pipe(Effect.provideService(AmqpConnection, connection))
+        })),
+      90_000
+    )
+  })
 })

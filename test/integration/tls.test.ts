@@ -42,7 +42,7 @@ const tlsServer = Effect.fnUntraced(function*(pair: KeyPair, options: Tls.TlsOpt
 
 /** The options of a connection to the broker's TLS port. */
 const secure = Effect.fnUntraced(function*(tls: NonNullable<Endpoint["tls"]> = {}) {
-  const { certs, tlsPort } = yield* Broker.control
+  const { certs, tlsPort } = yield* Broker.rabbitmq
   return { host: "localhost", port: tlsPort, tls: { caFile: certs.ca, ...tls } }
 })
 
@@ -118,7 +118,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
   describe.runIf(canControl)("with the broker's certificates", () => {
     it.effect("TL01 connects over TLS 1.2 or later, with a CA from a file, as PEM, or from the URL", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs, ctl, tlsPort } = yield* Broker.control
+        const { certs, ctl, tlsPort } = yield* Broker.rabbitmq
         const { name: vhost } = yield* Vhost
         yield* connect(yield* secure())
         yield* connect(yield* secure({ caFile: undefined, ca: yield* read(certs.ca) }))
@@ -135,7 +135,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL01 a server that knows nothing newer than TLS 1.1 is TlsFailed", () =>
       Effect.gen(function*() {
-        const { certs } = yield* Broker.control
+        const { certs } = yield* Broker.rabbitmq
         const { port } = yield* tlsServer(certs.server, {
           minVersion: "TLSv1",
           maxVersion: "TLSv1.1",
@@ -148,7 +148,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL02 a certificate of an authority that is not trusted is TlsFailed, with OpenSSL's code", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs, tlsPort } = yield* Broker.control
+        const { certs, tlsPort } = yield* Broker.rabbitmq
         for (const caFile of [undefined, certs.rogueCa]) {
           const reason = yield* refusal(yield* secure({ caFile }))
           assert.deepInclude(reason, {
@@ -164,7 +164,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL02 a certificate for another name is TlsFailed, unless that name was asked for", () =>
       Effect.gen(function*() {
-        const { certs } = yield* Broker.control
+        const { certs } = yield* Broker.rabbitmq
         const { names, port } = yield* tlsServer(certs.wrongHost)
         const reason = yield* refusal({ ...yield* secure(), port })
         assert.deepInclude(reason, { _tag: "TlsFailed", code: "ERR_TLS_CERT_ALTNAME_INVALID" })
@@ -186,7 +186,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL04 a client certificate of a rogue authority is TlsFailed, and no wait", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs } = yield* Broker.control
+        const { certs } = yield* Broker.rabbitmq
         const options = yield* secure({ certFile: certs.rogueClient.cert, keyFile: certs.rogueClient.key })
         const reason = yield* Effect.timeout(refusal(options), "2 seconds")
         // Under TLS 1.3 the client is done before the server looks at its certificate, and by then has sent more: the
@@ -197,7 +197,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("HS11 EXTERNAL is whom the client's certificate names", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs, listConnections, setPermissions } = yield* Broker.control
+        const { certs, held, setPermissions } = yield* Broker.rabbitmq
         yield* setPermissions("certuser", (yield* Vhost).name)
         const { cert, key } = certs.client
         const connection = yield* connect({
@@ -205,14 +205,14 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
           mechanisms: ["EXTERNAL"]
         })
         assert.strictEqual((yield* connection.server).mechanism, "EXTERNAL")
-        assert.deepStrictEqual((yield* listConnections).map(({ user }) => user), ["certuser"])
+        assert.deepStrictEqual((yield* held({})).connections.map(({ user }) => user), ["certuser"])
         const anonymous = yield* refusal({ ...yield* secure(), mechanisms: ["EXTERNAL"] })
         assert.strictEqual(anonymous._tag, "AuthenticationFailed")
       })))
 
     it.effect("TL07 the client's key may be bytes, and under a passphrase", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs, setPermissions } = yield* Broker.control
+        const { certs, setPermissions } = yield* Broker.rabbitmq
         yield* setPermissions("certuser", (yield* Vhost).name)
         const { cert, encryptedKey, key, passphrase } = certs.client
         const bytes = yield* read(encryptedKey)
@@ -235,7 +235,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL07 a key that is none, that is another's, or that cannot be read, is TlsFailed", () =>
       noLeaks(Effect.gen(function*() {
-        const { certs } = yield* Broker.control
+        const { certs } = yield* Broker.rabbitmq
         const certFile = certs.client.cert
         const missing = yield* refusal(yield* secure({ certFile, keyFile: "/no/such/key.pem" }))
         assert.deepInclude(missing, { _tag: "TlsFailed", code: "ENOENT" })
@@ -251,7 +251,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL08 the server is asked for by name, unless it is an address or the name is turned off", () =>
       Effect.gen(function*() {
-        const { certs } = yield* Broker.control
+        const { certs } = yield* Broker.rabbitmq
         const { names, port } = yield* tlsServer(certs.server)
         const ask = (host: string, tls: Endpoint["tls"]) =>
           Effect.flatMap(secure(tls), (options) => refusal({ ...options, host, port }))
@@ -270,7 +270,7 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
 
     it.effect("TL09 10 MB over TLS arrive intact, however the records are cut", () =>
       noLeaks(Effect.gen(function*() {
-        const { tlsPort } = yield* Broker.control
+        const { tlsPort } = yield* Broker.rabbitmq
         const proxy = yield* makeProxy({ host: "127.0.0.1", port: tlsPort })
         yield* proxy.set("up", { slice: 7_919 })
         yield* proxy.set("down", { slice: 6_007 })

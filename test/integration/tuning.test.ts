@@ -7,25 +7,11 @@ import { TestClock } from "effect/testing"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpError from "../../src/AmqpError.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
-import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { canControl, onVhost, Vhost } from "../harness/shared.ts"
+import { canControl, onVhost, proposing, Vhost } from "../harness/shared.ts"
 import { type MemoryBroker, memoryBroker } from "./memoryBroker.ts"
 import { runProgram } from "./program.ts"
 import { connect, framesOf, nextFrame, nextMethod, noReconnect, openOn, proxied } from "./support.ts"
-
-type Setting = "heartbeat" | "frame_max" | "channel_max"
-
-/** Changes what the broker proposes to connections from now on, until the scope ends. */
-const propose = Effect.fnUntraced(function*(setting: Setting, value: number) {
-  const control = yield* Broker.control
-  const put = (value: string) => control.eval(`application:set_env(rabbit, ${setting}, ${value})`)
-  yield* Effect.acquireRelease(
-    control.eval(`{ok, V} = application:get_env(rabbit, ${setting}), io:format("~p", [V])`),
-    (before) => Effect.orDie(put(before))
-  )
-  yield* put(String(value))
-})
 
 const limitsOf = (connection: AmqpConnection.AmqpConnection) => Effect.map(connection.server, ({ limits }) => limits)
 
@@ -115,28 +101,25 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
 
   describe.runIf(canControl)("with a broker that proposes something else", () => {
     it.effect("TU07 a server without limits gets the client's", () =>
-      noLeaks(Effect.gen(function*() {
-        yield* propose("channel_max", 0)
-        yield* propose("frame_max", 0)
+      Effect.gen(function*() {
         const connection = yield* connect()
         assert.deepInclude(yield* limitsOf(connection), { channelMax: 65_535, frameMax: 131_072 })
         const wished = yield* connect({ channelMax: 3, frameMax: 10_000 })
         assert.deepInclude(yield* limitsOf(wished), { channelMax: 3, frameMax: 10_000 })
-      })))
+      }).pipe(noLeaks, proposing({ channelMax: 0, frameMax: 0 })))
 
     it.effect("TU08 the shorter heartbeat applies; the client may turn it off, the server may leave it to the client", () =>
-      noLeaks(Effect.gen(function*() {
+      Effect.gen(function*() {
         const cases = [[60, 10, 10], [10, 60, 10], [60, 0, 0], [0, 10, 10], [0, 0, 0]] as const
         for (const [server, client, agreed] of cases) {
-          yield* Effect.scoped(Effect.gen(function*() {
-            yield* propose("heartbeat", server)
+          yield* Effect.gen(function*() {
             const { connection, link } = yield* proxied({ heartbeat: Duration.seconds(client) })
             assert.strictEqual((yield* nextMethod(link, "down", "connection.tune")).heartbeat, server)
             assert.strictEqual((yield* nextMethod(link, "up", "connection.tune-ok")).heartbeat, agreed)
             assert.strictEqual((yield* limitsOf(connection)).heartbeat, agreed)
-          }))
+          }).pipe(noLeaks, proposing({ heartbeat: server }))
         }
-      })))
+      }))
   })
 
   it.effect("TU09 an idle connection is kept alive by heartbeats in both directions", () =>
