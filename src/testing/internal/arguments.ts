@@ -3,12 +3,14 @@
  * says the same (RabbitMQ 3.10, with its words).
  *
  * Arguments that no type of queue knows are kept and ignored, as RabbitMQ does. What `fieldValue` says about plain values
- * holds here: a whole double passes for an integer, which RabbitMQ refuses.
+ * holds here: a whole double passes for an integer, which RabbitMQ refuses. What crashes RabbitMQ (541) is refused with
+ * 406 here: an `x-max-age` without digits, an unknown `x-queue-master-locator`.
  *
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { Plain, PlainTable } from "../../AmqpTable.ts"
+import { utf8Decode } from "../../internal/wire.ts"
 import { canonical, term, typeClass, typeName } from "./fieldValue.ts"
 import type { Exchange, Queue, QueueType } from "./model.ts"
 import { preconditionFailed, type Refusal } from "./refusal.ts"
@@ -75,8 +77,9 @@ const queueChecks: { readonly [name: string]: Check } = {
   ),
   "x-single-active-consumer": boolean,
   "x-queue-type": queueTypeCheck,
+  "x-queue-master-locator": oneOf(["client-local", "min-masters", "random"], () => "invalid_queue_locator_arg"),
   "x-quorum-initial-group-size": notNegative(notZero),
-  "x-max-age": text((value) => /^0*[1-9]\d*[YMDhms]$/.test(value) ? undefined : "{error,invalid_max_age}"),
+  "x-max-age": text((value) => /^0*[1-9]\d*[YMDhms]$/.test(value) ? undefined : "invalid_max_age"),
   "x-stream-max-segment-size-bytes": notNegative(),
   "x-initial-cluster-size": notNegative(notZero),
   "x-queue-leader-locator": oneOf(
@@ -258,7 +261,10 @@ const checkField = (argument: string, of: string, received: string | boolean, cu
 }
 
 /** A value in a text: strings without their quotes. */
-const shown = (value: Plain): string => typeof value === "string" ? value : term(value)
+const shown = (value: Plain): string => {
+  const text = value instanceof Uint8Array ? utf8Decode(value) : value
+  return typeof text === "string" ? text : term(value)
+}
 
 const only = (value: Plain | undefined): string =>
   value === undefined ? "none" : `the value '${shown(value)}' of type '${typeName(value)}'`
@@ -270,9 +276,13 @@ const checkArguments = (names: ReadonlyArray<string>, of: string, received: Plai
       if (one === other || (name === "x-queue-type" && (one ?? other) === "classic")) continue
       throw inequivalent(name, of, only(one), only(other))
     }
-    // Values of two types that print the same are told apart by RabbitMQ only where it can print the difference.
     if (canonical(one) === canonical(other) && typeClass(one) === typeClass(other)) continue
-    checkField(name, of, shown(one), shown(other))
+    throw inequivalent(
+      name,
+      of,
+      one === null ? "none" : `'${shown(one)}'`,
+      other === null ? "none" : `'${shown(other)}'`
+    )
   }
 }
 

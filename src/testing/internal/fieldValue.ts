@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { isValue, type Plain } from "../../AmqpTable.ts"
+import { isValue, type Plain, type Value } from "../../AmqpTable.ts"
 import { utf8Decode } from "../../internal/wire.ts"
 
 /** What RabbitMQ calls the type of a value. */
@@ -24,10 +24,33 @@ export const typeName = (value: Plain): string => {
       if (value === null) return "void"
       if (value instanceof Uint8Array) return "binary"
       if (value instanceof Date) return "timestamp"
-      if (isValue(value)) return value._tag.toLowerCase()
+      if (isValue(value)) return taggedTypeName(value)
       return Array.isArray(value) ? "array" : "table"
   }
 }
+
+const typeNames: { readonly [tag in Value["_tag"]]: string } = {
+  Array: "array",
+  Bool: "bool",
+  Bytes: "binary",
+  Decimal: "decimal",
+  Double: "double",
+  Float: "float",
+  Int16: "short",
+  Int32: "signedint",
+  Int64: "long",
+  Int8: "byte",
+  LongString: "longstr",
+  Table: "table",
+  Timestamp: "timestamp",
+  UInt16: "unsignedshort",
+  UInt32: "unsignedint",
+  UInt8: "unsignedbyte",
+  Void: "void"
+}
+
+/** What RabbitMQ calls the type of a value that tells it. */
+export const taggedTypeName = (value: Value): string => typeNames[value._tag]
 
 /** Types within which values are compared; integers of any size are one. */
 export const typeClass = (value: Plain): string => {

@@ -7,7 +7,7 @@
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
-import * as AmqpTable from "../../AmqpTable.ts"
+import type * as AmqpTable from "../../AmqpTable.ts"
 import { utf8Decode } from "../../internal/wire.ts"
 import {
   checkExchangeName,
@@ -19,7 +19,7 @@ import {
   resource
 } from "./arguments.ts"
 import { type BoundExchange, makeExchange } from "./exchange.ts"
-import { typeName } from "./fieldValue.ts"
+import { taggedTypeName } from "./fieldValue.ts"
 import type { Message } from "./message.ts"
 import type { Binding, Context, Exchange, Owner, Published, Queue, QueueHost, Vhost } from "./model.ts"
 import { makeQueue } from "./queue.ts"
@@ -113,7 +113,9 @@ class BrokerVhost implements Vhost, QueueHost {
   exchangeDeclare(method: AmqpProtocol.ExchangeDeclare): void {
     const { arguments: all, autoDelete, durable, internal, passive, type } = method
     const name = stripped(method.exchange)
-    if (!passive && !matchers.has(type)) throw commandInvalid(`unknown exchange type '${type}'`)
+    if (!passive && !matchers.has(type)) {
+      throw commandInvalid(`${type === "" ? "invalid" : "unknown"} exchange type '${type}'`)
+    }
     refuseDefault(name)
     const existing = this.bound.get(name)
     if (passive) {
@@ -458,7 +460,7 @@ const keysIn = (message: Message, header: string): ReadonlyArray<string> => {
   if (value === undefined) return []
   if (value._tag !== "Array") {
     throw preconditionFailed(
-      `invalid message: {unacceptable_type_in_header,"${header}",${typeName(AmqpTable.toPlain(value))}}`
+      `invalid message: {unacceptable_type_in_header,"${header}",${taggedTypeName(value)}}`
     )
   }
   return value.value.flatMap((item) => {
