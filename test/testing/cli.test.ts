@@ -1,0 +1,164 @@
+/**
+ * The command, in a process of its own.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { type Cause, Effect, Queue, Redacted, Schedule } from "effect"
+import { spawn } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { createServer } from "node:net"
+import { fileURLToPath } from "node:url"
+import * as AmqpChannel from "../../src/AmqpChannel.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+
+const file = fileURLToPath(new URL("../../src/cli.ts", import.meta.url))
+
+/** The command with these arguments; the scope's end kills it. */
+const start = (...args: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const lines = yield* Queue.unbounded<string, Cause.Done>()
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() => spawn(process.execPath, [file, ...args], { stdio: ["ignore", "pipe", "pipe"] })),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    let errors = ""
+    let rest = ""
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (errors += text))
+    child.stdout.setEncoding("utf8").on("data", (text: string) => {
+      const [last = "", ...complete] = (rest + text).split("\n").reverse()
+      rest = last
+      Queue.offerAllUnsafe(lines, complete.reverse())
+    })
+    const exited = new Promise<number | null>((resolve) => {
+      child.once("close", (code) => {
+        Queue.endUnsafe(lines)
+        resolve(code)
+      })
+    })
+    const nextLine = Effect.catch(Queue.take(lines), () => Effect.die(new Error(`no more lines\n${errors}`)))
+    return {
+      nextLine,
+      /** The next line that holds this. */
+      lineWith: (text: string): Effect.Effect<string> =>
+        Effect.repeat(nextLine, { until: (line) => line.includes(text) }),
+      exited: Effect.promise(() => exited),
+      /** All that is left to be printed; only after `exited`. */
+      output: Effect.map(Queue.collect(lines), (lines) => lines.join("\n")),
+      errors: Effect.sync(() => errors),
+      signal: (signal: NodeJS.Signals) => Effect.sync(() => void child.kill(signal))
+    }
+  })
+
+/** What a command that ends by itself prints, and its exit code. */
+const run = (...args: ReadonlyArray<string>) =>
+  Effect.scoped(Effect.gen(function*() {
+    const command = yield* start(...args)
+    const exitCode = yield* command.exited
+    return { exitCode, output: yield* command.output, errors: yield* command.errors }
+  }))
+
+const listening = /^Listening on (amqp:\/\/\S+) \(Ctrl\+C to stop\)$/
+
+/** Connects, declares a queue, and publishes a message to it. */
+const useBroker = (url: string) =>
+  Effect.gen(function*() {
+    const channel = yield* AmqpChannel.open
+    yield* channel.queueDeclare({ queue: "orders" })
+    yield* channel.confirmSelect
+    yield* channel.publish({ routingKey: "orders", body: "the message" })
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(NodeAmqp.layer({ url: Redacted.make(url), reconnect: Schedule.recurs(0) }))
+  )
+
+describe("effect-amqp broker", () => {
+  it.live("says where it listens, and each event with its time; a signal ends it in good order", () =>
+    Effect.gen(function*() {
+      for (const signal of ["SIGINT", "SIGTERM"] as const) {
+        const command = yield* start("broker", "--port", "0")
+        const first = yield* command.nextLine
+        const url = listening.exec(first)?.[1] ?? ""
+        assert.match(url, /^amqp:\/\/guest:guest@127\.0\.0\.1:\d+\/$/)
+        yield* useBroker(url)
+        const declared = yield* command.lineWith("declared")
+        assert.match(
+          declared,
+          /^\d\d:\d\d:\d\d\.\d{3} .*queue orders declared \(classic\)$/
+        )
+        assert.match(
+          yield* command.lineWith("published"),
+          /^[\d:.]+ 127\.0\.0\.1:\d+ #\d+ published 11 bytes to the default exchange with orders: stored$/
+        )
+        yield* command.signal(signal)
+        assert.strictEqual(yield* command.exited, 0)
+        assert.notInclude(yield* command.output, "the message")
+        assert.strictEqual(yield* command.errors, "")
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("shows frames but no passwords", () =>
+    Effect.gen(function*() {
+      const command = yield* start("broker", "-p", "0", "-q", "--frames", "--user", "alice:secret:1", "--vhost", "v")
+      const url = listening.exec(yield* command.nextLine)?.[1] ?? ""
+      assert.match(url, /^amqp:\/\/127\.0\.0\.1:\d+\/$/)
+      yield* useBroker(url.replace("//", "//alice:secret%3A1@") + "v")
+      const answer = yield* command.lineWith("connection.start-ok")
+      assert.match(answer, /127\.0\.0\.1:\d+ → #0 connection\.start-ok .*mechanism=PLAIN response=<\d+ bytes>/)
+      assert.notInclude(answer, "secret")
+      assert.include(yield* command.lineWith("← #0 connection.open-ok"), "127.0.0.1")
+      yield* command.lineWith("body of 11 bytes")
+      yield* command.signal("SIGTERM")
+      assert.strictEqual(yield* command.exited, 0)
+      assert.notInclude(yield* command.output, "published")
+    }).pipe(Effect.scoped))
+
+  it.live("says in one line that the port is taken", () =>
+    Effect.gen(function*() {
+      const server = createServer()
+      const port = yield* Effect.callback<number>((resume) => {
+        server.listen({ host: "127.0.0.1", port: 0 }, () => {
+          const address = server.address()
+          resume(typeof address === "object" && address !== null ? Effect.succeed(address.port) : Effect.die("no port"))
+        })
+      })
+      yield* Effect.addFinalizer(() => Effect.sync(() => server.close()))
+      assert.deepStrictEqual(yield* run("broker", "--port", String(port)), {
+        exitCode: 1,
+        output: "",
+        errors: `effect-amqp: Cannot listen on 127.0.0.1:${port}: the port is already in use. ` +
+          "Another one may be given with --port, or 0 for any.\n"
+      })
+    }).pipe(Effect.scoped))
+})
+
+describe("effect-amqp", () => {
+  it.live("explains itself", () =>
+    Effect.gen(function*() {
+      const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"))
+      assert.deepStrictEqual(yield* run("--version"), { exitCode: 0, output: version, errors: "" })
+      const help = yield* run("broker", "--help")
+      assert.strictEqual(help.exitCode, 0)
+      for (const option of ["--port", "--host", "--user", "--vhost", "--quiet", "--frames", "--help", "--version"]) {
+        assert.include(help.output, option)
+      }
+      assert.deepStrictEqual(yield* run(), help)
+    }))
+
+  it.live("refuses what it does not understand, with a hint, and repeats no password", () =>
+    Effect.gen(function*() {
+      const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>]> = [
+        ["Unknown option '--prot'.", ["broker", "--prot", "1"]],
+        ["Unknown command \"brokers\".", ["brokers"]],
+        ["No command.", ["--port", "1"]],
+        ["Unexpected argument \"5672\".", ["broker", "5672"]],
+        ["--port must be a number from 0 to 65535, not \"x\".", ["broker", "--port", "x"]],
+        ["--user must be a name and a password, separated by a colon.", ["broker", "--user", "secret"]]
+      ]
+      for (const [message, args] of cases) {
+        assert.deepStrictEqual(yield* run(...args), {
+          exitCode: 2,
+          output: "",
+          errors: `effect-amqp: ${message}\nTry: effect-amqp --help\n`
+        })
+      }
+    }), 20_000)
+})

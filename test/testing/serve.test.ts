@@ -1,0 +1,94 @@
+/**
+ * The embedded broker on a TCP port.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Fiber, Layer, Schedule, Scope, Stream } from "effect"
+import { connect as connectTcp } from "node:net"
+import * as AmqpChannel from "../../src/AmqpChannel.ts"
+import type * as AmqpConnection from "../../src/AmqpConnection.ts"
+import { AmqpConnection as Connection } from "../../src/AmqpConnection.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
+import * as NodeAmqpBroker from "../../src/testing/NodeAmqpBroker.ts"
+
+const served = NodeAmqpBroker.layer().pipe(Layer.provideMerge(AmqpBroker.layer()))
+
+const connect = (options: AmqpConnection.Options = {}) =>
+  Effect.flatMap(NodeAmqpBroker.Address, ({ host, port }) =>
+    Effect.map(
+      Layer.build(NodeAmqp.layer({ host, port, reconnect: Schedule.recurs(0), ...options })),
+      (context) => Context.get(context, Connection)
+    ))
+
+/** A client that says this and no more; what becomes of its connection. */
+const rawClient = (port: number, bytes: Uint8Array) =>
+  Effect.callback<string>((resume) => {
+    const socket = connectTcp({ host: "127.0.0.1", port }, () => socket.write(bytes))
+    const received: Array<string> = []
+    socket.on("data", (chunk) => received.push(chunk.toString("latin1")))
+    socket.on("error", () => {})
+    socket.on("close", () => resume(Effect.succeed(received.join(""))))
+    return Effect.sync(() => socket.destroy())
+  })
+
+describe("the embedded broker over TCP", () => {
+  it.live("takes connections and contents of any size", () =>
+    Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const { host, port } = yield* NodeAmqpBroker.Address
+      assert.strictEqual(host, "127.0.0.1")
+      const connection = yield* connect()
+      const [{ name } = { name: "" }] = yield* broker.connections
+      assert.match(name, /^127\.0\.0\.1:\d+$/)
+      assert.notStrictEqual(name, `${host}:${port}`)
+      const channel = yield* Effect.provideService(AmqpChannel.open, Connection, connection)
+      yield* channel.queueDeclare({ queue: "large" })
+      const body = new Uint8Array(16 * 1024 * 1024).map((_, index) => index % 251)
+      yield* channel.publish({ routingKey: "large", body })
+      yield* channel.publish({ routingKey: "large", body: "small" })
+      const { deliveries } = yield* channel.consume({ queue: "large" })
+      const [large, small] = yield* Stream.runCollect(Stream.take(deliveries, 2))
+      assert.isTrue(large !== undefined && Buffer.compare(large.body, body) === 0)
+      assert.strictEqual(small?.text, "small")
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
+  it.live("drops a client that speaks something else, and serves the others", () =>
+    Effect.gen(function*() {
+      const { port } = yield* NodeAmqpBroker.Address
+      const answer = yield* rawClient(port, new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"))
+      assert.strictEqual(answer, "AMQP\0\0\t\u0001")
+      yield* connect()
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
+  it.live("forgets a client that was reset", () =>
+    Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const connection = yield* connect()
+      yield* broker.resetConnections()
+      assert.strictEqual((yield* connection.closed).reason._tag, "ConnectionLost")
+      assert.deepStrictEqual(yield* broker.connections, [])
+      yield* connect()
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
+  it.live("says good-bye to its clients when its scope closes", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const context = yield* Scope.provide(Layer.build(served), scope)
+      const connection = yield* Effect.provideContext(connect(), context)
+      const { port } = Context.get(context, NodeAmqpBroker.Address)
+      // This one does not listen to good-byes.
+      const silent = yield* Effect.forkScoped(rawClient(port, Uint8Array.of()), { startImmediately: true })
+      yield* Scope.close(scope, Exit.void)
+      assert.strictEqual((yield* connection.closed).reason._tag, "ConnectionForced")
+      yield* Fiber.join(silent)
+      const error = yield* Effect.flip(Effect.provideContext(connect(), context))
+      assert.deepNestedInclude(error, { "reason._tag": "ConnectFailed", "reason.code": "ECONNREFUSED" })
+    }).pipe(Effect.scoped))
+
+  it.live("says which port it cannot have", () =>
+    Effect.gen(function*() {
+      const { port } = yield* NodeAmqpBroker.Address
+      const error = yield* Effect.flip(NodeAmqpBroker.serve({ port }))
+      assert.strictEqual(error.message, `Cannot listen on 127.0.0.1:${port}: the port is already in use`)
+    }).pipe(Effect.scoped, Effect.provide(served)))
+})
