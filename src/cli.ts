@@ -145,7 +145,7 @@ const serve = (
     )
     const credentials = hasGuest ? "guest:guest@" : ""
     const shown = address.host.includes(":") ? `[${address.host}]` : address.host
-    yield* print(`Listening on amqp://${credentials}${shown}:${address.port}/ (Ctrl+C to stop)\n`)
+    yield* print(`Listening on amqp://${credentials}${shown}:${address.port} (Ctrl+C to stop)\n`)
     return yield* Effect.never
   })
 

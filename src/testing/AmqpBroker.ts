@@ -219,7 +219,7 @@ export interface AmqpBroker {
   readonly deleteVhost: (name: string) => Effect.Effect<void, AmqpUnknownEntity>
   /** Adds a user, without permissions as yet, or gives one another password. */
   readonly addUser: (name: string, password: Redacted.Redacted) => Effect.Effect<void>
-  /** Deletes a user. Connections that are open stay. */
+  /** Deletes a user, whose connections are closed (320). */
   readonly deleteUser: (name: string) => Effect.Effect<void, AmqpUnknownEntity>
   /** What a user may do in a vhost; everything, where nothing is said. Holds for what happens from now on. */
   readonly setPermissions: (
@@ -389,8 +389,12 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       consumerTimeout: options.consumerTimeout === undefined ? undefined : millis(options.consumerTimeout)
     })
     const vhosts = options.vhosts ?? ["/"]
+    const users = options.users ?? [{ name: "guest", password: Redacted.make("guest") }]
+    // What a fresh broker has is only a default.
+    for (const vhost of core.vhosts.keys()) if (!vhosts.includes(vhost)) core.deleteVhost(vhost)
+    for (const user of core.users.keys()) core.deleteUser(user)
     for (const vhost of vhosts) core.addVhost(vhost)
-    for (const user of options.users ?? [{ name: "guest", password: Redacted.make("guest") }]) {
+    for (const user of users) {
       core.addUser(user.name, Redacted.value(user.password))
       const permissions = user.permissions ?? Object.fromEntries(vhosts.map((vhost) => [vhost, everything]))
       for (const [vhost, granted] of Object.entries(permissions)) core.setPermissions(user.name, vhost, granted)
