@@ -10,7 +10,7 @@ import { AmqpDecodeError } from "../../AmqpError.ts"
 import type { Properties } from "../../AmqpMessage.ts"
 import type { Plain } from "../../AmqpTable.ts"
 import type { IncomingContent } from "./incoming.ts"
-import { Message } from "./message.ts"
+import type { Message } from "./message.ts"
 import { preconditionFailed, Refusal } from "./refusal.ts"
 
 /** What queues do not know how to store: RabbitMQ's parser ends with it, and so does the connection. */
