@@ -9,16 +9,15 @@
 import type { BrokerEvent } from "./events.ts"
 import type { TappedFrame } from "./model.ts"
 
-/** A name as it is, or in quotes where it could be mistaken. */
-const name = (text: string): string =>
-  /^[\w.:/#*+@-]+$/.test(text)
-    ? text
-    : JSON.stringify(text).replaceAll(
-      /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
-      (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`
-    )
+const escape = (char: string): string => `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`
 
-const exchange = (text: string): string => text === "" ? "the default exchange" : name(text)
+/** Text in which nothing moves the cursor, colours, or turns the direction of writing. */
+const text = (value: string): string => value.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, escape)
+
+/** A name as it is, or in quotes where its ends could be mistaken. */
+const name = (value: string): string => /^[\w.:/#*+@-]+$/.test(value) ? value : text(JSON.stringify(value))
+
+const exchange = (value: string): string => value === "" ? "the default exchange" : name(value)
 
 const count = (amount: number, noun: string): string => `${amount} ${noun}${amount === 1 ? "" : "s"}`
 
@@ -46,7 +45,7 @@ const what = (event: BrokerEvent): string => {
     case "ExchangeDeleted":
       return `exchange ${exchange(event.exchange)} deleted`
     case "QueueDeclared":
-      return `queue ${name(event.queue)} declared (${event.type})`
+      return `queue ${name(event.queue)} declared (${name(event.type)})`
     case "QueueDeleted":
       return `queue ${name(event.queue)} deleted with ${count(event.messages, "message")}`
     case "QueuePurged":
@@ -78,9 +77,6 @@ const what = (event: BrokerEvent): string => {
       } (${event.reason})`
   }
 }
-
-/** A reason: text in which spaces are welcome. */
-const text = (reason: string): string => reason.split(" ").map((word) => word === "" ? "" : name(word)).join(" ")
 
 /**
  * One line, without the time.
