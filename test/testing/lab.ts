@@ -10,6 +10,7 @@ import type { BrokerEvent } from "../../src/testing/internal/events.ts"
 import { Message } from "../../src/testing/internal/message.ts"
 import type { Context, Entry, Outcome, Queue, QueueHost, Subscriber } from "../../src/testing/internal/model.ts"
 import { makeQueue, type QueueDefinition } from "../../src/testing/internal/queue.ts"
+import { Refusal } from "../../src/testing/internal/refusal.ts"
 import { Timers } from "../../src/testing/internal/timers.ts"
 
 const utf8 = { encoder: new TextEncoder(), decoder: new TextDecoder() }
@@ -33,6 +34,17 @@ export const show = (entry: Entry): string => utf8.decoder.decode(entry.message.
 
 /** What is ready, in order. */
 export const contents = (queue: Queue): string => queue.entries().map(show).join(" ")
+
+/** Code and text of what this throws. */
+export const refusal = (run: () => unknown): string => {
+  try {
+    run()
+  } catch (error) {
+    if (error instanceof Refusal) return `${error.replyCode} ${error.replyText}`
+    throw error
+  }
+  throw new Error("nothing was refused")
+}
 
 /** A consumer that keeps what it gets until it is told to settle it. */
 export class Consumer implements Subscriber {

@@ -5,18 +5,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import type { Entry } from "../../src/testing/internal/model.ts"
-import { Refusal } from "../../src/testing/internal/refusal.ts"
-import { contents, Lab, message, show } from "./lab.ts"
-
-const refusal = (run: () => unknown): string => {
-  try {
-    run()
-  } catch (error) {
-    if (error instanceof Refusal) return `${error.replyCode} ${error.replyText}`
-    throw error
-  }
-  throw new Error("nothing was refused")
-}
+import { contents, Lab, message, refusal, show } from "./lab.ts"
 
 const quorum = { type: "quorum" } as const
 
