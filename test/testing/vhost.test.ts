@@ -270,11 +270,11 @@ describe("what goes", () => {
     take(vhost, { do: "queue.delete", queue: "q" })
     assert.isFalse(vhost.exchanges.has("a") || vhost.exchanges.has("b"))
     assert.deepStrictEqual(events.map(({ _tag }) => _tag), [
+      "QueueDeleted",
       "Unbound",
       "ExchangeDeleted",
       "Unbound",
-      "ExchangeDeleted",
-      "QueueDeleted"
+      "ExchangeDeleted"
     ])
   })
 

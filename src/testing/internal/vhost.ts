@@ -146,11 +146,15 @@ class BrokerVhost implements Vhost, QueueHost {
   }
 
   private forgetExchange(exchange: BoundExchange): void {
+    this.dropExchange(exchange)
+    this.unbindDestination("exchange", exchange.name)
+  }
+
+  private dropExchange(exchange: BoundExchange): void {
     this.bound.delete(exchange.name)
     this.exchanges.delete(exchange.name)
-    for (const binding of exchange.bindings) this.unbind(exchange, binding)
     this.context.emit({ _tag: "ExchangeDeleted", vhost: this.name, exchange: exchange.name })
-    this.unbindDestination("exchange", exchange.name)
+    for (const binding of exchange.bindings) this.unbind(exchange, binding)
   }
 
   // ---------------------------------------------------------------------------
@@ -306,9 +310,14 @@ class BrokerVhost implements Vhost, QueueHost {
 
   /** How many messages were ready in it. */
   private forgetQueue(queue: Queue): number {
+    const messages = this.dropQueue(queue)
+    this.unbindDestination("queue", queue.name)
+    return messages
+  }
+
+  private dropQueue(queue: Queue): number {
     const messages = queue.ready
     this.queues.delete(queue.name)
-    this.unbindDestination("queue", queue.name)
     queue.close()
     this.context.emit({ _tag: "QueueDeleted", vhost: this.name, queue: queue.name, messages })
     return messages
@@ -398,10 +407,18 @@ class BrokerVhost implements Vhost, QueueHost {
 
   restart(): void {
     for (const queue of [...this.queues.values()]) {
-      if (!queue.durable) this.expire(queue)
+      if (!queue.durable) this.dropQueue(queue)
     }
     for (const exchange of [...this.bound.values()]) {
-      if (!exchange.durable && this.bound.has(exchange.name)) this.forgetExchange(exchange)
+      if (!exchange.durable) this.dropExchange(exchange)
+    }
+    // A durable auto-delete exchange stays: nobody has unbound anything.
+    for (const exchange of this.bound.values()) {
+      for (const binding of exchange.bindings) {
+        const { destination, destinationType } = binding
+        const isThere = destinationType === "queue" ? this.queues.has(destination) : this.bound.has(destination)
+        if (!isThere) this.unbind(exchange, binding)
+      }
     }
     for (const queue of this.queues.values()) queue.restart()
   }
