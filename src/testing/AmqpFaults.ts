@@ -9,16 +9,20 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import type * as Duration from "effect/Duration"
-import type * as Effect from "effect/Effect"
-import type * as Layer from "effect/Layer"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as FiberSet from "effect/FiberSet"
+import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type * as AmqpProtocol from "../AmqpProtocol.ts"
-import type { AmqpTransport } from "../AmqpTransport.ts"
+import { AmqpTransport, formatEndpoint } from "../AmqpTransport.ts"
 import type {
   AfterPoint,
   BytePoint,
@@ -33,8 +37,13 @@ import type {
   FrameName,
   FramePoint,
   Incident,
+  Point,
   Refuse
 } from "./internal/faults.ts"
+import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faultyLink.ts"
+import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/faultySocket.ts"
+import type { Shape } from "./internal/linkPipe.ts"
+import { Watchers } from "./internal/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpFaults"
 
@@ -257,6 +266,311 @@ export interface AmqpFaults {
  */
 export const AmqpFaults = Context.Service<AmqpFaults>("effect-amqp/testing/AmqpFaults")
 
+// -----------------------------------------------------------------------------
+// drawing
+// -----------------------------------------------------------------------------
+
+const drawing = ({ faults, seed }: RandomOptions): Effect.Effect<() => Drawn> =>
+  Effect.map(Effect.service(Random.Random).pipe(Random.withSeed(seed)), (random) => {
+    const total = faults.reduce((sum, { weight = 1 }) => sum + weight, 0)
+    const heaviest = faults[faults.length - 1]
+    if (heaviest === undefined || !(total > 0)) throw new RangeError("there is no fault to draw")
+    return () => {
+      let left = random.nextDoubleUnsafe() * total
+      const drawn = faults.find(({ weight = 1 }) => (left -= weight) < 0) ?? heaviest
+      const millis = "for" in drawn ? Duration.toMillis(Duration.fromInputUnsafe(drawn.for)) : 0
+      return { fault: drawn.fault, millis, pick: random.nextDoubleUnsafe() }
+    }
+  })
+
+/**
+ * The first so many faults of a seed: what `random` injects.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const draw = (options: RandomOptions, count: number): Effect.Effect<ReadonlyArray<Drawn>> =>
+  Effect.map(drawing(options), (next) => Array.from({ length: count }, next))
+
+// -----------------------------------------------------------------------------
+// constructors
+// -----------------------------------------------------------------------------
+
+/** A condition that holds. */
+interface Held {
+  readonly condition: Condition
+  readonly isFor: (link: FaultyLink) => boolean
+}
+
+const least = (a: number, b: number): number => a === 0 ? b : Math.min(a, b)
+
+/** Conditions of one kind add up where that makes sense; else the hardest counts. */
+const combine = (shape: Shape, condition: Condition, direction: Direction): Shape => {
+  if (condition._tag === "Blocked" || (condition.directions !== "both" && condition.directions !== direction)) {
+    return shape
+  }
+  switch (condition._tag) {
+    case "Delay":
+      return { ...shape, delay: shape.delay + condition.millis }
+    case "Split":
+      return { ...shape, size: least(shape.size, condition.size) }
+    case "Throttle":
+      return { ...shape, bytesPerSecond: least(shape.bytesPerSecond, condition.bytesPerSecond) }
+    default:
+      return shape
+  }
+}
+
+/** What a fault that struck nothing was looking for. */
+const targetOf = (fault: Incident | ChannelClose | Condition): string => {
+  switch (fault._tag) {
+    case "ChannelClose":
+      return "open channel of this number"
+    case "ConsumerCancel":
+      return "such consumer"
+    default:
+      return "open connection"
+  }
+}
+
+const isOfNetwork = (fault: Fault): fault is Extract<Fault, { readonly _tag: "Delay" | "Split" | "Throttle" }> =>
+  fault._tag === "Delay" || fault._tag === "Split" || fault._tag === "Throttle"
+
+const isCondition = (fault: Fault): fault is Condition =>
+  isOfNetwork(fault) || fault._tag === "HalfOpen" || fault._tag === "Blocked"
+
+/**
+ * Faults in front of a transport, and the transport that goes through them. The end of the scope closes its connections.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  transport: AmqpTransport
+): Effect.Effect<readonly [AmqpFaults, AmqpTransport], never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const clock = yield* Clock.Clock
+    const scope = yield* Effect.scope
+    const fork = yield* FiberSet.makeRuntime<never, unknown>()
+    const arms = new Set<Arm>()
+    const conditions = new Set<Held>()
+    const refusals = new Set<{ left: number }>()
+    const connections = new Set<FaultyConnection>()
+    const strikes = new Watchers<Fired>()
+    const frames = new Watchers<TappedFrame>()
+    const log: Array<Fired> = []
+    let lastId = 0
+
+    // Whoever is woken runs on this stack, and may come here again: all changes are done by then.
+    let changing = 0
+    const following: Array<() => void> = []
+    const transact = (change: () => void, then: () => void): void => {
+      changing++
+      try {
+        change()
+      } finally {
+        changing--
+      }
+      following.push(then)
+      if (changing > 0) return
+      for (let next = following.shift(); next !== undefined; next = following.shift()) next()
+    }
+
+    const hub: Hub = {
+      arms,
+      scope,
+      now: () => clock.currentTimeMillisUnsafe(),
+      sleep: (duration) => clock.sleep(duration),
+      fork,
+      transact,
+      isTapped: () => !frames.isEmpty,
+      tap: ({ id }, direction, frame, fate) => frames.tell({ connection: id, direction, frame, fate }),
+      shape: (link, direction) => {
+        let shape: Shape = { delay: 0, size: 0, bytesPerSecond: 0 }
+        for (const held of conditions) if (held.isFor(link)) shape = combine(shape, held.condition, direction)
+        return shape
+      },
+      nextId: () => ++lastId,
+      opened: (connection) => connections.add(connection),
+      closed: (connection) => connections.delete(connection)
+    }
+
+    const fired = (fault: Fault, { channel, frame, link }: Place): Fired => {
+      const strike: Fired = { fault, at: hub.now(), connection: link.id, channel, frame }
+      log.push(strike)
+      strikes.tell(strike)
+      return strike
+    }
+
+    const hold = (held: Held): Held => {
+      conditions.add(held)
+      return held
+    }
+
+    const lift = (held: Held): void => {
+      if (!conditions.delete(held)) return
+      const { condition } = held
+      for (const connection of [...connections]) {
+        const { link } = connection
+        if (!held.isFor(link)) continue
+        const isHeld = [...conditions].some((one) => one.isFor(link) && one.condition._tag === condition._tag)
+        connection.transact(() => {
+          if (!isHeld) link.lift(condition)
+          connection.lifted()
+        })
+      }
+    }
+
+    /** What an injection brings about, until its scope closes. */
+    const holding = <E>(impose: (held: Set<Held>) => Effect.Effect<void, E>): Effect.Effect<void, E, Scope.Scope> =>
+      Effect.suspend(() => {
+        const held = new Set<Held>()
+        return Effect.acquireRelease(impose(held), () => Effect.sync(() => held.forEach(lift)))
+      })
+
+    const injectInto = (
+      fault: Incident | ChannelClose | Condition,
+      options: InjectOptions & { readonly channel?: number },
+      held: Set<Held>
+    ): Effect.Effect<void, AmqpFaultMissed> =>
+      Effect.suspend(() => {
+        const striker: Striker = {
+          onFired: (place) => void fired(fault, place),
+          hold: (condition, link) => {
+            if (!isOfNetwork(condition)) held.add(hold({ condition, isFor: (one) => one === link }))
+          }
+        }
+        const { channel, connection: id } = options
+        // A network is bad for those to come, too.
+        const isForAll = isOfNetwork(fault) && id === undefined
+        if (isOfNetwork(fault)) held.add(hold({ condition: fault, isFor: ({ id: one }) => one === (id ?? one) }))
+        const struck = [...connections].filter((connection) => {
+          let isStruck = false
+          if ((id ?? connection.link.id) !== connection.link.id) return false
+          connection.transact(() => {
+            isStruck = connection.link.strike(fault, striker, channel === undefined ? {} : { channel })
+          })
+          return isStruck
+        })
+        if (isForAll || struck.length > 0) return Effect.void
+        held.forEach(lift)
+        return Effect.fail(new AmqpFaultMissed({ fault: fault._tag, target: targetOf(fault) }))
+      })
+
+    function inject(fault: Incident, options?: InjectOptions): Effect.Effect<void, AmqpFaultMissed>
+    function inject(
+      fault: ChannelClose,
+      options: InjectOptions & { readonly channel: number }
+    ): Effect.Effect<void, AmqpFaultMissed>
+    function inject(fault: Condition, options?: InjectOptions): Effect.Effect<void, AmqpFaultMissed, Scope.Scope>
+    function inject(fault: Refuse): Effect.Effect<void, never, Scope.Scope>
+    function inject(
+      fault: Incident | ChannelClose | Condition | Refuse,
+      options: InjectOptions & { readonly channel?: number } = {}
+    ): Effect.Effect<void, AmqpFaultMissed, Scope.Scope> {
+      if (fault._tag === "Refuse") {
+        return Effect.asVoid(Effect.acquireRelease(
+          Effect.sync(() => {
+            const refusal = { left: fault.times }
+            refusals.add(refusal)
+            return refusal
+          }),
+          (refusal) => Effect.sync(() => refusals.delete(refusal))
+        ))
+      }
+      return isCondition(fault)
+        ? holding((held) => injectInto(fault, options, held))
+        : injectInto(fault, options, new Set())
+    }
+
+    const at = (
+      point: Point,
+      fault: Fault,
+      { times = 1 }: AtOptions = {}
+    ): Effect.Effect<Armed, never, Scope.Scope> =>
+      Effect.suspend(() => {
+        if (!(times >= 1)) return Effect.die(new RangeError(`times must be at least 1, not ${times}`))
+        const first = Deferred.makeUnsafe<Fired>()
+        const held = new Set<Held>()
+        let count = 0
+        const arm: Arm = new Arm(point, fault, times, {
+          onFired: (place) => {
+            count++
+            const strike = fired(fault, place)
+            following.push(() => Deferred.doneUnsafe(first, Effect.succeed(strike)))
+            if (arm.isSpent) arms.delete(arm)
+          },
+          hold: (condition, link) => void held.add(hold({ condition, isFor: (one) => one === link }))
+        })
+        return Effect.acquireRelease(
+          Effect.sync((): Armed => {
+            arms.add(arm)
+            return { fired: Deferred.await(first), count: Effect.sync(() => count) }
+          }),
+          () =>
+            Effect.sync(() => {
+              arms.delete(arm)
+              held.forEach(lift)
+            })
+        )
+      })
+
+    const heal = Effect.sync(() => {
+      refusals.clear()
+      for (const held of [...conditions]) lift(held)
+      for (const connection of [...connections]) connection.transact(() => connection.lifted())
+    })
+
+    const random: AmqpFaults["random"] = ({ schedule, ...options }) =>
+      Effect.gen(function*() {
+        const next = yield* drawing(options)
+        const owner = yield* Effect.scope
+        const step = Effect.suspend(() => {
+          const { fault, millis, pick } = next()
+          const open = [...connections]
+          const connection = open[Math.floor(pick * open.length)]
+          const last = Effect.sleep(Duration.millis(millis))
+          if (fault._tag === "Refuse") return Effect.scoped(Effect.andThen(inject(fault), last))
+          if (connection === undefined) return Effect.void
+          const { id } = connection.link
+          return isCondition(fault)
+            ? Effect.scoped(Effect.andThen(inject(fault, { connection: id }), last))
+            : inject(fault, { connection: id })
+        })
+        yield* Effect.forkScoped(
+          Effect.schedule(Effect.forkIn(Effect.ignore(step), owner, { startImmediately: true }), schedule)
+        )
+      })
+
+    const faults: AmqpFaults = {
+      [TypeId]: TypeId,
+      at,
+      inject,
+      heal,
+      random,
+      connections: Effect.sync(() =>
+        Array.from(connections, ({ endpoint, link }) => ({
+          connection: link.id,
+          endpoint,
+          channels: link.channels,
+          bytes: { up: link.up.total, down: link.down.total }
+        }))
+      ),
+      log: Effect.sync(() => [...log]),
+      strikes: strikes.stream,
+      frames: frames.stream
+    }
+    const connect: AmqpTransport["connect"] = (endpoint) =>
+      Effect.suspend(() => {
+        for (const refusal of refusals) {
+          if (--refusal.left <= 0) refusals.delete(refusal)
+          return Effect.succeed(refusedSocket)
+        }
+        return Effect.map(transport.connect(endpoint), (socket) => faultySocket(socket, formatEndpoint(endpoint), hub))
+      })
+    return [faults, { connect }]
+  })
+
 /**
  * Faults in front of a transport.
  *
@@ -269,4 +583,9 @@ export const AmqpFaults = Context.Service<AmqpFaults>("effect-amqp/testing/AmqpF
  * @category layers
  * @since 0.1.0
  */
-export declare const layer: Layer.Layer<AmqpFaults | AmqpTransport, never, AmqpTransport>
+export const layer: Layer.Layer<AmqpFaults | AmqpTransport, never, AmqpTransport> = Layer.effectContext(
+  Effect.gen(function*() {
+    const [faults, transport] = yield* make(yield* AmqpTransport)
+    return Context.make(AmqpFaults, faults).pipe(Context.add(AmqpTransport, transport))
+  })
+)
