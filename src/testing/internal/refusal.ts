@@ -7,7 +7,8 @@
  * @since 0.1.0
  */
 import * as Data from "effect/Data"
-import { replyCodes } from "../../AmqpProtocol.ts"
+import { type MethodName, methods, replyCodes } from "../../AmqpProtocol.ts"
+import type { Reply } from "./model.ts"
 
 /** A reply code with its text. Soft ones end the channel, hard ones the connection. */
 export class Refusal extends Data.TaggedError("Refusal")<{
@@ -41,3 +42,15 @@ export const notAllowed = refuse(530)
 /** Also for what RabbitMQ has and this broker has not: it never pretends. */
 export const notImplemented = refuse(540)
 export const internalError = refuse(541)
+
+/** A reply text, cut as RabbitMQ does it to what a short string holds. */
+const shortened = (text: string): string => {
+  const bytes = new TextEncoder().encode(text)
+  return bytes.length <= 255 ? text : `${new TextDecoder().decode(bytes.subarray(0, 252)).replace(/\ufffd$/, "")}...`
+}
+
+/** What `channel.close` and `connection.close` say of a reply, and of the method that it is about. */
+export const closeFields = ({ replyCode, replyText }: Reply, method: { readonly _tag: MethodName } | undefined) => {
+  const id = method === undefined ? 0 : methods[method._tag].id
+  return { replyCode, replyText: shortened(replyText), classId: id >>> 16, methodId: id & 0xffff }
+}

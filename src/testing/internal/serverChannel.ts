@@ -7,7 +7,7 @@
  *
  * @since 0.1.0
  */
-import * as AmqpProtocol from "../../AmqpProtocol.ts"
+import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import { checkConsumerArguments } from "./arguments.ts"
 import { type ChannelFrame, type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { Message } from "./message.ts"
@@ -16,6 +16,7 @@ import { checkAccess } from "./permissions.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
 import {
   channelError,
+  closeFields,
   commandInvalid,
   notAllowed,
   notFound,
@@ -152,14 +153,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   private refuse(reply: Reply, method: AmqpProtocol.Method | undefined): void {
     this.end(`${reply.replyCode} ${reply.replyText}`)
     this.state = "closing"
-    const id = method === undefined ? 0 : AmqpProtocol.methods[method._tag].id
-    this.send({
-      _tag: "channel.close",
-      replyCode: reply.replyCode,
-      replyText: reply.replyText,
-      classId: id >>> 16,
-      methodId: id & 0xffff
-    })
+    this.send({ _tag: "channel.close", ...closeFields(reply, method) })
   }
 
   /** Nothing is delivered, confirmed or committed any more, and what is unsettled goes back. */
@@ -565,7 +559,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const { consumerTimeout } = this.services.limits
     return this.services.timers.at(oldest.deliveredAt + consumerTimeout, () => {
       this.timeout = undefined
-      const [delivery] = this.pending.all
+      const delivery = this.pending.oldest
       if (delivery === undefined) return
       if (delivery.deliveredAt + consumerTimeout > this.services.timers.now()) {
         this.timeout = this.watch(delivery)

@@ -14,7 +14,7 @@ import { authenticate, mechanismNames, serverProperties } from "./authentication
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
 import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
-import { channelError, connectionForced, notAllowed, Refusal, unexpectedFrame } from "./refusal.ts"
+import { channelError, closeFields, connectionForced, notAllowed, Refusal, unexpectedFrame } from "./refusal.ts"
 import { ServerChannel } from "./serverChannel.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import type { Timer } from "./timers.ts"
@@ -36,12 +36,6 @@ const maxBuffered = 1024 * 1024
 
 /** What frame sizes are without a limit. */
 const unlimited = 0xffff_ffff
-
-/** A reply text, cut as RabbitMQ does it to what a short string holds. */
-const shortened = (text: string): string => {
-  const bytes = new TextEncoder().encode(text)
-  return bytes.length <= 255 ? text : `${new TextDecoder().decode(bytes.subarray(0, 252)).replace(/\ufffd$/, "")}...`
-}
 
 /** With bytes of its own. */
 const copied = (frame: AmqpProtocol.Frame): AmqpProtocol.Frame => {
@@ -484,7 +478,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     const reason = this.services.alarm()
     if (reason === undefined || this.state !== "running") return
     this.isBlocked = true
-    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.blocked", reason: shortened(reason) })
+    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.blocked", reason })
   }
 
   /** The alarm is over. */
@@ -532,14 +526,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private sendClose(reply: Reply, method: AmqpProtocol.Method | undefined): void {
     this.release(`${reply.replyCode} ${reply.replyText}`)
-    const id = method === undefined ? 0 : AmqpProtocol.methods[method._tag].id
-    this.send(0, {
-      _tag: "connection.close",
-      replyCode: reply.replyCode,
-      replyText: shortened(reply.replyText),
-      classId: id >>> 16,
-      methodId: id & 0xffff
-    })
+    this.send(0, { _tag: "connection.close", ...closeFields(reply, method) })
     this.await()
   }
 
