@@ -329,6 +329,9 @@ const selectConsumers = (core: Core, selector: ConsumerSelector) =>
 // constructors
 // -----------------------------------------------------------------------------
 
+/** Events or frames that somebody who watches may be behind. */
+const maxBehind = 16_384
+
 /** Sleeps until something is due, and does it. */
 const keepTime = (core: Core, clock: Clock.Clock, earlier: Latch.Latch): Effect.Effect<never> =>
   Effect.gen(function*() {
@@ -372,8 +375,9 @@ const millis = (input: Duration.Input): number => Duration.toMillis(Duration.fro
 export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    const events = new Watchers<BrokerEvent>()
-    const frames = new Watchers<TappedFrame>()
+    const events = new Watchers<BrokerEvent>(maxBehind)
+    const frames = new Watchers<TappedFrame>(maxBehind)
+    const turns = new Watchers<void>(1)
     const tap = (frame: TappedFrame): void => frames.tell(frame)
     const earlier = Latch.makeUnsafe()
     const core = makeCore({
@@ -381,6 +385,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       // The fiber that keeps the time would run on the broker's stack.
       onEarlier: () => queueMicrotask(() => earlier.openUnsafe()),
       emit: (event) => events.tell(event),
+      onTurn: () => turns.tell(undefined),
       tap: () => frames.isEmpty ? undefined : tap,
       heartbeatSeconds: options.heartbeat === undefined ? undefined : seconds(options.heartbeat),
       frameMax: options.frameMax,
@@ -403,8 +408,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
         core.stop()
-        events.end()
-        frames.end()
+        for (const watchers of [events, frames, turns]) watchers.end()
       })
     )
     yield* keepTime(core, clock, earlier).pipe(
@@ -450,9 +454,9 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       frames: frames.stream,
       waitUntil: (condition) =>
         Effect.scoped(Effect.gen(function*() {
-          const queue = yield* events.watch
+          const changes = yield* turns.watch
           // The end of the broker is the end of what could become so.
-          while (!(yield* condition)) yield* Effect.orDie(Queue.takeAll(queue))
+          while (!(yield* condition)) yield* Effect.orDie(Queue.take(changes))
         })),
 
       addVhost: (name) =>

@@ -48,6 +48,7 @@ class BrokerCore implements Core, Services {
   readonly limits: Limits
   readonly emit: CoreOptions["emit"]
   readonly tap: CoreOptions["tap"]
+  private readonly onTurn: CoreOptions["onTurn"]
   readonly generateName = makeNames()
   readonly replyAddresses = new Map<string, (message: Message) => void>()
   readonly agenda = { add: (queue: Queue): void => void this.marked.add(queue) }
@@ -66,6 +67,7 @@ class BrokerCore implements Core, Services {
     this.timers = new Timers({ now, onEarlier })
     this.emit = emit
     this.tap = tap
+    this.onTurn = options.onTurn
     this.limits = {
       heartbeatSeconds: heartbeatSeconds ?? 60,
       frameMax: frameMax ?? AmqpProtocol.defaultFrameMax,
@@ -100,6 +102,7 @@ class BrokerCore implements Core, Services {
       } while (this.works.length > 0)
     } finally {
       this.busy = false
+      this.onTurn?.()
     }
   }
 

@@ -335,6 +335,8 @@ export interface CoreOptions {
   /** `timers.next` has become earlier. */
   readonly onEarlier: () => void
   readonly emit: (event: BrokerEvent) => void
+  /** Something may have changed, and is as it will be until something comes from outside. */
+  readonly onTurn?: (() => void) | undefined
   /** Absent: nobody watches, and frames are not decoded for it. May be set later. */
   readonly tap: () => ((frame: TappedFrame) => void) | undefined
   /** In seconds; what `connection.tune` proposes. Defaults to 60. 0: none. */

@@ -9,13 +9,16 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 
-/** How far one may be behind; then the oldest values are lost to him. */
-const capacity = 16_384
-
 /** Those who watch, each with a buffer of his own. */
 export class Watchers<A> {
+  /** How many values one may be behind; then the oldest are lost to him. */
+  private readonly capacity: number
   private readonly queues = new Set<Queue.Queue<A, Cause.Done>>()
   private isEnded = false
+
+  constructor(capacity: number) {
+    this.capacity = capacity
+  }
 
   get isEmpty(): boolean {
     return this.queues.size === 0
@@ -33,7 +36,7 @@ export class Watchers<A> {
 
   /** Everything from now on, until the scope closes. */
   readonly watch: Effect.Effect<Queue.Dequeue<A, Cause.Done>, never, Scope.Scope> = Effect.acquireRelease(
-    Effect.map(Queue.sliding<A, Cause.Done>(capacity), (queue) => {
+    Effect.map(Effect.suspend(() => Queue.sliding<A, Cause.Done>(this.capacity)), (queue) => {
       if (this.isEnded) Queue.endUnsafe(queue)
       else this.queues.add(queue)
       return queue
