@@ -104,6 +104,11 @@ export interface Parser {
    */
   frameMax: number
   /**
+   * The same for methods and headers, for a peer that must keep to it, as a broker expects it of clients. `undefined`,
+   * the default, is the limit that `frameMax` mentions.
+   */
+  unsplitMax: number | undefined
+  /**
    * The frames that this chunk completes, in order.
    *
    * **Details**
@@ -174,6 +179,12 @@ export const makeParser = (options: { readonly frameMax?: number | undefined } =
     },
     set frameMax(frameMax) {
       parser.frameMax = frameLimit(frameMax)
+    },
+    get unsplitMax() {
+      return parser.unsplitMax
+    },
+    set unsplitMax(unsplitMax) {
+      parser.unsplitMax = unsplitMax === undefined ? undefined : frameLimit(unsplitMax)
     },
     push: (chunk) => {
       frames = []
@@ -296,6 +307,11 @@ export interface Content {
   readonly body: Uint8Array
   /** The largest frame in bytes, overhead included. Defaults to 131072, at least 4096. */
   readonly frameMax?: number | undefined
+  /**
+   * The largest method or header frame in bytes. Defaults to `frameMax`; brokers, which cannot split what a publisher
+   * put into a header, do not apply that to these.
+   */
+  readonly unsplitMax?: number | undefined
 }
 
 /**
@@ -314,10 +330,11 @@ export const encodeContent = (content: Content): Result.Result<Uint8Array, AmqpE
   if (!(body instanceof Uint8Array)) throw new TypeError("body must be a Uint8Array")
   if (!methods[method._tag].content) throw new TypeError(`${method._tag} carries no content`)
   const frameMax = frameLimit(content.frameMax)
+  const unsplitMax = frameLimit(content.unsplitMax ?? frameMax)
   return encode(channel, (writer) => {
-    writeMethodFrame(writer, channel, method, frameMax)
-    if (properties instanceof Uint8Array) writeRawHeaderFrame(writer, channel, body.length, properties, frameMax)
-    else writeHeaderFrame(writer, channel, body.length, properties, frameMax)
+    writeMethodFrame(writer, channel, method, unsplitMax)
+    if (properties instanceof Uint8Array) writeRawHeaderFrame(writer, channel, body.length, properties, unsplitMax)
+    else writeHeaderFrame(writer, channel, body.length, properties, unsplitMax)
     writeBodyFrames(writer, channel, body, frameMax)
   })
 }

@@ -500,6 +500,23 @@ describe("frameMax", () => {
     assert.strictEqual(parser.frameMax, 4096)
     assert.match(refused(fromHex(`030001${u32(4089)}`), parser).detail, /announces 4089 bytes, the limit is 4088/)
   })
+
+  it("unsplitMax is for methods and headers, in both directions", () => {
+    const content = {
+      channel: 1,
+      method: publish,
+      properties: { type: "a".repeat(255), headers: { a: "a".repeat(5000) } }
+    }
+    const body = new Uint8Array(5000)
+    const tooLarge = AmqpProtocol.encodeContent({ ...content, body, frameMax: 4096 })
+    assert.strictEqual(encodeError(tooLarge).path, "properties")
+    const bytes = Result.getOrThrow(AmqpProtocol.encodeContent({ ...content, body, frameMax: 4096, unsplitMax: 8192 }))
+    const parser = AmqpProtocol.makeParser({ frameMax: 4096 })
+    const frames = Result.getOrThrow(parser.push(bytes))
+    assert.deepStrictEqual(frames.flatMap((frame) => frame._tag === "Body" ? frame.payload.length : []), [4088, 912])
+    parser.unsplitMax = 4096
+    assert.strictEqual(refused(bytes, parser).replyCode, 501)
+  })
 })
 
 // -----------------------------------------------------------------------------

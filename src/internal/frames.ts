@@ -77,6 +77,8 @@ const basicClass = 60
 export class FrameParser {
   /** The negotiated size of a whole frame, which limits body frames. */
   frameMax: number
+  /** The same for methods and headers, where the peer keeps to it. */
+  unsplitMax: number | undefined = undefined
   private readonly handler: FrameHandler
   private readonly reader = new Reader(new Uint8Array(0))
   private readonly head = new Uint8Array(headSize)
@@ -134,7 +136,9 @@ export class FrameParser {
     let limit = 0
     if (type === frameBody) limit = this.frameMax - frameOverhead
     else if (type === frameMethod || type === frameHeader) {
-      limit = Math.max(Math.min(this.frameMax, maxAgreedUnsplitSize), maxUnsplitSize)
+      limit = this.unsplitMax === undefined
+        ? Math.max(Math.min(this.frameMax, maxAgreedUnsplitSize), maxUnsplitSize)
+        : this.unsplitMax - frameOverhead
     } else if (type !== frameHeartbeat) throw violation(501, `frame type ${type} does not exist`)
     if (size > limit) throw violation(501, `a frame of type ${type} announces ${size} bytes, the limit is ${limit}`)
     this.type = type

@@ -2,8 +2,7 @@
  * The broker's side of one connection: opening, tuning, heartbeats, alarms, closing, and the frames of its channels.
  *
  * What a client does wrong has RabbitMQ's consequences: before the connection is open that is three seconds of silence
- * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken. Methods and headers of any size are taken where
- * RabbitMQ applies the negotiated frame size to them, too.
+ * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken.
  *
  * @since 0.1.0
  */
@@ -118,6 +117,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
+    this.parser.unsplitMax = AmqpProtocol.frameMinSize
     this.timer = services.timers.after(handshakeTimeout, () => this.drop("the handshake took too long"))
   }
 
@@ -276,7 +276,14 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   sendContent(channel: number, method: AmqpProtocol.ContentMethod, message: Message): void {
     const { body, properties } = message
     const frameMax = this.frameMax === 0 ? AmqpProtocol.defaultFrameMax : this.frameMax
-    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({ channel, method, properties, body, frameMax })))
+    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({
+      channel,
+      method,
+      properties,
+      body,
+      frameMax,
+      unsplitMax: unlimited
+    })))
     if (this.services.tap() === undefined) return
     this.tapMethod(channel, method)
     this.tapped({ _tag: "Header", channel, bodySize: body.length, properties })
@@ -400,7 +407,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
-    this.parser.frameMax = frameMax === 0 ? unlimited : frameMax
+    this.parser.frameMax = this.parser.unsplitMax = frameMax === 0 ? unlimited : frameMax
     this.heartbeatSeconds = heartbeat
   }
 
