@@ -1,10 +1,10 @@
 /**
- * Counts the words of real text files by way of a real RabbitMQ: `npm start`.
+ * Counts the words of real text files by way of a broker: `npm start`.
  *
  * A producer publishes each line as a message of its own, confirmed and mandatory; ten workers, each on a channel of its
  * own, take them from one queue, count and acknowledge. The totals are then checked against a count without a broker.
  *
- * `AMQP_URL` names the broker; without it, a private RabbitMQ node is started for this run and stopped after it.
+ * `AMQP_URL` names the broker; without it, the one that is embedded in this package runs in the memory of this process.
  */
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Array, Cause, Console, Data, Effect, FileSystem, Layer, Number, Ref, Stream } from "effect"

@@ -1,12 +1,10 @@
 /**
- * The broker of the example: the one that `AMQP_URL` names, or else a private RabbitMQ node that lasts as long as the
- * connection to it. The node comes from the tests' harness; a program of yours needs `NodeAmqp.layer` alone.
+ * The broker of the example: the one that `AMQP_URL` names, or else the embedded one, in the memory of this process.
  */
-import { Config, Console, Effect, Layer, Option, Redacted } from "effect"
-import { AmqpConnection } from "../../src/AmqpConnection.ts"
+import { Config, Effect, Layer, Option, Redacted } from "effect"
+import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
-import { makeNode } from "../../test/harness/broker.ts"
-import { withProgress } from "./progress.ts"
+import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 
 const connectionName = "wordcount"
 
@@ -15,32 +13,22 @@ const givenUrl = Config.Redacted("AMQP_URL").pipe(
   Config.map(Option.filter((url) => Redacted.value(url) !== ""))
 )
 
-const stopping = Console.log("Broker  stopping the private node")
-
-const privateNode = Effect.gen(function*() {
-  const { amqpUrl } = yield* makeNode().pipe(
-    withProgress((seconds) => Effect.succeed(`Broker  starting a private RabbitMQ node, ${seconds.toFixed(0)} s`)),
-    Effect.onInterrupt(() => stopping)
-  )
-  yield* Effect.addFinalizer(() => stopping)
-  return NodeAmqp.layer({ url: amqpUrl, connectionName })
-})
-
 /** The connection to the broker. */
-export const layer = Layer.unwrap(Effect.flatMap(
+export const layer = Layer.unwrap(Effect.map(
   givenUrl,
   Option.match({
-    onNone: () => privateNode,
-    onSome: (url) => Effect.succeed(NodeAmqp.layer({ url, connectionName }))
+    onNone: () => Layer.provide(AmqpConnection.layer({ connectionName }), AmqpBroker.layer()),
+    onSome: (url) => NodeAmqp.layer({ url, connectionName })
   })
 ))
 
 /** Which broker it is. */
 export const describe = Effect.gen(function*() {
-  const connection = yield* AmqpConnection
+  const connection = yield* AmqpConnection.AmqpConnection
   const status = yield* connection.status
   if (status._tag !== "Open") return status._tag
   const { product, version } = status.server
-  const from = Option.isSome(yield* givenUrl) ? "from AMQP_URL" : "a private node for this run"
-  return `${product} ${version} at ${status.endpoint}, ${from}`
+  return Option.isSome(yield* givenUrl)
+    ? `${product} ${version} at ${status.endpoint}, from AMQP_URL`
+    : `${product} ${version}, embedded, in memory; AMQP_URL names another`
 })
