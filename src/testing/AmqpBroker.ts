@@ -329,9 +329,6 @@ const selectConsumers = (core: Core, selector: ConsumerSelector) =>
 // constructors
 // -----------------------------------------------------------------------------
 
-/** Events or frames that somebody who watches may be behind. */
-const maxBehind = 16_384
-
 /** Sleeps until something is due, and does it. */
 const keepTime = (core: Core, clock: Clock.Clock, earlier: Latch.Latch): Effect.Effect<never> =>
   Effect.gen(function*() {
@@ -375,8 +372,8 @@ const millis = (input: Duration.Input): number => Duration.toMillis(Duration.fro
 export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Scope.Scope> =>
   Effect.gen(function*() {
     const clock = yield* Clock.Clock
-    const events = new Watchers<BrokerEvent>(maxBehind)
-    const frames = new Watchers<TappedFrame>(maxBehind)
+    const events = new Watchers<BrokerEvent>()
+    const frames = new Watchers<TappedFrame>()
     const turns = new Watchers<void>(1)
     const tap = (frame: TappedFrame): void => frames.tell(frame)
     const earlier = Latch.makeUnsafe()

@@ -11,12 +11,12 @@ import * as Stream from "effect/Stream"
 
 /** Those who watch, each with a buffer of his own. */
 export class Watchers<A> {
-  /** How many values one may be behind; then the oldest are lost to him. */
   private readonly capacity: number
   private readonly queues = new Set<Queue.Queue<A, Cause.Done>>()
   private isEnded = false
 
-  constructor(capacity: number) {
+  /** `capacity`: how many values one may be behind; then the oldest are lost to him. */
+  constructor(capacity = 16_384) {
     this.capacity = capacity
   }
 
