@@ -29,7 +29,7 @@ const filesIn = (directory: string, extension: string): Array<string> =>
 /** Public modules by the name users import them with. */
 const publicModules = (): Array<string> =>
   filesIn("src", ".ts").map((file) => file.slice(0, -".ts".length))
-    .filter((name) => name !== "index" && !name.startsWith("internal"))
+    .filter((name) => !/(^|\/)(index$|internal\/)|^cli$/.test(name))
 
 const typeCheck = (source: string): string => {
   Fs.writeFileSync(Path.join(consumer, "main.ts"), source)
@@ -97,28 +97,37 @@ describe("the package", () => {
     const names = publicModules().filter((name) => name !== "NodeAmqp")
     const printed = runModule(`
       import * as Barrel from "effect-amqp"
+      import * as Testing from "effect-amqp/testing"
       ${names.map((name, index) => `import * as M${index} from "effect-amqp/${name}"`).join("\n")}
       const modules = { ${names.map((name, index) => `"${name}": M${index}`).join(", ")} }
       for (const [name, module] of Object.entries(modules)) {
-        if (!name.includes("/") && Barrel[name] !== module) throw new Error(name + " is not the one in the barrel")
+        const barrel = name.startsWith("testing/") ? Testing : Barrel
+        const exported = barrel[name.replace("testing/", "")]
+        if (exported !== module && name !== "testing/NodeAmqpBroker") throw new Error(name + " is not the one in the barrel")
       }
       console.log(Object.keys(modules).length)
     `)
     assert.strictEqual(printed.trim(), String(names.length))
   })
 
+  it("has a command", () => {
+    assert.match(run("npx", "--offline", "effect-amqp", "--help"), /^Usage: effect-amqp broker/)
+  })
+
   it("needs the platform package only for NodeAmqp", () => {
     const link = Path.join(consumer, "node_modules/@effect")
     Fs.renameSync(link, `${link}-away`)
     try {
-      runModule(`import "effect-amqp"`)
+      runModule(`import "effect-amqp"; import "effect-amqp/testing"; import "effect-amqp/testing/NodeAmqpBroker"`)
+      const { version } = JSON.parse(Fs.readFileSync(Path.join(root, "package.json"), "utf8"))
+      assert.strictEqual(run(Path.join(consumer, "node_modules/.bin/effect-amqp"), "--version"), `${version}\n`)
     } finally {
       Fs.renameSync(`${link}-away`, link)
     }
   })
 
   it("refuses its internals", () => {
-    for (const path of ["internal/wire", "index"]) {
+    for (const path of ["internal/wire", "index", "testing/internal/broker", "testing/index", "cli"]) {
       assert.throws(() => runModule(`import "effect-amqp/${path}"`), /ERR_PACKAGE_PATH_NOT_EXPORTED/)
     }
   })
@@ -127,8 +136,9 @@ describe("the package", () => {
     const names = publicModules()
     typeCheck([
       `import * as Barrel from "effect-amqp"`,
+      `import * as Testing from "effect-amqp/testing"`,
       ...names.map((name, index) => `import * as M${index} from "effect-amqp/${name}"`),
-      `export const all = [Barrel, ${names.map((_, index) => `M${index}`).join(", ")}]`
+      `export const all = [Barrel, Testing, ${names.map((_, index) => `M${index}`).join(", ")}]`
     ].join("\n"))
     assert.throws(() => typeCheck(`import "effect-amqp/internal/wire"`), /TS2307|TS2882/)
   }, 60_000)
