@@ -473,9 +473,9 @@ export class FaultyLink {
       if (lane === this.up && frame.name === "connection.close-ok") this.down.insert({ _tag: "End" })
       return false
     }
-    if (frame.isContentPart && lane.isDropping(frame.channel)) return false
     const closing = this.closings.get(frame.channel)
-    if (closing !== undefined) return this.isExpectedOfClosing(closing, lane, frame)
+    if (closing !== undefined && !this.isExpectedOfClosing(closing, lane, frame)) return false
+    if (frame.isContentPart && lane.isDropping(frame.channel)) return false
     return lane === this.up || this.cancelled.length === 0 || !this.isOfCancelled(frame)
   }
 
@@ -581,14 +581,19 @@ export class FaultyLink {
   }
 
   private confirmFault(channel: number, name: FrameName): ConfirmFault | undefined {
+    let chosen: ConfirmFault | undefined
     for (const arm of [...this.host.arms]) {
       const { fault, point } = arm
       if (point._tag !== "Confirm" || (point.channel ?? channel) !== channel || !isOfConfirm(fault)) continue
       if (!arm.isFor(this) || !arm.takes(this)) continue
-      arm.striker.onFired(this.place(channel, { direction: "down", name }))
-      return fault
+      // One fate is enough; another fault waits for the next.
+      if (chosen !== undefined) arm.spare()
+      else {
+        chosen = fault
+        arm.striker.onFired(this.place(channel, { direction: "down", name }))
+      }
     }
-    return undefined
+    return chosen
   }
 
   // ---------------------------------------------------------------------------
