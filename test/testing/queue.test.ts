@@ -79,11 +79,17 @@ describe("messages", () => {
     const lab = new Lab()
     const queue = lab.queue("q", { "x-message-ttl": 10, "x-expires": 10 })
     const consumer = lab.consume(queue, "c")
-    lab.publish(queue, "a")
+    lab.publish(queue, "a", "b")
     queue.close()
     assert.isTrue(consumer.isCancelled)
-    consumer.settle("requeue")
-    assert.deepStrictEqual(consumer.got, ["a"])
+    consumer.settle("requeue", 1)
+    consumer.settle("discard")
+    assert.deepStrictEqual([queue.ready, lab.deaths], [0, []])
+    // Nor does it set a timer, if it is on the agenda.
+    const other = lab.queue("r", { "x-message-ttl": 10, "x-expires": 10 })
+    other.publish(message("a"))
+    other.close()
+    lab.run()
     assert.strictEqual(lab.timers.next, undefined)
   })
 })
@@ -121,7 +127,8 @@ describe("order", () => {
         let id = 0
         for (const step of steps) {
           if (step.do === "publish") {
-            lab.publish(queue, message(String(id), { priority: step.priority }))
+            // 0 is also what none is.
+            lab.publish(queue, message(String(id), step.priority === 0 ? {} : { priority: step.priority }))
             model.push({ id: id++, priority: Math.min(step.priority, maxPriority), isMarked: false })
           } else if (step.do === "get") {
             const taken = queue.get(false)
@@ -357,12 +364,11 @@ describe("a limit", () => {
     lab.publish(queue, "a", "b", "c")
     assert.strictEqual(contents(queue), "b c")
     const consumer = lab.consume(queue, "c", { prefetch: 1 })
-    // What is out does not count.
+    // What is out does not count, until it comes back.
     lab.publish(queue, "d")
     assert.strictEqual(contents(queue), "c d")
-    consumer.cancel()
     consumer.settle("requeue")
-    assert.strictEqual(contents(queue), "c d")
+    assert.deepStrictEqual([consumer.got, contents(queue)], [["b", "c"], "d"])
     assert.deepStrictEqual(lab.deaths, ["q maxlen", "q maxlen"])
   })
 
@@ -400,6 +406,8 @@ describe("a limit", () => {
       assert.strictEqual(contents(dead), overflow === "reject-publish" ? "" : "c")
       lab.get(queue)
       assert.deepStrictEqual(lab.publish(queue, "d", "e"), [true, false])
+      const bytes = lab.queue("bytes", { "x-max-length-bytes": 3, "x-overflow": overflow })
+      assert.deepStrictEqual(lab.publish(bytes, "aa", "bb", "c"), [true, false, true])
     }
   })
 

@@ -114,6 +114,9 @@ describe("a stream", () => {
     assert.deepStrictEqual(slow.held.map((entry) => entry.message.received.properties.headers), [
       { "x-stream-offset": 2 }
     ])
+    // Nor does one message that is too long by itself go.
+    lab.publish(stream, "too long", "longer still")
+    assert.strictEqual(contents(stream), "longer still")
     const aged = make({ "x-max-age": "1m", "x-stream-max-segment-size-bytes": 1 })
     aged.lab.publish(aged.stream, "a")
     aged.lab.pass(60_000)

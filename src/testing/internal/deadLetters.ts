@@ -57,11 +57,10 @@ export const deadLetter = (message: Message, death: Death): Message => {
 }
 
 /**
- * The queues that may take a dead letter: not those that it was in before without having been rejected since, or it
- * would go on for ever.
+ * The queues that may take a dead letter: not those that it was in before, unless it was rejected on the way or now, or
+ * it would go on for ever.
  */
-export const takers = (letter: Message, reason: Reason): (queue: string) => boolean => {
-  if (reason === "rejected") return () => true
+export const takers = (letter: Message): (queue: string) => boolean => {
   const deaths = deathsOf(letter) ?? []
   return (queue) => {
     const last = deaths.findIndex((death) => death._tag === "Table" && text(death.value, "queue") === queue)

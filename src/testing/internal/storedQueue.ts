@@ -151,20 +151,19 @@ export class StoredQueue implements Queue {
   readonly settle = (entries: ReadonlyArray<Entry>, outcome: Outcome): void => {
     if (this.isClosed) return
     this.unsettled -= entries.length
-    if (outcome !== "ack") {
-      const own = entries.filter((entry) => entry instanceof StoredEntry)
-      if (outcome === "discard") { for (const { original } of own) this.giveUp(original, "rejected") }
-      else if (this.type === "quorum") this.returnCounted(own, outcome)
-      else this.returnToPlace(own)
-    }
     this.context.agenda.add(this)
+    if (outcome === "ack") return
+    const own = entries.filter((entry) => entry instanceof StoredEntry)
+    if (outcome === "discard") own.forEach(({ original }) => this.giveUp(original, "rejected"))
+    else if (this.type === "quorum") this.returnCounted(own, outcome)
+    else this.returnToPlace(own)
   }
 
   private returnToPlace(entries: ReadonlyArray<StoredEntry>): void {
     for (const entry of entries) entry.redelivered = true
     this.messages.restore(entries)
+    // Before anybody can take one of them.
     this.dropExcess()
-    this.dropExpired()
   }
 
   private returnCounted(entries: ReadonlyArray<StoredEntry>, outcome: Outcome): void {
@@ -215,6 +214,7 @@ export class StoredQueue implements Queue {
     if (!this.consumers.delete(subscriber)) return
     if (this.active === subscriber) {
       this.active = this.type === "quorum" ? this.subscribers[0] : this.consumers.first
+      // RabbitMQ's classic queues wait for the next publish or settlement before they deliver to it.
       this.context.agenda.add(this)
     }
     if (this.autoDelete && this.subscribers.length === 0) this.host.expire(this)
@@ -287,7 +287,7 @@ export class StoredQueue implements Queue {
     })
     if (deadLetters === undefined) return
     const letter = deadLetter(message, { queue: this.name, reason, at: this.context.timers.now(), ...deadLetters })
-    this.host.republish(letter, takers(letter, reason))
+    this.host.republish(letter, takers(letter))
   }
 
   // ---------------------------------------------------------------------------

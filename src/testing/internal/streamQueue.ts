@@ -146,7 +146,7 @@ export class StreamQueue implements Queue {
     const end = this.start + this.log.length
     if (typeof spec === "number" || typeof spec === "bigint") return Number(spec)
     if (spec === "first") return this.start
-    if (spec === "last") return Math.max(end - 1, this.start)
+    if (spec === "last") return end - 1
     if (spec === "next") return end
     const age = typeof spec === "string" ? parseAge(spec) : undefined
     const since = spec instanceof Date
