@@ -5,7 +5,11 @@
  * serves the same broker to any client over TCP. Everything that takes time (TTLs, heartbeats, acknowledgement timeouts)
  * is on Effect's `Clock`, so `TestClock` drives it. Everything in it can be looked at, and broken on purpose.
  *
- * One node that keeps everything in memory. What it does not do it refuses with `NOT_IMPLEMENTED` (540).
+ * One node that keeps everything in memory; `restart` keeps what a disk would. What it does not do it refuses with
+ * `NOT_IMPLEMENTED` (540): dead letters `at-least-once` of quorum queues, and all that RabbitMQ 3.10 refuses so itself
+ * (`immediate`, a prefetch size, `channel.flow` to stop, `basic.recover` without requeueing, what streams and quorum queues
+ * cannot do). There are no policies, no permissions by topic, no plugins and their exchange types (503), no other
+ * protocols, no mechanisms but PLAIN and AMQPLAIN, and no alarms other than by `block`.
  *
  * @since 0.1.0
  */

@@ -12,3 +12,10 @@
  * @since 0.1.0
  */
 export * as AmqpBroker from "./AmqpBroker.ts"
+
+/**
+ * A transport that fails on demand.
+ *
+ * @since 0.1.0
+ */
+export * as AmqpFaults from "./AmqpFaults.ts"

@@ -66,6 +66,26 @@ describe("lines", () => {
     ])
   })
 
+  it("are of a size for people", () => {
+    const line = describeFrame({
+      connection: "memory:1",
+      direction: "up",
+      frame: {
+        _tag: "Method",
+        channel: 2,
+        method: {
+          _tag: "exchange.bind",
+          destination: "",
+          source: "",
+          routingKey: "",
+          noWait: false,
+          arguments: { key: "x".repeat(100_000) }
+        }
+      }
+    })
+    assert.isBelow(line.length, 1100)
+  })
+
   it("do not let clients write to the terminal", () => {
     const hostile = "\u001b[2J\u009b31m\n\u202e\u2066\u007f"
     const lines = [

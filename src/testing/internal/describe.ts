@@ -102,10 +102,13 @@ const fields = (value: object): string =>
     .flatMap(([key, item]) => key === "_tag" || item === undefined ? [] : [`${name(key)}=${field(item)}`])
     .join(" ")
 
+/** The arguments of a method may be of any size. */
+const cut = (line: string): string => line.length > 1000 ? `${line.slice(0, 1000)}…` : line
+
 const frameOf = ({ frame }: TappedFrame): string => {
   switch (frame._tag) {
     case "Method":
-      return `#${frame.channel} ${frame.method._tag} ${fields(frame.method)}`.trimEnd()
+      return cut(`#${frame.channel} ${frame.method._tag} ${fields(frame.method)}`.trimEnd())
     case "Header":
       return `#${frame.channel} header of ${count(frame.bodySize, "byte")}`
     case "Body":
