@@ -52,7 +52,7 @@ const what = (event: BrokerEvent): string => {
       return `queue ${name(event.queue)} purged of ${count(event.messages, "message")}`
     case "Bound":
     case "Unbound": {
-      const verb = event._tag === "Bound" ? "bound to" : "unbound from"
+      const verb = event._tag === "Bound" ? "bound to" : "no longer bound to"
       return `${event.destinationType} ${name(event.destination)} ${verb} ${exchange(event.source)} with ${
         name(event.routingKey)
       }`
