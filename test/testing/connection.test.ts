@@ -17,7 +17,7 @@ describe("opening", () => {
     assert(start?._tag === "connection.start")
     assert.strictEqual(text(start.mechanisms), "PLAIN AMQPLAIN")
     assert.strictEqual(text(start.locales), "en_US")
-    assert.strictEqual(start.serverProperties["product"], "effect-amqp broker")
+    assert.strictEqual(start.serverProperties["product"], "effect-amqp embedded broker")
     assert.deepStrictEqual(Object.keys(Object(start.serverProperties["capabilities"])), [
       "publisher_confirms",
       "exchange_exchange_bindings",
@@ -279,6 +279,20 @@ describe("pauses", () => {
     assert.deepStrictEqual(client.lines(), ["1 queue.declare-ok", "1 queue.declare-ok"])
     broker.advance(10_000)
     assert.strictEqual(client.ended, undefined)
+  })
+})
+
+describe("pauses of those who open", () => {
+  it("a handshake that was in time is, one that was not is not", () => {
+    const broker = makeBroker()
+    broker.core.pause()
+    const quick = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader).startOk().tuneOk().send(0, openMethod)
+    const slow = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader)
+    broker.advance(60_000)
+    assert.deepStrictEqual([quick.ended, slow.ended, quick.lines()], [undefined, undefined, []])
+    broker.core.resume()
+    assert.deepStrictEqual([quick.ended, slow.ended], [undefined, "reset"])
+    assert.deepStrictEqual(quick.lines(), ["0 connection.start", "0 connection.tune", "0 connection.open-ok"])
   })
 })
 

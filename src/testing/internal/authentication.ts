@@ -26,7 +26,7 @@ export const serverProperties: AmqpTable.InputTable = {
   cluster_name: "effect-amqp",
   information: "A broker for tests, embedded in a program",
   platform: "effect",
-  product: "effect-amqp broker",
+  product: "effect-amqp embedded broker",
   version: "0.1.0"
 }
 

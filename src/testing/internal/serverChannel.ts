@@ -590,10 +590,19 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
     for (const { consumer } of deliveries) if (consumer !== undefined) this.subscriptions.settled(consumer)
+    let failure: unknown
     for (const [queue, group] of byQueue(deliveries)) {
-      queue.settle(group.map(({ entry }) => entry), outcome)
+      const entries = group.map(({ entry }) => entry)
+      try {
+        queue.settle(entries, failure === undefined ? outcome : "abandon")
+      } catch (error) {
+        // A stream takes nothing back. The connection will end, and these with it.
+        failure = error
+        queue.settle(entries, "abandon")
+      }
       this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: group.length })
     }
+    if (failure !== undefined) throw failure
   }
 
   private recover(requeue: boolean): void {

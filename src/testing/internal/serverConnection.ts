@@ -111,6 +111,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Of the opening, of the closing, or of heartbeats to send. */
   private timer: Timer | undefined
   private reaper: Timer | undefined
+  /** What was due in a pause. */
+  private missed: (() => void) | undefined
 
   constructor(id: string, link: Link, services: Services) {
     this.id = id
@@ -118,7 +120,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.link = link
     this.services = services
     this.parser.unsplitMax = AmqpProtocol.frameMinSize
-    this.timer = services.timers.after(handshakeTimeout, () => this.drop("the handshake took too long"))
+    this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
   }
 
   get user(): string {
@@ -160,7 +162,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       const frame = this.frames[this.handled]
       if (frame !== undefined) {
         this.handled++
-        this.services.tap()?.({ connection: this.name, direction: "up", frame })
+        this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(frame) })
         this.handle(frame)
         this.services.deliver()
         continue
@@ -419,7 +421,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     }
     this.opened = vhost
     this.state = "running"
-    this.timer?.cancel()
+    this.stopTimers()
     this.send(0, { _tag: "connection.open-ok" })
     this.services.emit({
       _tag: "ConnectionOpened",
@@ -501,6 +503,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   resume(): void {
     this.lastReceived = this.services.timers.now()
     this.read()
+    this.missed?.()
   }
 
   // ---------------------------------------------------------------------------
@@ -543,7 +546,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.isBlocked = false
     this.stopTimers()
     const seconds = this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30
-    this.timer = this.services.timers.after(seconds * 1000, () => this.finish("the client did not hang up"))
+    this.timer = this.later(seconds * 1000, () => this.finish("the client did not hang up"))
   }
 
   /** In the state `closed`. */
@@ -556,7 +559,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private doom(): void {
     this.state = "doomed"
     this.stopTimers()
-    this.timer = this.services.timers.after(doom, () => this.drop("refused before it was open"))
+    this.timer = this.later(doom, () => this.drop("refused before it was open"))
   }
 
   private drop(reason: string): void {
@@ -581,9 +584,18 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.services.ended(this)
   }
 
+  /** Does something unless the connection gets on before; a paused broker does it when it has read what came. */
+  private later(millis: number, run: () => void): Timer {
+    return this.services.timers.after(millis, () => {
+      if (this.services.isPaused()) this.missed = run
+      else run()
+    })
+  }
+
   private stopTimers(): void {
     this.timer?.cancel()
     this.reaper?.cancel()
+    this.missed = undefined
   }
 
   /** Lets go of channels and exclusive queues, once. */
