@@ -3,7 +3,7 @@
  *
  * Tests with real sockets need the real clock: `layer(onVhost, { excludeTestServices: true })("…", (it) => it.effect(…))`.
  */
-import { Context, Effect, Layer, Option, type Scope } from "effect"
+import { Context, Duration, Effect, Layer, Option, type Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import { inject } from "vitest"
 import { Broker } from "./broker.ts"
@@ -92,8 +92,11 @@ export interface Proposal {
 export const proposing =
   (proposal: Proposal) =>
   <A, E>(test: Effect.Effect<A, E, Broker | Vhost>): Effect.Effect<A, E | BrokerError, Broker | Vhost> => {
-    if (shared._tag === "Embedded") return Effect.provide(test, Layer.provideMerge(Vhost.layer, embedded(proposal)))
     const { channelMax, frameMax, heartbeat } = proposal
+    if (shared._tag === "Embedded") {
+      const options = { ...proposal, heartbeat: heartbeat === undefined ? undefined : Duration.seconds(heartbeat) }
+      return Effect.provide(test, Layer.fresh(Layer.provideMerge(Vhost.layer, embedded(options))))
+    }
     const settings = Object.entries({ channel_max: channelMax, frame_max: frameMax, heartbeat })
     return Effect.gen(function*() {
       const rabbitmq = yield* Broker.rabbitmq

@@ -77,6 +77,7 @@ layer(onVhost, { excludeTestServices: true })("a blocked connection", (it) => {
         const ready = yield* openOn(old)
         const { queue } = yield* ready.queueDeclare({ exclusive: true })
         yield* ready.publish({ routingKey: queue, body: "before" })
+        yield* ready.queueDeclarePassive(queue) // it has arrived
         const states = yield* Stream.toQueue(old.changes, { capacity: "unbounded" })
         yield* alarm("memory")
         const { deliveries } = yield* ready.consume({ queue })

@@ -54,12 +54,12 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
     noLeaks(Effect.gen(function*() {
       const connection = yield* connect()
       const server = yield* connection.server
-      assert.strictEqual(server.product, isRabbitMQ ? "RabbitMQ" : "effect-amqp embedded broker")
+      assert.strictEqual(server.product, isRabbitMQ ? "RabbitMQ" : "effect-amqp broker")
       assert.match(server.version, /^\d+\.\d+\.\d+/)
       assert.strictEqual(server.mechanism, "PLAIN")
       assert.isTrue(server.capabilities.has("publisher_confirms"))
       assert.isTrue(server.capabilities.has("basic.nack"))
-      assert.match(`${server.properties["platform"]}`, isRabbitMQ ? /^Erlang/ : /^Node.js/)
+      assert.match(`${server.properties["platform"]}`, isRabbitMQ ? /^Erlang/ : /^effect$/)
       const { host, port } = yield* Broker
       assert.deepInclude(yield* connection.status, {
         _tag: "Open",
@@ -346,38 +346,45 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
     }))
 
   describe.runIf(canControl)("with users and vhosts of its own", () => {
-    it.effect("HS13 RABBIT-CR-DEMO answers the broker's challenge", () =>
-      noLeaks(Effect.gen(function*() {
-        const challenges: Array<string> = []
-        const mechanism = (password: string) =>
-          AmqpAuth.make({
+    // The embedded broker has no mechanism that asks back.
+    it.effect.runIf(isRabbitMQ)(
+      "HS13 RABBIT-CR-DEMO answers the broker's challenge",
+      () =>
+        noLeaks(Effect.gen(function*() {
+          const challenges: Array<string> = []
+          const mechanism = (password: string) =>
+            AmqpAuth.make({
+              name: "RABBIT-CR-DEMO",
+              initialResponse: () => bytes("guest"),
+              respond: (challenge, round) => {
+                challenges.push(`${round} ${new TextDecoder().decode(challenge)}`)
+                return bytes(`My password is ${password}`)
+              }
+            })
+          const connection = yield* connect({ mechanisms: [mechanism("guest")] })
+          assert.strictEqual((yield* connection.server).mechanism, "RABBIT-CR-DEMO")
+          assert.deepStrictEqual(challenges, ["0 Please tell me your password"])
+          const reason = yield* refusal({ mechanisms: [mechanism("wrong")] })
+          assert.deepInclude(reason, { _tag: "AuthenticationFailed", mechanism: "RABBIT-CR-DEMO" })
+        }))
+    )
+
+    it.effect.runIf(isRabbitMQ)(
+      "HS13 a step that throws is AuthenticationFailed, without what it threw",
+      () =>
+        noLeaks(Effect.gen(function*() {
+          const mechanism = AmqpAuth.make({
             name: "RABBIT-CR-DEMO",
             initialResponse: () => bytes("guest"),
-            respond: (challenge, round) => {
-              challenges.push(`${round} ${new TextDecoder().decode(challenge)}`)
-              return bytes(`My password is ${password}`)
+            respond: () => {
+              throw new Error("hunter2")
             }
           })
-        const connection = yield* connect({ mechanisms: [mechanism("guest")] })
-        assert.strictEqual((yield* connection.server).mechanism, "RABBIT-CR-DEMO")
-        assert.deepStrictEqual(challenges, ["0 Please tell me your password"])
-        const reason = yield* refusal({ mechanisms: [mechanism("wrong")] })
-        assert.deepInclude(reason, { _tag: "AuthenticationFailed", mechanism: "RABBIT-CR-DEMO" })
-      })))
-
-    it.effect("HS13 a step that throws is AuthenticationFailed, without what it threw", () =>
-      noLeaks(Effect.gen(function*() {
-        const mechanism = AmqpAuth.make({
-          name: "RABBIT-CR-DEMO",
-          initialResponse: () => bytes("guest"),
-          respond: () => {
-            throw new Error("hunter2")
-          }
-        })
-        const reason = yield* refusal({ mechanisms: [mechanism] })
-        assert.deepInclude(reason, { _tag: "AuthenticationFailed", mechanism: "RABBIT-CR-DEMO" })
-        assert.notInclude(printed(reason), "hunter2")
-      })))
+          const reason = yield* refusal({ mechanisms: [mechanism] })
+          assert.deepInclude(reason, { _tag: "AuthenticationFailed", mechanism: "RABBIT-CR-DEMO" })
+          assert.notInclude(printed(reason), "hunter2")
+        }))
+    )
 
     it.effect("HS14 names and passwords are UTF-8", () =>
       noLeaks(Effect.gen(function*() {
