@@ -280,6 +280,12 @@ export class FrameLane {
 
   // ---------------------------------------------------------------------------
 
+  private get isCareful(): boolean {
+    if (this.host.isCareful(this.direction)) return true
+    for (const { isDropped } of this.contents.values()) if (isDropped) return true
+    return false
+  }
+
   private isFree(channel: number | undefined): boolean {
     if (this.preamble !== 0 && this.preamble !== undefined) return false
     if (this.isOpaque || (this.headFilled > 0 && this.isOut)) return false
@@ -322,7 +328,7 @@ export class FrameLane {
     this.chunk = chunk
     let at = 0
     while (at < chunk.length && !this.isOpaque && !this.isDead) at = this.step(chunk, at)
-    if (this.isOpaque || this.headFilled === 0 || this.isOut || !this.host.isCareful(this.direction)) {
+    if (this.isOpaque || this.headFilled === 0 || this.isOut || !this.isCareful) {
       this.release()
       this.flush(chunk.length)
     } else {

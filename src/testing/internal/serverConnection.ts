@@ -10,6 +10,7 @@ import * as Result from "effect/Result"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../AmqpTable.ts"
 import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
+import { term } from "./fieldValue.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
 import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
@@ -68,7 +69,7 @@ const payloadOf = (frame: AmqpProtocol.Frame): readonly [type: number, payload: 
 const unexpected = (frame: AmqpProtocol.Frame): Refusal => {
   const [type, payload] = payloadOf(frame)
   const which = payload.length <= 16 ? "all" : "first 16"
-  return unexpectedFrame(`type ${type}, ${which} octets = <<${payload.subarray(0, 16).join(",")}>>`)
+  return unexpectedFrame(`type ${type}, ${which} octets = ${term(payload.subarray(0, 16))}`)
 }
 
 export class ServerConnection implements Connection, Peer, ChannelHost {
