@@ -4,18 +4,17 @@ import type * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import type { InputTable } from "../../src/AmqpTable.ts"
 import {
   ack,
+  channelViolations,
   closeLine,
   confirmSelect,
   consume,
   declare,
   get,
-  makeBroker,
   nack,
   qos,
-  RawClient,
-  type TestBroker,
-  text
-} from "./rawClient.ts"
+  replyViolations
+} from "../fixtures/violations.ts"
+import { makeBroker, RawClient, type TestBroker, text } from "./rawClient.ts"
 
 /** A client with channel 1 and an empty queue `q`. */
 const start = (options: Parameters<typeof makeBroker>[0] = {}): TestBroker & { readonly client: RawClient } => {
@@ -49,106 +48,10 @@ const publishAll = (client: RawClient, ...bodies: ReadonlyArray<string>): RawCli
 }
 
 describe("refusals", () => {
-  it.each<[string, (client: RawClient) => RawClient, string]>([
-    [
-      "a soft one names the method and leaves the connection open",
-      (client) => client.send(1, get("missing")),
-      "channel.close 404 NOT_FOUND - no queue 'missing' in vhost '/' (60.70)"
-    ],
-    [
-      "publishing to no exchange",
-      (client) => client.publish(1, { exchange: "missing" }),
-      "channel.close 404 NOT_FOUND - no exchange 'missing' in vhost '/' (60.40)"
-    ],
-    [
-      "immediate",
-      (client) => client.publish(1, { immediate: true }),
-      "connection.close 540 NOT_IMPLEMENTED - immediate=true (60.40)"
-    ],
-    [
-      "a prefetch size",
-      (client) => client.send(1, { ...qos(1), prefetchSize: 4 }),
-      "connection.close 540 NOT_IMPLEMENTED - prefetch_size!=0 (4) (60.10)"
-    ],
-    [
-      "a stopped flow",
-      (client) => client.send(1, { _tag: "channel.flow", active: false }),
-      "connection.close 540 NOT_IMPLEMENTED - active=false (20.20)"
-    ],
-    [
-      "recovery without requeueing",
-      (client) => client.send(1, { _tag: "basic.recover", requeue: false }),
-      "connection.close 540 NOT_IMPLEMENTED - requeue=false (60.110)"
-    ],
-    [
-      "an unknown delivery tag",
-      (client) => client.send(1, ack(1)),
-      "channel.close 406 PRECONDITION_FAILED - unknown delivery tag 1 (60.80)"
-    ],
-    [
-      "a consumer tag twice",
-      (client) => client.send(1, { ...consume("q", "c"), noWait: true }, consume("q", "c")),
-      "connection.close 530 NOT_ALLOWED - attempt to reuse consumer tag 'c' (60.20)"
-    ],
-    [
-      "an argument of a consumer",
-      (client) => client.send(1, { ...consume("q", "c"), arguments: { "x-priority": "high" } }),
-      "channel.close 406 PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'q' in vhost '/': " +
-      "\"expected integer, got longstr\" (60.20)"
-    ],
-    [
-      "no queue declared before",
-      (client) => client.channel(2).send(2, get("")),
-      "channel.close 404 NOT_FOUND - no previously declared queue (60.70)"
-    ],
-    [
-      "another user's id",
-      (client) => client.publish(1, { properties: { userId: "other" } }),
-      "channel.close 406 PRECONDITION_FAILED - user_id property set to 'other' but authenticated user was 'guest' (60.40)"
-    ],
-    [
-      "an expiration that is no number",
-      (client) => client.publish(1, { properties: { expiration: "soon" } }),
-      "channel.close 406 PRECONDITION_FAILED - invalid expiration 'soon': no_integer (60.40)"
-    ],
-    [
-      "an expiration with something behind it",
-      (client) => client.publish(1, { properties: { expiration: "10s" } }),
-      "channel.close 406 PRECONDITION_FAILED - invalid expiration '10s': {leftover_string,\"s\"} (60.40)"
-    ],
-    [
-      "an expiration in the past",
-      (client) => client.publish(1, { properties: { expiration: "-1" } }),
-      "channel.close 406 PRECONDITION_FAILED - invalid expiration '-1': {value_negative,-1} (60.40)"
-    ],
-    [
-      "a delivery mode that does not exist",
-      (client) => client.publish(1, { properties: { deliveryMode: 3 } }),
-      "channel.close 406 PRECONDITION_FAILED - invalid message: {delivery_mode_unknown,3} (60.40)"
-    ],
-    [
-      "properties that are none",
-      (client) => client.publish(1, { properties: new Uint8Array([0x80, 0, 9]) }),
-      "connection.close 541 INTERNAL_ERROR (0.0)"
-    ],
-    [
-      "a commit without a transaction",
-      (client) => client.send(1, { _tag: "tx.commit" }),
-      "channel.close 406 PRECONDITION_FAILED - channel is not transactional (90.20)"
-    ],
-    [
-      "confirms in a transaction",
-      (client) => client.send(1, { _tag: "tx.select" }, confirmSelect),
-      "channel.close 406 PRECONDITION_FAILED - cannot switch from tx to confirm mode (85.10)"
-    ],
-    [
-      "a transaction with confirms",
-      (client) => client.send(1, confirmSelect, { _tag: "tx.select" }),
-      "channel.close 406 PRECONDITION_FAILED - cannot switch from confirm to tx mode (90.10)"
-    ]
-  ])("%s", (_, wrong, expected) => {
+  it.each(channelViolations.map((each) => [...each] as const))("%s", (_, wrong, expected) => {
     const { client } = start()
-    assert.strictEqual(closeLine(wrong(client).methods().at(-1)), expected)
+    wrong(client)
+    assert.strictEqual(closeLine(client.methods().at(-1)), expected)
     if (expected.startsWith("channel")) {
       assert.strictEqual(client.channel(9).call(9, declare("q"))[0]?._tag, "queue.declare-ok")
     }
@@ -668,25 +571,10 @@ describe("direct reply-to", () => {
     assert.deepStrictEqual(client.lines(), ["1 basic.deliver", "1 header 0", "1 basic.return", "1 header 0"])
   })
 
-  it.each<[string, (client: RawClient) => RawClient, string]>([
-    [
-      "a consumer that acknowledges",
-      (client) => client.send(1, consume(address, "r")),
-      "channel.close 406 PRECONDITION_FAILED - reply consumer cannot acknowledge (60.20)"
-    ],
-    [
-      "a second consumer",
-      (client) => repliesTo(repliesTo(client), "s"),
-      "channel.close 406 PRECONDITION_FAILED - reply consumer already set (60.20)"
-    ],
-    [
-      "a request without a consumer",
-      (client) => client.publish(1, { properties: { replyTo: address } }),
-      "channel.close 406 PRECONDITION_FAILED - fast reply consumer does not exist (60.40)"
-    ]
-  ])("%s: 406", (_, wrong, expected) => {
+  it.each(replyViolations.map((each) => [...each] as const))("%s: 406", (_, wrong, expected) => {
     const { client } = start()
-    assert.strictEqual(closeLine(wrong(client).methods().at(-1)), expected)
+    wrong(client)
+    assert.strictEqual(closeLine(client.methods().at(-1)), expected)
   })
 })
 

@@ -1,7 +1,17 @@
 /** The embedded broker's side of a connection: opening, tuning, heartbeats, alarms, pauses, closing. */
 import { assert, describe, it } from "@effect/vitest"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import { bytes, capabilities, closeLine, consume, declare, get, makeBroker, RawClient, text } from "./rawClient.ts"
+import {
+  bytes,
+  capabilities,
+  closeLine,
+  connectionViolations,
+  consume,
+  declare,
+  get,
+  nack
+} from "../fixtures/violations.ts"
+import { makeBroker, RawClient, text } from "./rawClient.ts"
 
 const openMethod: AmqpProtocol.ConnectionOpen = { _tag: "connection.open", virtualHost: "/" }
 
@@ -121,61 +131,10 @@ describe("opening", () => {
 describe("wrong sequences", () => {
   const open = () => new RawClient(makeBroker().core).open()
 
-  it.each<[string, (client: RawClient) => RawClient, string]>([
-    [
-      "a connection method out of turn",
-      (client) => client.startOk(),
-      "connection.close 504 CHANNEL_ERROR - unexpected method in connection state running (10.11)"
-    ],
-    [
-      "a channel method on channel 0",
-      (client) => client.send(0, { _tag: "channel.open" }),
-      "connection.close 504 CHANNEL_ERROR - unexpected method in connection state running (20.10)"
-    ],
-    [
-      "a channel that was not opened",
-      (client) => client.send(1, declare("q")),
-      "connection.close 504 CHANNEL_ERROR - expected 'channel.open' (50.10)"
-    ],
-    [
-      "a channel opened twice",
-      (client) => client.channel().send(1, { _tag: "channel.open" }),
-      "connection.close 504 CHANNEL_ERROR - second 'channel.open' seen (20.10)"
-    ],
-    [
-      "a body without a method",
-      (client) => client.channel().raw(new Uint8Array([3, 0, 1, 0, 0, 0, 0, 0xce])),
-      "connection.close 505 UNEXPECTED_FRAME - expected method frame, got non method frame instead (0.0)"
-    ],
-    [
-      "a method in the middle of a content",
-      (client) =>
-        client.channel().send(
-          1,
-          { _tag: "basic.publish", exchange: "", routingKey: "q", mandatory: false, immediate: false },
-          { _tag: "channel.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 }
-        ),
-      "connection.close 505 UNEXPECTED_FRAME - expected content header for class 60, got non content header frame " +
-      "instead (60.40)"
-    ],
-    [
-      "a body on channel 0",
-      (client) => client.raw(new Uint8Array([3, 0, 0, 0, 0, 0, 1, 65, 0xce])),
-      "connection.close 505 UNEXPECTED_FRAME - type 3, all octets = <<65>> (0.0)"
-    ],
-    [
-      "an answer that nobody asked for",
-      (client) => client.channel().send(1, { _tag: "channel.close-ok" }),
-      "connection.close 503 COMMAND_INVALID - unimplemented method (20.41)"
-    ],
-    [
-      "a method of the broker",
-      (client) => client.channel().send(1, { _tag: "basic.consume-ok", consumerTag: "c" }),
-      "connection.close 503 COMMAND_INVALID - unimplemented method (60.21)"
-    ]
-  ])("%s", (_, wrong, expected) => {
+  it.each(connectionViolations.map((each) => [...each] as const))("%s", (_, wrong, expected) => {
     const client = open()
-    assert.strictEqual(closeLine(wrong(client).methods()[0]), expected)
+    wrong(client)
+    assert.strictEqual(closeLine(client.methods().at(-1)), expected)
   })
 
   it("more channels than agreed: 530", () => {

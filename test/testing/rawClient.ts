@@ -8,8 +8,8 @@ import type { InputTable } from "../../src/AmqpTable.ts"
 import { makeCore } from "../../src/testing/internal/broker.ts"
 import type { BrokerEvent } from "../../src/testing/internal/events.ts"
 import type { Core, CoreOptions, Peer } from "../../src/testing/internal/model.ts"
+import { declare, Sender } from "../fixtures/violations.ts"
 
-export const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
 export const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes)
 
 /** A broker with a clock of its own. */
@@ -58,19 +58,8 @@ export const line = (frame: AmqpProtocol.Frame): string => {
   }
 }
 
-/** PLAIN, as guest. */
-export const guest = "\0guest\0guest"
-
-/** The capabilities that our client announces. */
-export const capabilities = {
-  "basic.nack": true,
-  authentication_failure_close: true,
-  "connection.blocked": true,
-  consumer_cancel_notify: true
-}
-
 /** One connection to a core. */
-export class RawClient {
+export class RawClient extends Sender {
   readonly peer: Peer
   /** How the broker ended the link. */
   ended: "end" | "reset" | undefined
@@ -82,6 +71,7 @@ export class RawClient {
   private received: Array<AmqpProtocol.Frame> = []
 
   constructor(core: Core, name = "memory:1") {
+    super()
     this.peer = core.connect({
       name,
       write: (bytes) => {
@@ -121,45 +111,9 @@ export class RawClient {
     return this
   }
 
-  /** Sends methods in one chunk. */
-  send(channel: number, ...methods: ReadonlyArray<AmqpProtocol.Method<InputTable>>): this {
-    return this.raw(...methods.map((method) => Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method))))
-  }
-
   /** Sends methods and gives what they had for an answer. */
   call(channel: number, ...methods: ReadonlyArray<AmqpProtocol.Method<InputTable>>) {
     return this.send(channel, ...methods).methods()
-  }
-
-  publish(channel: number, message: {
-    readonly exchange?: string
-    readonly routingKey?: string
-    readonly body?: string
-    readonly mandatory?: boolean
-    readonly immediate?: boolean
-    readonly properties?: AmqpProtocol.Content["properties"]
-  } = {}): this {
-    const { body = "", exchange = "", immediate = false, mandatory = false, properties, routingKey = "q" } = message
-    return this.raw(Result.getOrThrow(AmqpProtocol.encodeContent({
-      channel,
-      method: { _tag: "basic.publish", exchange, routingKey, mandatory, immediate },
-      properties,
-      body: bytes(body)
-    })))
-  }
-
-  startOk(response = guest, announced: InputTable = capabilities, mechanism = "PLAIN"): this {
-    return this.send(0, {
-      _tag: "connection.start-ok",
-      clientProperties: { capabilities: announced },
-      mechanism,
-      response: bytes(response),
-      locale: "en_US"
-    })
-  }
-
-  tuneOk(limits: { readonly channelMax?: number; readonly frameMax?: number; readonly heartbeat?: number } = {}): this {
-    return this.send(0, { _tag: "connection.tune-ok", channelMax: 2047, frameMax: 131072, heartbeat: 0, ...limits })
   }
 
   /** Goes through the handshake; what the broker sent is forgotten. */
@@ -188,56 +142,4 @@ export class RawClient {
     this.frames()
     return this
   }
-}
-
-export const declare = (queue: string): AmqpProtocol.QueueDeclare => ({
-  _tag: "queue.declare",
-  queue,
-  passive: false,
-  durable: false,
-  exclusive: false,
-  autoDelete: false,
-  noWait: false,
-  arguments: {}
-})
-
-export const consume = (queue: string, consumerTag: string): AmqpProtocol.BasicConsume => ({
-  _tag: "basic.consume",
-  queue,
-  consumerTag,
-  noLocal: false,
-  noAck: false,
-  exclusive: false,
-  noWait: false,
-  arguments: {}
-})
-
-export const ack = (deliveryTag: number, multiple = false): AmqpProtocol.BasicAck => ({
-  _tag: "basic.ack",
-  deliveryTag,
-  multiple
-})
-
-export const nack = (deliveryTag: number, requeue = true, multiple = false): AmqpProtocol.BasicNack => ({
-  _tag: "basic.nack",
-  deliveryTag,
-  multiple,
-  requeue
-})
-
-export const get = (queue: string, noAck = false): AmqpProtocol.BasicGet => ({ _tag: "basic.get", queue, noAck })
-
-export const qos = (prefetchCount: number, global = false): AmqpProtocol.BasicQos => ({
-  _tag: "basic.qos",
-  prefetchSize: 0,
-  prefetchCount,
-  global
-})
-
-export const confirmSelect: AmqpProtocol.ConfirmSelect = { _tag: "confirm.select", noWait: false }
-
-/** `channel.close` or `connection.close` in one line: `404 NOT_FOUND - no queue … (60.70)`. */
-export const closeLine = (method: AmqpProtocol.Method | undefined): string => {
-  if (method?._tag !== "channel.close" && method?._tag !== "connection.close") return method?._tag ?? "nothing"
-  return `${method._tag} ${method.replyCode} ${method.replyText} (${method.classId}.${method.methodId})`
 }

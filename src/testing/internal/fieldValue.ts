@@ -105,7 +105,7 @@ export const term = (value: Plain): string => {
 /** `Array.isArray` does not narrow to read-only arrays. */
 const isArray: (value: Plain) => value is ReadonlyArray<Plain> = Array.isArray
 
-const printable = /^[\x20-\x7e]*$/
+const printable = /^[\x20-\x7e]+$/
 
 const binary = (text: string): string =>
   printable.test(text) ? `<<"${text.replaceAll(/["\\]/g, "\\$&")}">>` : `<<${new TextEncoder().encode(text).join()}>>`
