@@ -56,6 +56,9 @@ const run = (...args: ReadonlyArray<string>) =>
     return { exitCode, output: yield* command.output, errors: yield* command.errors }
   }))
 
+/** A process takes half a second to start, and more where others do the same. */
+const timeout = 30_000
+
 const listening = /^Listening on (amqp:\/\/\S+) \(Ctrl\+C to stop\)$/
 
 /** Connects, declares a queue, and publishes a message to it. */
@@ -71,29 +74,33 @@ const useBroker = (url: string) =>
   )
 
 describe("effect-amqp broker", () => {
-  it.live("says where it listens, and each event with its time; a signal ends it in good order", () =>
-    Effect.gen(function*() {
-      for (const signal of ["SIGINT", "SIGTERM"] as const) {
-        const command = yield* start("broker", "--port", "0")
-        const first = yield* command.nextLine
-        const url = listening.exec(first)?.[1] ?? ""
-        assert.match(url, /^amqp:\/\/guest:guest@127\.0\.0\.1:\d+$/)
-        yield* useBroker(url)
-        const declared = yield* command.lineWith("declared")
-        assert.match(
-          declared,
-          /^\d\d:\d\d:\d\d\.\d{3} .*queue orders declared \(classic\)$/
-        )
-        assert.match(
-          yield* command.lineWith("published"),
-          /^[\d:.]+ 127\.0\.0\.1:\d+ #\d+ published 11 bytes to the default exchange with orders: stored$/
-        )
-        yield* command.signal(signal)
-        assert.strictEqual(yield* command.exited, 0)
-        assert.notInclude(yield* command.output, "the message")
-        assert.strictEqual(yield* command.errors, "")
-      }
-    }).pipe(Effect.scoped))
+  it.live(
+    "says where it listens, and each event with its time; a signal ends it in good order",
+    () =>
+      Effect.gen(function*() {
+        for (const signal of ["SIGINT", "SIGTERM"] as const) {
+          const command = yield* start("broker", "--port", "0")
+          const first = yield* command.nextLine
+          const url = listening.exec(first)?.[1] ?? ""
+          assert.match(url, /^amqp:\/\/guest:guest@127\.0\.0\.1:\d+$/)
+          yield* useBroker(url)
+          const declared = yield* command.lineWith("declared")
+          assert.match(
+            declared,
+            /^\d\d:\d\d:\d\d\.\d{3} .*queue orders declared \(classic\)$/
+          )
+          assert.match(
+            yield* command.lineWith("published"),
+            /^[\d:.]+ 127\.0\.0\.1:\d+ #\d+ published 11 bytes to the default exchange with orders: stored$/
+          )
+          yield* command.signal(signal)
+          assert.strictEqual(yield* command.exited, 0)
+          assert.notInclude(yield* command.output, "the message")
+          assert.strictEqual(yield* command.errors, "")
+        }
+      }).pipe(Effect.scoped),
+    timeout
+  )
 
   it.live("shows frames but no passwords", () =>
     Effect.gen(function*() {
@@ -109,7 +116,7 @@ describe("effect-amqp broker", () => {
       yield* command.signal("SIGTERM")
       assert.strictEqual(yield* command.exited, 0)
       assert.notInclude(yield* command.output, "published")
-    }).pipe(Effect.scoped))
+    }).pipe(Effect.scoped), timeout)
 
   it.live("says in one line that the port is taken", () =>
     Effect.gen(function*() {
@@ -127,7 +134,7 @@ describe("effect-amqp broker", () => {
         errors: `effect-amqp: Cannot listen on 127.0.0.1:${port}: the port is already in use. ` +
           "Another one may be given with --port, or 0 for any.\n"
       })
-    }).pipe(Effect.scoped))
+    }).pipe(Effect.scoped), timeout)
 })
 
 describe("effect-amqp", () => {
@@ -141,7 +148,7 @@ describe("effect-amqp", () => {
         assert.include(help.output, option)
       }
       assert.deepStrictEqual(yield* run(), help)
-    }))
+    }), timeout)
 
   it.live("refuses what it does not understand, with a hint, and repeats no password", () =>
     Effect.gen(function*() {
@@ -160,5 +167,5 @@ describe("effect-amqp", () => {
           errors: `effect-amqp: ${message}\nTry: effect-amqp --help\n`
         })
       }
-    }), 20_000)
+    }), timeout)
 })
