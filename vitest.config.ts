@@ -50,6 +50,8 @@ export default defineConfig({
             "test/integration/tls.test.ts" // serves no TLS
           ],
           provide: { broker: { _tag: "Embedded" } },
+          // Each file has brokers of its own, and most of them wait for real time to pass.
+          maxWorkers: 4,
           testTimeout: 30_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 1 }
