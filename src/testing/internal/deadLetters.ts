@@ -52,7 +52,9 @@ export const deadLetter = (message: Message, death: Death): Message => {
   })
   return noted.with(
     { expiration: undefined },
-    { exchange: death.exchange, routingKey: death.routingKey ?? message.routingKey }
+    death.routingKey === undefined
+      ? { exchange: death.exchange }
+      : { exchange: death.exchange, routingKey: death.routingKey, blindKeys: [] }
   )
 }
 

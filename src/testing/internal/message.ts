@@ -16,6 +16,8 @@ export interface MessageFields {
   /** The exchange that it was published to last. */
   readonly exchange: string
   readonly routingKey: string
+  /** What `BCC` said, which no header tells any more: dead letters go by these keys, too. Defaults to none. */
+  readonly blindKeys?: ReadonlyArray<string> | undefined
   /** The bytes of the content header, from the property flags on; the message's own, not a view of a chunk. */
   readonly properties: Uint8Array
   /** The message's own, too. */
@@ -26,6 +28,7 @@ export interface MessageFields {
 export class Message implements MessageFields {
   readonly exchange: string
   readonly routingKey: string
+  readonly blindKeys: ReadonlyArray<string>
   readonly properties: Uint8Array
   readonly body: Uint8Array
   private view: AmqpMessage | undefined
@@ -34,6 +37,7 @@ export class Message implements MessageFields {
   constructor(fields: MessageFields) {
     this.exchange = fields.exchange
     this.routingKey = fields.routingKey
+    this.blindKeys = fields.blindKeys ?? []
     this.properties = fields.properties
     this.body = fields.body
     this.view = undefined
@@ -82,10 +86,11 @@ export class Message implements MessageFields {
   }
 
   /** The same with other properties (those that are `undefined` are left out) or fields. */
-  with(properties: PropertiesInput, fields: Partial<Pick<MessageFields, "exchange" | "routingKey">> = {}): Message {
+  with(properties: PropertiesInput, fields: Partial<Omit<MessageFields, "properties" | "body">> = {}): Message {
     return new Message({
       exchange: fields.exchange ?? this.exchange,
       routingKey: fields.routingKey ?? this.routingKey,
+      blindKeys: fields.blindKeys ?? this.blindKeys,
       properties: Result.getOrThrow(
         AmqpProtocol.encodeProperties({ ...this.decoded, headers: this.received.headersTagged, ...properties })
       ),

@@ -1,8 +1,7 @@
 /**
  * A vhost: its exchanges, its queues, what binds them, and what RabbitMQ refuses about them.
  *
- * Exchange types of plugins are unknown here (503). Messages that are dead-lettered under their own keys go by those of
- * `CC` too, but not by those of `BCC`, which nothing remembers.
+ * Exchange types of plugins are unknown here (503).
  *
  * @since 0.1.0
  */
@@ -467,9 +466,13 @@ const addressed = (message: Message): { readonly keys: ReadonlyArray<string>; re
     throw preconditionFailed(`invalid message: {delivery_mode_unknown,${deliveryMode}}`)
   }
   if (((message.properties[0] ?? 0) & headersFlag) === 0) return { keys: [message.routingKey], sent: message }
-  const keys = [message.routingKey, ...keysIn(message, "CC"), ...keysIn(message, "BCC")]
+  const copied = keysIn(message, "CC")
   const isBlind = message.headers.value.some(([key]) => key === "BCC")
-  return { keys, sent: isBlind ? message.withHeaders({ BCC: undefined }) : message }
+  const blindKeys = isBlind ? keysIn(message, "BCC") : message.blindKeys
+  return {
+    keys: [message.routingKey, ...copied, ...blindKeys],
+    sent: isBlind ? message.withHeaders({ BCC: undefined }).with({}, { blindKeys }) : message
+  }
 }
 
 const keysIn = (message: Message, header: string): ReadonlyArray<string> => {
