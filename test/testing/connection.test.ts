@@ -9,7 +9,6 @@ import {
   consume,
   declare,
   get,
-  nack
 } from "../fixtures/violations.ts"
 import { makeBroker, RawClient, text } from "./rawClient.ts"
 
