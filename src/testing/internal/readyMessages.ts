@@ -21,6 +21,8 @@ export class StoredEntry implements Entry {
   rank: number
   message: Message
   redelivered = false
+  /** The tag of the consumer that has or had it; "" after `get`. */
+  holder = ""
   /** How often it came back. */
   returns = 0
 

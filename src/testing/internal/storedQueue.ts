@@ -36,7 +36,7 @@ export class StoredQueue implements Queue {
   private active: Subscriber | undefined
   /** The rank of the next message. */
   private nextRank = 0
-  /** Messages of lower ranks have had their chance of a consumer: those whose time to live is 0 go. */
+  /** Messages of lower ranks have had their chance of a consumer, which comes even to those that live for 0 ms. */
   private attempted = 0
   /** A quorum queue over its limit takes nothing until there is room again, not just until there is place for one. */
   private isFull = false
@@ -106,7 +106,7 @@ export class StoredQueue implements Queue {
     this.dropExpired()
     while (this.messages.size > 0) {
       const subscriber = this.nextSubscriber()
-      const entry = subscriber && this.take(subscriber.noAck)
+      const entry = subscriber && this.take(subscriber.noAck, subscriber.tag)
       if (entry === undefined) break
       subscriber?.deliver(entry)
       if (subscriber !== undefined && this.type === "quorum") this.consumers.rest(subscriber)
@@ -124,9 +124,11 @@ export class StoredQueue implements Queue {
   }
 
   /** The first message, which is out from now on. */
-  private take(noAck: boolean): StoredEntry | undefined {
+  private take(noAck: boolean, holder: string): StoredEntry | undefined {
     const entry = this.messages.shift()
-    if (entry !== undefined && !noAck) this.unsettled++
+    if (entry === undefined) return undefined
+    entry.holder = holder
+    if (!noAck) this.unsettled++
     return entry
   }
 
@@ -140,7 +142,7 @@ export class StoredQueue implements Queue {
     this.touch()
     this.attempted = this.nextRank
     this.dropExpired()
-    const entry = this.take(noAck)
+    const entry = this.take(noAck, "")
     if (entry === undefined) return undefined
     if (this.type === "quorum") entry.message = withDeliveryCount(entry)
     this.dropExpired()
@@ -153,7 +155,8 @@ export class StoredQueue implements Queue {
     this.unsettled -= entries.length
     this.context.agenda.add(this)
     if (outcome === "ack") return
-    const own = entries.filter((entry) => entry instanceof StoredEntry)
+    // RabbitMQ's channels sort by consumer tag what they settle at once; what `get` took comes first.
+    const own = entries.filter((entry) => entry instanceof StoredEntry).sort(byHolder)
     if (outcome === "discard") own.forEach(({ original }) => this.giveUp(original, "rejected"))
     else if (this.type === "quorum") this.returnCounted(own, outcome)
     else this.returnToPlace(own)
@@ -238,8 +241,8 @@ export class StoredQueue implements Queue {
   private dropExpired(): void {
     const now = this.context.timers.now()
     for (let first = this.messages.first; first !== undefined; first = this.messages.first) {
-      const isDue = first.expiresAt < now || (first.expiresAt === now && first.rank < this.attempted)
-      if (!isDue) return this.wakeAt(first.expiresAt)
+      if (first.rank >= this.attempted) return
+      if (first.expiresAt > now) return this.wakeAt(first.expiresAt)
       this.messages.shift()
       this.giveUp(first.original, "expired")
     }
@@ -313,6 +316,8 @@ export class StoredQueue implements Queue {
     return describeQueue(this.host.vhost, this.name)
   }
 }
+
+const byHolder = (a: StoredEntry, b: StoredEntry): number => a.holder === b.holder ? 0 : a.holder < b.holder ? -1 : 1
 
 const withDeliveryCount = (entry: StoredEntry): Message =>
   entry.original.withHeaders({ "x-delivery-count": AmqpTable.int64(BigInt(entry.returns)) })
