@@ -430,15 +430,32 @@ describe("publishing", () => {
   })
 
   it("a queue that is full and says so: nack, and the others an ack", () => {
-    const { client } = start()
+    const { client, core } = start()
     client.queue("full", { "x-max-length": 1, "x-overflow": "reject-publish" }).send(1, confirmSelect)
     client.frames()
-    client.publish(1, { routingKey: "full" }).publish(1, { routingKey: "full" }).publish(1, { routingKey: "full" })
-    client.publish(1)
-    assert.deepStrictEqual(
-      client.methods().map((method) => "deliveryTag" in method ? `${method._tag} ${method.deliveryTag}` : method._tag),
-      ["basic.ack 1", "basic.nack 2", "basic.nack 3", "basic.ack 4"]
-    )
+    const full = { routingKey: "full" }
+    assert.deepStrictEqual(client.publish(1, full).methods(), [{ _tag: "basic.ack", deliveryTag: 1, multiple: false }])
+    assert.deepStrictEqual(client.publish(1, full).methods(), [
+      { _tag: "basic.nack", deliveryTag: 2, multiple: true, requeue: true }
+    ])
+    // Held back by the pause, they come together.
+    core.pause()
+    for (const message of [full, {}, full, full, {}]) client.publish(1, message)
+    core.resume()
+    assert.deepStrictEqual(client.methods(), [
+      { _tag: "basic.ack", deliveryTag: 4, multiple: false },
+      { _tag: "basic.ack", deliveryTag: 7, multiple: false },
+      { _tag: "basic.nack", deliveryTag: 3, multiple: true, requeue: true },
+      { _tag: "basic.nack", deliveryTag: 5, multiple: false, requeue: true },
+      { _tag: "basic.nack", deliveryTag: 6, multiple: false, requeue: true }
+    ])
+    core.pause()
+    for (const message of [{}, {}, full]) client.publish(1, message)
+    core.resume()
+    assert.deepStrictEqual(client.methods(), [
+      { _tag: "basic.ack", deliveryTag: 9, multiple: true },
+      { _tag: "basic.nack", deliveryTag: 10, multiple: false, requeue: true }
+    ])
   })
 
   it("what is mandatory and goes nowhere comes back before its ack", () => {

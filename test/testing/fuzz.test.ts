@@ -4,7 +4,7 @@
  */
 import { assert, it } from "@effect/vitest"
 import { concat, goldens } from "../fixtures/frames.ts"
-import { confirmSelect, consume, declare, get } from "../fixtures/violations.ts"
+import { ack, confirmSelect, consume, declare, get } from "../fixtures/violations.ts"
 import { makeBroker, RawClient } from "./rawClient.ts"
 
 /** Numbers from 0 up to a bound, the same for the same seed. */
@@ -24,12 +24,14 @@ interface Unit {
 }
 
 /** What clients have sent: methods, each with its content. */
-const said = goldens.filter(({ from }) => from === "client").reduce<ReadonlyArray<Unit>>((units, { bytes, name }) => {
-  const last = units.at(-1)
-  return /[.]|heartbeat/.test(name) || last === undefined
-    ? [...units, { name, bytes }]
-    : [...units.slice(0, -1), { ...last, bytes: concat([last.bytes, bytes]) }]
-}, [])
+const said = goldens.filter(({ from }) => from === "client").flatMap(({ bytes, name }, index, all): Array<Unit> => {
+  if (!name.includes(".")) return []
+  const next = all.findIndex((golden, at) => at > index && golden.name !== "header" && golden.name !== "body")
+  return [{
+    name,
+    bytes: concat([bytes, ...all.slice(index + 1, Math.max(next, index + 1)).map(({ bytes }) => bytes)])
+  }]
+})
 
 /** Without those that end a connection. */
 const usual = said.filter(({ name }) => !/^connection|^tx|-ok$/.test(name))
@@ -41,6 +43,9 @@ const run = (seed: number, changes: number): ReadonlyArray<string> => {
   if (seed % 2 === 0) client.send(1, confirmSelect, consume("other", "c"))
   const heard: Array<string> = []
   for (let unit = 0; unit < 60; unit++) {
+    if (roll(3) === 0) client.publish(1, { routingKey: "other", mandatory: roll(2) === 0 })
+    if (roll(3) === 0) client.send(1, get("other"))
+    if (roll(3) === 0) client.send(1, ack(roll(3), roll(2) === 0))
     const from = roll(50) === 0 ? said : usual
     const sent = (from[roll(from.length)]?.bytes ?? assert.fail("nothing was said")).slice()
     if (roll(60) < changes) sent[roll(sent.length)] = roll(2) === 0 ? roll(256) : roll(4)

@@ -673,21 +673,31 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.host.confirming(this)
   }
 
-  /** All that are before the first nack as one, then each by itself. */
+  /** Acks before nacks, as in RabbitMQ. */
   sendConfirms(): void {
     const { acked, nacked } = this
     this.acked = []
     this.nacked = []
-    const [firstNacked = Infinity] = nacked
-    const together = acked.filter((sequence) => sequence < firstNacked)
-    const last = together.at(-1)
-    if (last !== undefined) {
-      this.send({ _tag: "basic.ack", deliveryTag: last, multiple: together.length > 1 })
-    }
-    for (const deliveryTag of acked) {
-      if (deliveryTag > firstNacked) this.send({ _tag: "basic.ack", deliveryTag, multiple: false })
-    }
-    for (const deliveryTag of nacked) this.send({ _tag: "basic.nack", deliveryTag, multiple: false, requeue: false })
+    const [only] = acked
+    if (acked.length === 1 && only !== undefined) this.send({ _tag: "basic.ack", deliveryTag: only, multiple: false })
+    else this.sendTogether(acked, nacked, (deliveryTag, multiple) => ({ _tag: "basic.ack", deliveryTag, multiple }))
+    this.sendTogether(nacked, acked, (deliveryTag, multiple) => ({
+      _tag: "basic.nack",
+      deliveryTag,
+      multiple,
+      requeue: true // which means nothing, and is what RabbitMQ sends
+    }))
+  }
+
+  /** Those before the first of the others in one method, the rest one by one. */
+  private sendTogether(
+    sequences: ReadonlyArray<number>,
+    [firstOther = Infinity]: ReadonlyArray<number>,
+    method: (deliveryTag: number, multiple: boolean) => AmqpProtocol.Method
+  ): void {
+    const last = sequences.findLast((sequence) => sequence < firstOther)
+    if (last !== undefined) this.send(method(last, true))
+    for (const sequence of sequences) if (sequence > firstOther) this.send(method(sequence, false))
   }
 
   // ---------------------------------------------------------------------------
