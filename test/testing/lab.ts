@@ -115,7 +115,7 @@ export class Lab {
   private readonly agenda = new Set<Queue>()
   private readonly context: Context = {
     timers: this.timers,
-    agenda: { add: (queue) => void this.agenda.add(queue) },
+    agenda: { add: (queue) => void this.agenda.add(queue), later: (work) => work() },
     emit: (event) => void this.events.push(event),
     generateName: (prefix) => prefix
   }

@@ -22,7 +22,7 @@ const stranger: Owner = { id: "stranger" }
 const make = (): { readonly vhost: Vhost; readonly events: Array<BrokerEvent> } => {
   const events: Array<BrokerEvent> = []
   let names = 0
-  const agenda: Agenda = { add: () => {} }
+  const agenda: Agenda = { add: () => {}, later: (work) => work() }
   const context: Context = {
     timers: new Timers({ now: () => 0, onEarlier: () => {} }),
     agenda,

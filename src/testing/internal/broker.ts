@@ -51,8 +51,12 @@ class BrokerCore implements Core, Services {
   private readonly onTurn: CoreOptions["onTurn"]
   readonly generateName = makeNames()
   readonly replyAddresses = new Map<string, (message: Message) => void>()
-  readonly agenda = { add: (queue: Queue): void => void this.marked.add(queue) }
+  readonly agenda = {
+    add: (queue: Queue): void => void this.marked.add(queue),
+    later: (work: () => void): void => void this.letters.push(work)
+  }
   private readonly marked = new Set<Queue>()
+  private readonly letters: Array<() => void> = []
   private readonly writers = new Set<{ readonly flush: () => void }>()
   private readonly works: Array<() => void> = []
   private busy = false
@@ -108,9 +112,14 @@ class BrokerCore implements Core, Services {
 
   deliver(): void {
     if (this.paused) return
-    for (const queue of this.marked) {
-      this.marked.delete(queue)
-      queue.pump()
+    while (true) {
+      for (const queue of this.marked) {
+        this.marked.delete(queue)
+        queue.pump()
+      }
+      const letter = this.letters.shift()
+      if (letter === undefined) return
+      letter()
     }
   }
 

@@ -31,6 +31,8 @@ export interface Context {
 /** Queues that may have something to deliver. */
 export interface Agenda {
   readonly add: (queue: Queue) => void
+  /** Does something when they have delivered what they can. */
+  readonly later: (work: () => void) => void
 }
 
 /** A client's connection, as far as exclusive queues are concerned: compared by identity. */

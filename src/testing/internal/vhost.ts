@@ -360,9 +360,11 @@ class BrokerVhost implements Vhost, QueueHost {
   republish(message: Message, takes: (queue: string) => boolean): void {
     if (!this.exchanges.has(message.exchange)) return
     const { keys, sent } = addressed(message)
-    for (const name of this.find(sent, keys)) {
-      if (takes(name)) this.queues.get(name)?.publish(sent)
-    }
+    const names = this.find(sent, keys).filter(takes)
+    // Dead letters go from one process to another in RabbitMQ: the queue that they come from goes on first.
+    this.context.agenda.later(() => {
+      for (const name of names) this.queues.get(name)?.publish(sent)
+    })
   }
 
   /** The names of the queues that a message goes to, each once, in the order in which RabbitMQ serves them. */
