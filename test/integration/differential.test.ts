@@ -1,0 +1,73 @@
+/**
+ * RabbitMQ and the embedded broker see the same commands, made up at random, and must be told apart by nothing that a
+ * client sees: results, refusals with their texts, deliveries, returns, counts, and what is left in the end.
+ *
+ * `DIFFERENTIAL_RUNS` is how many sequences (100), `DIFFERENTIAL_SEED` where they start; a failure tells the shortest
+ * sequence that it found, and the `DIFFERENTIAL_REPLAY` that has it again.
+ */
+import { assert, describe, layer } from "@effect/vitest"
+import { Arbitrary, Effect, Layer, Redacted } from "effect"
+import * as AmqpConnection from "../../src/AmqpConnection.ts"
+import { AmqpTransport } from "../../src/AmqpTransport.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
+import { type Sequence, sequences } from "../differential/commands.ts"
+import { observe } from "../differential/interpreter.ts"
+import { isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { noReconnect } from "./support.ts"
+
+const connectTo = (url: string, transport: Layer.Layer<AmqpTransport>) =>
+  Effect.provide(AmqpConnection.make({ url: Redacted.make(url), reconnect: noReconnect }), transport)
+
+/** Where the two differ first, if they do. */
+const difference = (sequence: Sequence, patience: number) =>
+  Effect.gen(function*() {
+    const { amqpUrl, name } = yield* Vhost
+    const broker = yield* AmqpBroker.make({ vhosts: [name] })
+    const memory = Layer.succeed(AmqpTransport, broker.transport)
+    const prefix = `${uniqueName("d")}.`
+    const [theirs, ours] = yield* Effect.all([
+      observe(sequence, {
+        connect: connectTo(amqpUrl, NodeAmqp.layerTransport),
+        prefix,
+        patience
+      }),
+      observe(sequence, { connect: connectTo(amqpUrl, memory), prefix, patience: 0 })
+    ], { concurrency: 2 })
+    for (let i = 0; i < Math.max(theirs.length, ours.length); i++) {
+      const [rabbitmq, embedded] = [theirs[i], ours[i]].map((one) => JSON.stringify(one, undefined, 2))
+      if (rabbitmq !== embedded) {
+        const before = ours.slice(0, i).map(({ command, result }) => `${command} => ${result}`).join("\n")
+        return `${before}\nRabbitMQ: ${rabbitmq}\nembedded: ${embedded}`.replaceAll(prefix, "")
+      }
+    }
+    return undefined
+  }).pipe(Effect.scoped, Effect.timeout("20 seconds"), Effect.orDie)
+
+const runs = Number(process.env["DIFFERENTIAL_RUNS"] ?? 100)
+const seed = process.env["DIFFERENTIAL_SEED"]
+const replay = process.env["DIFFERENTIAL_REPLAY"]
+
+const check = (type: "classic" | "quorum", runs: number) =>
+  Effect.gen(function*() {
+    // What a quorum queue is told counts when it is on the disk.
+    const patience = type === "quorum" ? 20 : 0
+    const result = yield* Arbitrary.checkEffect(
+      sequences(30, type),
+      (sequence) => Effect.map(difference(sequence, patience), (found) => found === undefined),
+      { runs, size: 60, seed, replay, maxShrinks: 400, concurrency: 3 }
+    )
+    if (result._tag === "Passed") return
+    if (result._tag !== "Falsified") return assert.fail(Arbitrary.formatCheckFailure(result) ?? result._tag)
+    const found = yield* difference(result.shrunkInput, patience)
+    assert.fail(`${found}\nDIFFERENTIAL_REPLAY='${result.replay}'`)
+  })
+
+describe.runIf(isRabbitMQ)("the embedded broker and RabbitMQ", () => {
+  layer(onVhost, { excludeTestServices: true })((it) => {
+    it.effect("are not told apart by what is done with classic queues", () => check("classic", runs), runs * 2_000)
+
+    const some = Math.ceil(runs / 10)
+    it.effect("are not told apart by what is done with quorum queues", () => check("quorum", some), some * 10_000)
+  })
+})
