@@ -89,6 +89,21 @@ describe("a first death", () => {
     assert.deepStrictEqual(letter.received.properties.headers?.["CC"], ["copy"])
   })
 
+  it("of several at once comes to what get took, then to consumers in the order of their tags", () => {
+    const lab = new Lab()
+    const queue = lab.queue("q", to("dead"))
+    const dead = lab.queue("dead")
+    const b = lab.consume(queue, "b")
+    const a = lab.consume(queue, "a")
+    lab.publish(queue, "b1", "a1", "b2", "a2")
+    b.cancel()
+    a.cancel()
+    lab.publish(queue, "got")
+    const got = queue.get(false)
+    queue.settle([...b.held, ...a.held, ...(got === undefined ? [] : [got.entry])], "discard")
+    assert.strictEqual(contents(dead), "got a1 a2 b1 b2")
+  })
+
   it("is nothing that anybody gets to know without a dead-letter exchange", () => {
     const lab = new Lab()
     const queue = lab.queue("q", { "x-max-length": 1 })

@@ -315,6 +315,11 @@ describe("a time to live", () => {
       assert.deepStrictEqual(consumer.got, ["b"])
       consumer.settle("requeue")
       assert.deepStrictEqual([consumer.got, queue.ready], [["b"], 0])
+      // "At once" is before anything else happens, not before the clock moves.
+      queue.publish(now("d"))
+      lab.now += 5
+      lab.run()
+      assert.deepStrictEqual(consumer.got, ["b", "d"])
     }
   })
 
