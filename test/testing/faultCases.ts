@@ -83,12 +83,12 @@ const nameOf = (fault: AmqpFaults.Fault): string =>
   "replyCode" in fault ? `${fault._tag} ${fault.replyCode}` : fault._tag
 
 /** Soft codes, and what the operation fails with at which they strike. */
-const soft: ReadonlyArray<readonly [number, string]> = [
+const soft = [
   [403, "AmqpAccessRefused"],
   [404, "AmqpNotFound"],
   [405, "AmqpResourceLocked"],
   [406, "AmqpPreconditionFailed"]
-]
+] as const
 
 export const cases: ReadonlyArray<Case> = [
   ...passing.map(([fault, reason]): Case => ({

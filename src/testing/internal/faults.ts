@@ -378,8 +378,8 @@ export interface FramePoint<Name extends FrameName = FrameName> extends WhichOnC
   readonly _tag: "Frame"
   readonly direction: Direction
   readonly name: Name
-  // A method, so that a point of one name is a point.
-  where?(subject: Subject<Name>): boolean
+  // A method, because it is only called with the subject of its name.
+  where?(subject: AmqpProtocol.Method | AmqpProtocol.Frame): boolean
 }
 
 /**
