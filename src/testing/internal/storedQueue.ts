@@ -5,6 +5,10 @@
  * give it up for that, puts it at the end unless it counts, knows neither priorities nor exclusive consumers, and hands
  * over among single active consumers by arrival alone. Its replication has no counterpart here.
  *
+ * Known differences: a quorum queue counts as consumers only those that are, where RabbitMQ also counts what has been
+ * cancelled and still holds messages, and not those that wait to be the single active one; and its prefetch of 0 has no
+ * limit, where RabbitMQ's is 2000.
+ *
  * @since 0.1.0
  */
 import type { PlainTable } from "../../AmqpTable.ts"
