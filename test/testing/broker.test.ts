@@ -87,14 +87,14 @@ describe("programs on the embedded broker", () => {
       const broker = yield* AmqpBroker.AmqpBroker
       yield* declareQueue("dead")
       yield* declareQueue("orders", {
-        "x-message-ttl": 60_000,
+        "x-message-ttl": 7000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "dead"
       })
       yield* publish("orders", "late")
-      yield* TestClock.adjust("59 seconds")
+      yield* TestClock.adjust("6999 millis")
       assert.deepInclude(yield* queueOf("orders"), { ready: 1 })
-      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("1 millis")
       assert.deepInclude(yield* queueOf("orders"), { ready: 0 })
       const [dead] = yield* broker.messages("dead")
       assert.strictEqual(dead?.message.text, "late")

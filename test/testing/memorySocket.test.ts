@@ -114,6 +114,17 @@ describe("a connection through memory", () => {
       assert.deepStrictEqual(second.told, ["closed"])
     }))
 
+  it.effect("is over with its reader, if nobody writes", () =>
+    Effect.gen(function*() {
+      let isClosed = false
+      const socket = memorySocket(
+        () => ({ receive: () => {}, drained: () => {}, closed: () => (isClosed = true) }),
+        () => "memory:1"
+      )
+      yield* Effect.scoped(socket.reader)
+      assert.isTrue(isClosed)
+    }))
+
   it.effect("is refused by a broker that drops it at once", () =>
     Effect.gen(function*() {
       const socket = memorySocket((link) => {

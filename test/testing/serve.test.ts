@@ -2,11 +2,12 @@
  * The embedded broker on a TCP port.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer, Schedule, Scope, Stream } from "effect"
+import { Context, Effect, Exit, Layer, Result, Schedule, Scope, Stream } from "effect"
 import { connect as connectTcp } from "node:net"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import type * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { AmqpConnection as Connection } from "../../src/AmqpConnection.ts"
+import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 import * as NodeAmqpBroker from "../../src/testing/NodeAmqpBroker.ts"
@@ -20,16 +21,39 @@ const connect = (options: AmqpConnection.Options = {}) =>
       (context) => Context.get(context, Connection)
     ))
 
-/** A client that says this and no more; what becomes of its connection. */
+/** A client that says this and no more, whatever it hears. */
 const rawClient = (port: number, bytes: Uint8Array) =>
-  Effect.callback<string>((resume) => {
-    const socket = connectTcp({ host: "127.0.0.1", port }, () => socket.write(bytes))
+  Effect.gen(function*() {
+    const socket = yield* Effect.acquireRelease(
+      Effect.sync(() => connectTcp({ host: "127.0.0.1", port, allowHalfOpen: true }, () => socket.write(bytes))),
+      (socket) => Effect.sync(() => socket.destroy())
+    )
     const received: Array<string> = []
     socket.on("data", (chunk) => received.push(chunk.toString("latin1")))
     socket.on("error", () => {})
-    socket.on("close", () => resume(Effect.succeed(received.join(""))))
-    return Effect.sync(() => socket.destroy())
+    const ended = new Promise<string>((resolve) => socket.on("end", () => resolve(received.join(""))))
+    return {
+      socket,
+      /** What it has heard when the broker has said all. */
+      ended: Effect.promise(() => ended)
+    }
   })
+
+const method = (method: AmqpProtocol.Method) => Result.getOrThrow(AmqpProtocol.encodeMethod(0, method))
+
+/** What opens a connection without waiting for answers. */
+const opening = Buffer.concat([
+  AmqpProtocol.protocolHeader,
+  method({
+    _tag: "connection.start-ok",
+    clientProperties: {},
+    mechanism: "PLAIN",
+    response: new TextEncoder().encode("\0guest\0guest"),
+    locale: "en_US"
+  }),
+  method({ _tag: "connection.tune-ok", channelMax: 1, frameMax: 4096, heartbeat: 0 }),
+  method({ _tag: "connection.open", virtualHost: "/" })
+])
 
 describe("the embedded broker over TCP", () => {
   it.live("takes connections and contents of any size", () =>
@@ -55,8 +79,8 @@ describe("the embedded broker over TCP", () => {
   it.live("drops a client that speaks something else, and serves the others", () =>
     Effect.gen(function*() {
       const { port } = yield* NodeAmqpBroker.Address
-      const answer = yield* rawClient(port, new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"))
-      assert.strictEqual(answer, "AMQP\0\0\t\u0001")
+      const client = yield* rawClient(port, new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"))
+      assert.strictEqual(yield* client.ended, "AMQP\0\0\t\u0001")
       yield* connect()
     }).pipe(Effect.scoped, Effect.provide(served)))
 
@@ -70,17 +94,31 @@ describe("the embedded broker over TCP", () => {
       yield* connect()
     }).pipe(Effect.scoped, Effect.provide(served)))
 
+  it.live("survives a client that resets its connection", () =>
+    Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const { port } = yield* NodeAmqpBroker.Address
+      const client = yield* rawClient(port, opening)
+      const isOpen = Effect.map(broker.connections, (connections) => connections[0]?.vhost === "/")
+      yield* broker.waitUntil(isOpen)
+      yield* Effect.sync(() => client.socket.resetAndDestroy())
+      yield* broker.waitUntil(Effect.map(broker.connections, (connections) => connections.length === 0))
+      yield* connect()
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
   it.live("says good-bye to its clients when its scope closes", () =>
     Effect.gen(function*() {
       const scope = yield* Scope.make()
       const context = yield* Scope.provide(Layer.build(served), scope)
       const connection = yield* Effect.provideContext(connect(), context)
       const { port } = Context.get(context, NodeAmqpBroker.Address)
-      // This one does not listen to good-byes.
-      const silent = yield* Effect.forkScoped(rawClient(port, Uint8Array.of()), { startImmediately: true })
+      // This one does not answer good-byes.
+      const silent = yield* rawClient(port, opening)
+      const broker = Context.get(context, AmqpBroker.AmqpBroker)
+      yield* broker.waitUntil(Effect.map(broker.connections, ({ length }) => length === 2))
       yield* Scope.close(scope, Exit.void)
       assert.strictEqual((yield* connection.closed).reason._tag, "ConnectionForced")
-      yield* Fiber.join(silent)
+      yield* silent.ended
       const error = yield* Effect.flip(Effect.provideContext(connect(), context))
       assert.deepNestedInclude(error, { "reason._tag": "ConnectFailed", "reason.code": "ECONNREFUSED" })
     }).pipe(Effect.scoped))
