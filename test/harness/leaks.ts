@@ -28,8 +28,8 @@ export class BrokerLeak extends Data.TaggedError("BrokerLeak")<{ readonly left: 
  * Runs a test in a scope of its own, then fails with `BrokerLeak` if its vhost holds more than before.
  *
  * What stands open around the test, such as a file's shared connection, was there before. Tests that run at the same
- * time in one vhost would accuse one another. The broker has no event for "nothing is left": the node itself looks every
- * 20 ms, in a single call from here. A test that failed is not checked: its own failure is the news.
+ * time in one vhost would accuse one another. RabbitMQ has no event for "nothing is left": its node looks every 20 ms, in
+ * a single call from here. A test that failed is not checked: its own failure is the news.
  */
 export const noLeaks = <A, E, R>(
   test: Effect.Effect<A, E, R>,

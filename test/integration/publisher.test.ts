@@ -11,7 +11,7 @@ import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { makeProxy, type ProxyLink } from "../harness/proxy.ts"
 import { type BrokerNode, makeNode } from "../harness/rabbitmq.ts"
-import { isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { canControl, isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { connect, framesOf, methodsOf, nextMethod, onConnection, proxied } from "./support.ts"
 
 /** A durable queue. */
@@ -772,37 +772,52 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
     ))
 })
 
+/** 10,000 publishes, in the middle of which their broker goes and comes back. */
+const publishesThrough = (restart: Effect.Effect<unknown>, options?: ConnectionOptions) =>
+  Effect.gen(function*() {
+    const queue = yield* makeQueue()
+    const publisher = yield* AmqpPublisher.make({ maxInFlight: 500 })
+    const messages = numbered(10_000, { routingKey: queue })
+    const outcomes = yield* outcomesOf(publisher, messages, atConfirm(3000, Effect.forkDetach(restart)))
+    const status = yield* (yield* AmqpConnection).status
+    assert.strictEqual(status._tag === "Open" && status.epoch, 2)
+    assertLaw3(outcomes, yield* bodiesOf(queue))
+    const lost = indexesOf(outcomes, "AmqpPublishUnconfirmed").length
+    assert.isAtMost(lost, 500)
+    assert.strictEqual(indexesOf(outcomes, "confirmed").length, messages.length - lost)
+  }).pipe(
+    Effect.provideServiceEffect(
+      AmqpConnection,
+      connect({ reconnect: undefined, waitTimeout: "60 seconds", ...options })
+    ),
+    Effect.scoped
+  )
+
+describe.runIf(canControl)("a broker that stops", () => {
+  layer(onVhost, { excludeTestServices: true })((it) => {
+    it.effect(
+      "in the middle of 10 000 publishes: one outcome each, every confirmed message is there afterwards",
+      () =>
+        Effect.flatMap(Broker.control, ({ stopApp }) => noLeaks(publishesThrough(Effect.orDie(Effect.scoped(stopApp)))))
+    )
+  })
+})
+
 class Node extends Context.Service<Node, BrokerNode>()("test/PublisherNode") {
   static readonly layer = Layer.effect(Node, makeNode())
 }
 
-// It dies with the process of the tests.
-describe.runIf(isRabbitMQ)("publisher", () => {
-  layer(Layer.merge(onVhost, Node.layer), { excludeTestServices: true })("on a node of its own", (it) => {
+// The embedded broker would take the test's process with it.
+describe.runIf(isRabbitMQ)("a broker that is killed", () => {
+  layer(Layer.merge(onVhost, Node.layer), { excludeTestServices: true })((it) => {
     it.effect(
-      "kill -9 in the middle of 10 000 publishes: one outcome each, every confirmed message is there afterwards",
+      "in the middle of 10 000 publishes: one outcome each, every confirmed message is there afterwards",
       () =>
-        Effect.scoped(Effect.gen(function*() {
-          const node = yield* Node
-          const connection = yield* connect({
-            url: Redacted.make(node.amqpUrl),
-            reconnect: undefined,
-            waitTimeout: "60 seconds"
-          })
-          yield* Effect.gen(function*() {
-            const queue = yield* makeQueue()
-            const publisher = yield* AmqpPublisher.make({ maxInFlight: 500 })
-            const messages = numbered(10_000, { routingKey: queue })
-            const restart = Effect.forkDetach(Effect.andThen(node.kill9, Effect.orDie(node.start)))
-            const outcomes = yield* outcomesOf(publisher, messages, atConfirm(3000, restart))
-            const status = yield* (yield* AmqpConnection).status
-            assert.strictEqual(status._tag === "Open" && status.epoch, 2)
-            assertLaw3(outcomes, yield* bodiesOf(queue))
-            const lost = indexesOf(outcomes, "AmqpPublishUnconfirmed").length
-            assert.isAtMost(lost, 500)
-            assert.strictEqual(indexesOf(outcomes, "confirmed").length, messages.length - lost)
-          }).pipe(Effect.provideService(AmqpConnection, connection))
-        })),
+        Effect.flatMap(
+          Node,
+          ({ amqpUrl, kill9, start }) =>
+            publishesThrough(Effect.andThen(kill9, Effect.orDie(start)), { url: Redacted.make(amqpUrl) })
+        ),
       90_000
     )
   })
