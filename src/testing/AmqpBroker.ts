@@ -183,7 +183,7 @@ export interface AmqpBroker {
   readonly [TypeId]: typeof TypeId
   /** Connects to this broker, whatever the endpoint. */
   readonly transport: AmqpTransport
-  /** For transports of another kind: a client has connected. Not to be called while the broker is at work. */
+  /** For transports of another kind: a client has connected. */
   readonly accept: (link: Link) => Peer
 
   // ---- inspection ----
