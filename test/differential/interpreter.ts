@@ -141,6 +141,8 @@ export const observe = (
     let held: Array<{ readonly lane: Lane; readonly delivery: AmqpDelivery }> = []
     /** The link of an exclusive one; `undefined`: anybody's. */
     const owners = new Map<number, number | undefined>()
+    const isQuorum = (queue: number): boolean =>
+      "x-queue-type" in (queueKinds[sequence.queues[queue]?.kind ?? 0]?.arguments ?? {})
     let bodies = 0
 
     const exchangeName = (index: number): string => index >= counts.exchanges ? "" : `${prefix}x${index}`
@@ -165,20 +167,33 @@ export const observe = (
         links[index] = { scope, connection: yield* Scope.provide(connect, scope) }
       })
 
-    const openOn = (index: number, scope: Scope.Closeable) =>
-      AmqpChannel.open.pipe(
-        Effect.provideService(AmqpConnection.AmqpConnection, links[index]?.connection ?? never()),
-        Scope.provide(scope)
-      )
+    /** A channel of a connection, or of the next one where it has ended. */
+    const openOn = (index: number): Effect.Effect<Lane, AmqpConnection.ConnectError | AmqpChannel.SelectError> =>
+      Effect.gen(function*() {
+        const link = links[index] ?? never()
+        const scope = yield* Scope.fork(link.scope)
+        const opened = yield* AmqpChannel.open.pipe(
+          Effect.provideService(AmqpConnection.AmqpConnection, link.connection),
+          Scope.provide(scope),
+          Effect.result
+        )
+        if (Result.isSuccess(opened)) {
+          const channel = opened.success
+          return { scope, channel, closed: yield* Effect.forkIn(Effect.map(channel.closed, said), root) }
+        }
+        yield* link.connection.closed
+        if (links[index] === link) {
+          yield* Scope.close(link.scope, Exit.void)
+          yield* openLink(index)
+        }
+        return yield* openOn(index)
+      })
 
     const openLane = (index: number) =>
       Effect.gen(function*() {
-        const link = linkOf[index] ?? 0
-        const scope = yield* Scope.fork(links[link]?.scope ?? never())
-        const channel = yield* openOn(link, scope)
-        if (index === 0) yield* channel.confirmSelect
-        const closed = yield* Effect.forkIn(Effect.map(channel.closed, said), root)
-        lanes[index] = { scope, channel, closed }
+        const lane = yield* openOn(linkOf[index] ?? 0)
+        if (index === 0) yield* lane.channel.confirmSelect
+        lanes[index] = lane
       })
 
     const laneOf = (index: number): Lane => lanes[index] ?? never()
@@ -187,20 +202,17 @@ export const observe = (
     // rounds of questions
     // -------------------------------------------------------------------------
 
-    const probes: Array<{ readonly scope: Scope.Closeable; readonly channel: AmqpChannel.AmqpChannel } | undefined> = []
+    const probes: Array<Lane | undefined> = []
 
     /** A channel for questions, which goes with the first one that is refused. */
-    const probe = <A, E>(link: number, use: (channel: AmqpChannel.AmqpChannel) => Effect.Effect<A, E>) =>
+    const probe = <A, E>(index: number, use: (channel: AmqpChannel.AmqpChannel) => Effect.Effect<A, E>) =>
       Effect.gen(function*() {
-        let one = probes[link]
-        if (one === undefined) {
-          const scope = yield* Scope.fork(links[link]?.scope ?? never())
-          probes[link] = one = { scope, channel: yield* openOn(link, scope) }
-        }
-        const result = yield* Effect.result(use(one.channel))
+        let lane = probes[index]
+        if (lane === undefined || lane.closed.pollUnsafe() !== undefined) probes[index] = lane = yield* openOn(index)
+        const result = yield* Effect.result(use(lane.channel))
         if (Result.isFailure(result)) {
-          probes[link] = undefined
-          yield* Scope.close(one.scope, Exit.void)
+          probes[index] = undefined
+          yield* Scope.close(lane.scope, Exit.void)
         }
         return result
       })
@@ -210,7 +222,8 @@ export const observe = (
       for (const [queue, owner] of owners) {
         const info = yield* probe(owner ?? 1, (channel) => channel.queueDeclarePassive(queueName(queue)))
         if (Result.isSuccess(info)) {
-          queues.push(`q${queue} ${info.success.messageCount} ${info.success.consumerCount}`)
+          const { consumerCount, messageCount } = info.success
+          queues.push(`q${queue} ${messageCount} ${isQuorum(queue) ? "" : consumerCount}`)
         } else {
           const why = said(info.failure)
           queues.push(`q${queue} ${why}`)
@@ -220,18 +233,7 @@ export const observe = (
       return queues
     })
 
-    /** Connects again where the connection has ended; its channels are told and opened later. */
-    const revive = Effect.gen(function*() {
-      for (const [index, { connection, scope }] of [...links.entries()]) {
-        if ((yield* connection.status)._tag !== "Closed") continue
-        yield* Scope.close(scope, Exit.void)
-        probes[index] = undefined
-        yield* openLink(index)
-      }
-    })
-
     const round = Effect.gen(function*() {
-      yield* revive
       if (patience > 0) yield* Effect.sleep(patience)
       const queues = yield* countsOf
       for (const { channel } of lanes) yield* Effect.ignore(channel.exchangeDeclarePassive("amq.direct"))
@@ -295,7 +297,7 @@ export const observe = (
 
     const body = (): string => `m${bodies++}`
 
-    const take = (command: Command): Effect.Effect<string, AmqpConnection.ConnectError | AmqpChannel.RequestError> =>
+    const take = (command: Command): Effect.Effect<string, AmqpConnection.ConnectError | AmqpChannel.SelectError> =>
       Effect.gen(function*() {
         switch (command._tag) {
           case "DeclareExchange": {
@@ -466,8 +468,7 @@ export const observe = (
               laneOf(command.channel).channel.qos({ prefetchCount: command.prefetch, global: command.global })
             )
           case "Transaction": {
-            const scope = yield* Scope.fork(root)
-            const channel = yield* openOn(1, scope)
+            const { channel, scope } = yield* openOn(1)
             const results: Array<string> = []
             const work = Effect.gen(function*() {
               for (const { how, queue } of command.gets) {
