@@ -441,7 +441,7 @@ export class FaultyLink {
   private onFrame(lane: FrameLane, frame: RawFrame, isOut: boolean): boolean {
     const passes = this.decide(lane, frame, isOut)
     if (this.host.isTapped() && frame.frame !== undefined) {
-      this.host.tap(lane.direction, frame.frame, passes ? "passed" : "dropped")
+      this.host.tap(lane.direction, frame.frame, passes && !lane.isDark ? "passed" : "dropped")
     }
     return passes
   }

@@ -151,7 +151,7 @@ export class FaultyConnection {
     return Effect.forever(step, { disableYield: true }).pipe(
       Effect.catch((error) =>
         Effect.sync(() => {
-          this.transact(() => this.up.fail(error))
+          this.transact(() => this.link.isEnding ? this.up.discard() : this.up.fail(error))
           if (this.isLeft) this.dispose()
         })
       )
@@ -188,8 +188,9 @@ export class FaultyConnection {
   /** The real socket is closed. */
   gone(): void {
     this.hub.closed(this)
-    if (this.link.isEnding) return
     this.transact(() => {
+      // The client still answers what it was told.
+      if (this.link.isEnding) return this.up.discard()
       this.up.fail(closeError(1006))
       this.down.fail(closeError(1006))
     })

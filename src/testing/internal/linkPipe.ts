@@ -44,6 +44,7 @@ export class LinkPipe {
   private error: Socket.SocketError | undefined
   /** Somebody has taken what was due, and not passed it on yet. */
   private isBusy = false
+  private isOpenEnded = false
   private taker: (() => void) | undefined
   private writers: Array<() => void> = []
   private reader: (() => void) | undefined
@@ -79,7 +80,7 @@ export class LinkPipe {
 
   /** Nobody is woken before `notify`: more may belong to the same batch. */
   push(item: Item): void {
-    if (this.error !== undefined) return
+    if (this.error !== undefined || this.isOpenEnded) return
     const shape = this.shape()
     const last = this.entries[this.entries.length - 1]
     const due = Math.max(last?.due ?? 0, this.now() + shape.delay)
@@ -99,6 +100,14 @@ export class LinkPipe {
   /** Nothing passes any more; what is on its way is lost. */
   fail(error: Socket.SocketError): void {
     this.error ??= error
+    this.entries = []
+    this.size = 0
+    this.isBusy = false
+  }
+
+  /** Nobody is there to take anything: whoever writes does not notice. */
+  discard(): void {
+    this.isOpenEnded = true
     this.entries = []
     this.size = 0
     this.isBusy = false
