@@ -3,11 +3,12 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Result } from "effect"
+import type { PropertiesInput } from "../../src/AmqpMessage.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import { Message } from "../../src/testing/internal/message.ts"
 
-const make = (properties: AmqpProtocol.PropertiesInput) =>
+const make = (properties: PropertiesInput) =>
   new Message({
     exchange: "x",
     routingKey: "k",
