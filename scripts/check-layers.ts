@@ -131,6 +131,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "testing/internal/refusal.ts",
       "testing/internal/routing.ts",
       "testing/internal/serverChannel.ts",
+      "testing/internal/serverConfirms.ts",
       "testing/internal/serverConnection.ts",
       "testing/internal/serverConsumers.ts",
       "testing/internal/services.ts",

@@ -87,6 +87,35 @@ describe("refusals", () => {
 })
 
 describe("permissions", () => {
+  it("what is there already can be declared again without a right to its dead letters", () => {
+    const { client, core } = start()
+    const exchange: AmqpProtocol.ExchangeDeclare = {
+      _tag: "exchange.declare",
+      exchange: "e",
+      type: "fanout",
+      passive: false,
+      durable: false,
+      autoDelete: false,
+      internal: false,
+      noWait: false,
+      arguments: { "alternate-exchange": "secret" }
+    }
+    const queue = { ...declare("d"), arguments: { "x-dead-letter-exchange": "secret" } }
+    client.send(1, exchange, queue)
+    core.setPermissions("guest", "/", { configure: /^[deq]$/, write: /^[deq]$/, read: /^[deq]$/ })
+    client.frames()
+    assert.deepStrictEqual(client.send(1, exchange, queue).lines(), ["1 exchange.declare-ok", "1 queue.declare-ok"])
+  })
+
+  it("an empty expression allows nothing that has a name", () => {
+    const { client, core } = start()
+    core.setPermissions("guest", "/", { configure: /.*/, write: /.*/, read: new RegExp("") })
+    assert.strictEqual(
+      closeLine(client.call(1, get("q"))[0]),
+      "channel.close 403 ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'guest' (60.70)"
+    )
+  })
+
   const restricted = () => {
     const broker = makeBroker()
     broker.core.addUser("u", "p")
@@ -198,6 +227,27 @@ describe("consumers", () => {
     assert.strictEqual(text(header.properties.subarray(3, 13)), "text/plain")
   })
 
+  it("a stream is said to have no consumers", () => {
+    const { client } = start()
+    const stream = { ...declare("s"), durable: true, arguments: { "x-queue-type": "stream" } }
+    client.send(1, stream, qos(1), consume("s", "c"))
+    client.frames()
+    assert.deepStrictEqual(client.call(1, stream), [
+      { _tag: "queue.declare-ok", queue: "s", messageCount: 0, consumerCount: 0 }
+    ])
+  })
+
+  it("a binding without names is of the last declared queue, under its name", () => {
+    const { client } = start()
+    const binding = { exchange: "amq.direct", queue: "", routingKey: "", noWait: false, arguments: {} }
+    client.send(1, { _tag: "queue.bind", ...binding })
+    client.publish(1, { exchange: "amq.direct" })
+    assert.deepStrictEqual(client.send(1, get("q")).lines(), ["1 queue.bind-ok", "1 basic.get-ok", "1 header 0"])
+    client.send(1, { _tag: "queue.unbind", ...binding })
+    client.publish(1, { exchange: "amq.direct" })
+    assert.deepStrictEqual(client.send(1, get("q")).lines(), ["1 queue.unbind-ok", "1 basic.get-empty"])
+  })
+
   it("a tag is made where none is given, and a queue is the last declared where none is named", () => {
     const { client } = start()
     const [ok] = client.call(1, consume("", ""))
@@ -246,6 +296,13 @@ describe("consumers", () => {
     assert.deepStrictEqual(delivered(client), ["1:a", "2:b"])
     assert.deepStrictEqual(delivered(client.send(1, qos(3, true))), ["3:c"])
     assert.deepStrictEqual(delivered(client.send(1, ack(1))), ["4:d"])
+  })
+
+  it("a prefetch of each ends that of all", () => {
+    const { client } = start()
+    client.send(1, qos(1, true), consume("q", "c"))
+    assert.deepStrictEqual(delivered(publishAll(client, "a", "b")), ["1:a"])
+    assert.deepStrictEqual(delivered(client.send(1, qos(0))), ["2:b"])
   })
 
   it("without acknowledgement no prefetch counts, and nothing is to be settled", () => {
@@ -415,6 +472,18 @@ describe("settlements", () => {
         "60000 ms. This timeout value can be configured, see consumers doc guide to learn more (0.0)"
     )
     assert.strictEqual(queueOf(broker).ready, 1)
+    client.channel(2).send(2, get("q")).send(2, {
+      _tag: "channel.close",
+      replyCode: 200,
+      replyText: "",
+      classId: 0,
+      methodId: 0
+    })
+    client.frames()
+    broker.advance(60_000)
+    assert.deepStrictEqual(client.lines(), [])
+    client.peer.closed()
+    assert.strictEqual(broker.events.filter(({ _tag }) => _tag === "ChannelClosed").length, 2)
   })
 })
 
@@ -473,9 +542,11 @@ describe("publishing", () => {
   })
 
   it("a channel that is closed confirms nothing more", () => {
-    const { client } = start()
-    client.send(1, confirmSelect, get("missing"))
-    client.publish(1)
+    const { client, core } = start()
+    client.send(1, confirmSelect)
+    core.pause()
+    client.publish(1).send(1, get("missing")).publish(1)
+    core.resume()
     assert.deepStrictEqual(client.lines(), ["1 confirm.select-ok", "1 channel.close"])
   })
 
@@ -580,6 +651,16 @@ describe("direct reply-to", () => {
       closeLine(server.call(1, { ...declare(replyTo), passive: true })[0]),
       `channel.close 404 NOT_FOUND - no queue '${replyTo}' in vhost '/' (50.10)`
     )
+  })
+
+  it("an address ends with its channel", () => {
+    const { client, core, replyTo } = request()
+    client.send(1, { _tag: "channel.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
+    client.frames()
+    const server = new RawClient(core, "memory:2").open().channel()
+    server.publish(1, { routingKey: replyTo, body: "late" })
+    assert.deepStrictEqual(client.lines(), [])
+    assert(server.call(1, { ...declare(replyTo), passive: true })[0]?._tag === "channel.close")
   })
 
   it("an address is no queue: mandatory replies come back", () => {

@@ -1,16 +1,8 @@
 /** The embedded broker's side of a connection: opening, tuning, heartbeats, alarms, pauses, closing. */
 import { assert, describe, it } from "@effect/vitest"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import {
-  bytes,
-  capabilities,
-  closeLine,
-  connectionViolations,
-  consume,
-  declare,
-  get,
-} from "../fixtures/violations.ts"
-import { makeBroker, RawClient, text } from "./rawClient.ts"
+import { bytes, capabilities, closeLine, connectionViolations, consume, declare, get } from "../fixtures/violations.ts"
+import { makeBroker, RawClient, type TestBroker, text } from "./rawClient.ts"
 
 const openMethod: AmqpProtocol.ConnectionOpen = { _tag: "connection.open", virtualHost: "/" }
 
@@ -78,10 +70,6 @@ describe("opening", () => {
     ["a wrong password of an older client", (client) => client.startOk("\0guest\0wrong", {})],
     ["a mechanism that is not offered", (client) => client.startOk("", capabilities, "EXTERNAL")],
     ["an authorization identity", (client) => client.startOk("other\0guest\0guest")],
-    ["a frame size below the minimum", (client) => client.startOk().tuneOk({ frameMax: 4095 })],
-    ["a frame size above ours", (client) => client.startOk().tuneOk({ frameMax: 131073 })],
-    ["no limit of frames where there is one", (client) => client.startOk().tuneOk({ frameMax: 0 })],
-    ["no limit of channels where there is one", (client) => client.startOk().tuneOk({ channelMax: 0 })],
     ["a method out of turn", (client) => client.send(0, openMethod)],
     ["a channel out of turn", (client) => client.send(1, { _tag: "channel.open" })],
     ["a frame that is none", (client) => client.raw(bytes("no frame at all"))]
@@ -89,8 +77,24 @@ describe("opening", () => {
     const broker = makeBroker()
     const client = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader)
     client.frames()
-    wrong(client)
-    assert.deepStrictEqual(client.lines().filter((line) => line !== "0 connection.tune"), [])
+    silenced(wrong(client), broker)
+  })
+
+  it.each<[string, (client: RawClient) => RawClient]>([
+    ["a frame size below the minimum", (client) => client.tuneOk({ frameMax: 4095 })],
+    ["a frame size above ours", (client) => client.tuneOk({ frameMax: 131073 })],
+    ["no limit of frames where there is one", (client) => client.tuneOk({ frameMax: 0 })],
+    ["no limit of channels where there is one", (client) => client.tuneOk({ channelMax: 0 })]
+  ])("%s: the same", (_, wrong) => {
+    const broker = makeBroker()
+    const client = authenticated(broker)
+    client.frames()
+    silenced(wrong(client), broker)
+  })
+
+  /** Three seconds of silence, whatever it says, then a reset. */
+  const silenced = (client: RawClient, broker: TestBroker): void => {
+    assert.deepStrictEqual(client.lines(), [])
     client.send(0, openMethod)
     broker.advance(2999)
     assert.strictEqual(client.ended, undefined)
@@ -98,7 +102,7 @@ describe("opening", () => {
     assert.deepStrictEqual(client.lines(), [])
     assert.strictEqual(client.ended, "reset")
     assert.strictEqual(broker.core.connections.size, 0)
-  })
+  }
 
   it("who says nothing for ten seconds is dropped", () => {
     const broker = makeBroker()
@@ -214,14 +218,10 @@ describe("alarms", () => {
     publisher.frames()
     broker.core.unblock()
     assert.deepStrictEqual(publisher.lines(), ["0 connection.unblocked", "1 basic.get-empty"])
-    assert.deepStrictEqual(consumer.lines(), [
-      "1 basic.deliver",
-      "1 header 1",
-      "1 body 1",
-      "1 basic.deliver",
-      "1 header 1",
-      "1 body 1"
-    ])
+    assert.deepStrictEqual(
+      consumer.frames().flatMap((frame) => frame._tag === "Body" ? text(frame.payload) : []),
+      ["1", "2"]
+    )
   })
 })
 
@@ -284,6 +284,13 @@ describe("what an operator does", () => {
       closeLine(inVhost.methods()[0]),
       "connection.close 320 CONNECTION_FORCED - vhost 'v' is deleted (0.0)"
     )
+    broker.core.addVhost("v")
+    const after = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader).startOk("\0u\0p").tuneOk()
+    after.frames()
+    assert.strictEqual(
+      closeLine(after.call(0, { ...openMethod, virtualHost: "v" })[0]),
+      "connection.close 530 NOT_ALLOWED - access to vhost 'v' refused for user 'u' (10.40)"
+    )
     broker.core.setPermissions("u", "/", { configure: /.*/, write: /.*/, read: /.*/ })
     const ofUser = new RawClient(broker.core).open({ credentials: "\0u\0p" })
     broker.core.deleteUser("u")
@@ -295,13 +302,14 @@ describe("what an operator does", () => {
 
   it("a reset gives back what was unsettled", () => {
     const broker = makeBroker()
-    const client = new RawClient(broker.core).open().channel().queue("q")
+    const client = new RawClient(broker.core).open().channel().queue("q").queue("own", {}, { exclusive: true })
     client.publish(1).publish(1).send(1, get("q"))
     const queue = broker.core.vhosts.get("/")?.queues.get("q")
     assert.deepStrictEqual([queue?.ready, queue?.unsettled], [1, 1])
     for (const connection of broker.core.connections.values()) connection.reset()
     assert.strictEqual(client.ended, "reset")
     assert.deepStrictEqual([queue?.ready, queue?.unsettled], [2, 0])
+    assert.deepStrictEqual([...broker.core.vhosts.get("/")?.queues.keys() ?? []], ["q"])
     assert.deepStrictEqual(queue?.entries().map(({ redelivered }) => redelivered), [true, false])
   })
 })
@@ -319,6 +327,44 @@ describe("writing", () => {
     assert.deepStrictEqual(client.lines().filter((line) => line.includes("deliver")).length, 1)
   })
 
+  it("a link that takes everything is given everything", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel().queue("q")
+    for (let i = 0; i < 4; i++) client.publish(1, { body: "x".repeat(700_000) })
+    client.send(1, { ...consume("q", "c"), noAck: true })
+    assert.deepStrictEqual(client.lines().filter((line) => line.includes("deliver")).length, 4)
+  })
+
+  it("a client that answers while it is written to is heard afterwards", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel().queue("q")
+    let answers = 0
+    client.onWrite = () => {
+      if (answers++ < 3) client.publish(1, { body: `answer ${answers}` })
+    }
+    client.send(1, { ...consume("q", "c"), noAck: true })
+    assert.deepStrictEqual(
+      client.frames().flatMap((frame) => frame._tag === "Body" ? text(frame.payload) : []),
+      ["answer 1", "answer 2", "answer 3"]
+    )
+  })
+
+  it("the agreed size is for what the client sends; headers go out as they came", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel().queue("q")
+    const small = new RawClient(broker.core, "memory:2").open({ limits: { frameMax: 4096 } }).channel()
+    client.publish(1, { properties: { headers: { large: "x".repeat(5000) } } })
+    assert.deepStrictEqual(small.send(1, get("q")).lines(), ["1 basic.get-ok", "1 header 0"])
+    assert.strictEqual(
+      closeLine(small.call(1, { ...declare("r"), arguments: { large: "x".repeat(5000) } })[0]).slice(0, 36),
+      "connection.close 501 FRAME_ERROR - a"
+    )
+    broker.advance(2999)
+    assert.strictEqual(small.ended, undefined)
+    broker.advance(1)
+    assert.strictEqual(small.ended, "reset")
+  })
+
   it("bodies are cut at the agreed size", () => {
     const client = new RawClient(makeBroker().core).open({ limits: { frameMax: 4096 } }).channel().queue("q")
     const body = "x".repeat(5000)
@@ -332,4 +378,15 @@ describe("writing", () => {
     client.raw(frames.success).send(1, get("q"))
     assert.deepStrictEqual(client.lines(), ["1 basic.get-ok", "1 header 5000", "1 body 4088", "1 body 912"])
   })
+})
+
+it("a body that is longer than announced: 501", () => {
+  const client = new RawClient(makeBroker().core).open().channel()
+  client.send(1, { _tag: "basic.publish", exchange: "", routingKey: "q", mandatory: false, immediate: false })
+  client.raw(new Uint8Array([2, 0, 1, 0, 0, 0, 14, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0xce]))
+  client.raw(new Uint8Array([3, 0, 1, 0, 0, 0, 2, 1, 2, 0xce]))
+  assert.strictEqual(
+    closeLine(client.methods()[0]),
+    "connection.close 501 FRAME_ERROR - a content body is longer than its header says (60.40)"
+  )
 })

@@ -63,6 +63,8 @@ export class RawClient extends Sender {
   readonly peer: Peer
   /** How the broker ended the link. */
   ended: "end" | "reset" | undefined
+  /** What the client does as soon as it is written to. */
+  onWrite: () => void = () => {}
   /** Whether the link takes more. */
   isRoomy = true
   /** Every chunk that the broker wrote. */
@@ -79,6 +81,7 @@ export class RawClient extends Sender {
         this.chunks.push(chunk)
         const frames = Result.getOrUndefined(this.parser.push(chunk))
         if (frames !== undefined) this.received.push(...frames)
+        this.onWrite()
         return this.isRoomy
       },
       end: () => {

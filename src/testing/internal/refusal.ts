@@ -21,7 +21,8 @@ export class Refusal extends Data.TaggedError("Refusal")<{
   }
 }
 
-const refuse = (replyCode: number) => {
+/** A refusal with this code, whose name precedes the text. */
+export const refuse = (replyCode: number) => {
   const name = replyCodes[replyCode]?.name.toUpperCase().replaceAll("-", "_")
   return (text: string): Refusal => new Refusal({ replyCode, replyText: `${name} - ${text}` })
 }

@@ -24,10 +24,10 @@ import {
   preconditionFailed,
   Refusal
 } from "./refusal.ts"
+import { ServerConfirms } from "./serverConfirms.ts"
 import { Consumer, type ConsumerHost, Consumers } from "./serverConsumers.ts"
 import type { ChannelHost, Services } from "./services.ts"
-import type { Timer } from "./timers.ts"
-import { byQueue, type Delivery, Unsettled } from "./unsettled.ts"
+import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
 
 /** The queue that nobody declares: what its consumer gets are replies to what its own channel published. */
 const replyTo = "amq.rabbitmq.reply-to"
@@ -56,20 +56,16 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly host: ChannelHost
   private readonly services: Services
   private readonly incoming = new Incoming()
-  private readonly pending = new Unsettled()
+  private readonly confirms = new ServerConfirms((method) => this.send(method))
   private readonly subscriptions: Consumers
+  private readonly pending: Unsettled
+  private readonly place: Place
   /** `closing`: the broker has sent `channel.close`, and ignores everything until that is answered. */
   private state: "starting" | "open" | "closing" | "closed" = "starting"
   private nextDelivery = 1
   private lastDeclared = ""
   private replyConsumer: ReplyConsumer | undefined
   private transaction: Transaction | undefined
-  /** The number of the next publish; `undefined`: not in confirm mode. */
-  private nextPublish: number | undefined
-  private acked: Array<number> = []
-  private nacked: Array<number> = []
-  /** Ends the channel if its oldest delivery is not settled in time. */
-  private timeout: Timer | undefined
 
   constructor(number: number, host: ChannelHost, services: Services) {
     this.number = number
@@ -77,7 +73,9 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.owner = host
     this.services = services
     this.agenda = services.agenda
+    this.place = { connection: host.name, channel: number }
     this.subscriptions = new Consumers(services.agenda)
+    this.pending = new Unsettled(services, this.place, this.subscriptions, (refusal) => this.refuse(refusal, undefined))
   }
 
   // ---------------------------------------------------------------------------
@@ -85,7 +83,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   // ---------------------------------------------------------------------------
 
   get isConfirming(): boolean {
-    return this.nextPublish !== undefined
+    return this.confirms.isOn
   }
 
   get isTransactional(): boolean {
@@ -100,8 +98,10 @@ export class ServerChannel implements Channel, ConsumerHost {
     return this.subscriptions.globalPrefetch
   }
 
+  /** What has not been settled for good, by the queues' reckoning. */
   get unsettled(): Channel["unsettled"] {
-    return this.held()
+    const uncommitted = this.transaction?.settlements.flatMap(({ deliveries }) => deliveries) ?? []
+    return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
   }
 
   get consumers(): Channel["consumers"] {
@@ -160,14 +160,11 @@ export class ServerChannel implements Channel, ConsumerHost {
   end(reason: string): void {
     if (this.state !== "open") return
     this.state = "closed"
-    this.timeout?.cancel()
+    this.confirms.clear()
     if (this.replyConsumer !== undefined) this.services.replyAddresses.delete(this.replyConsumer.address)
-    const held = this.held()
-    this.pending.takeAll()
+    if (this.transaction !== undefined) this.putBack(this.transaction)
     this.transaction = undefined
-    this.acked = []
-    this.nacked = []
-    this.settle(held, "abandon")
+    this.pending.abandon()
     for (const consumer of this.subscriptions.all) this.endConsumer(consumer, true)
     this.services.emit({
       _tag: "ChannelClosed",
@@ -246,10 +243,10 @@ export class ServerChannel implements Channel, ConsumerHost {
         return this.recover(method.requeue)
       case "confirm.select":
         if (this.transaction !== undefined) throw preconditionFailed("cannot switch from tx to confirm mode")
-        this.nextPublish ??= 1
+        this.confirms.select()
         return this.reply(method, { _tag: "confirm.select-ok" })
       case "tx.select":
-        if (this.isConfirming) throw preconditionFailed("cannot switch from confirm to tx mode")
+        if (this.confirms.isOn) throw preconditionFailed("cannot switch from confirm to tx mode")
         this.transaction ??= emptyTransaction()
         return this.send({ _tag: "tx.select-ok" })
       case "tx.commit":
@@ -465,10 +462,6 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
   }
 
-  private get place(): { readonly connection: string; readonly channel: number } {
-    return { connection: this.host.name, channel: this.number }
-  }
-
   // ---------------------------------------------------------------------------
   // deliveries
   // ---------------------------------------------------------------------------
@@ -484,10 +477,7 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   deliver(consumer: Consumer, entry: Entry): void {
     const deliveryTag = this.nextDelivery++
-    if (!consumer.noAck) {
-      this.hold({ deliveryTag, queue: consumer.queue, entry, consumer, deliveredAt: this.services.timers.now() })
-      this.subscriptions.delivered(consumer)
-    }
+    if (!consumer.noAck) this.pending.add(deliveryTag, consumer.queue, entry, consumer)
     this.deliverMessage(entry.message, {
       consumerTag: consumer.tag,
       deliveryTag,
@@ -524,9 +514,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const { entry, remaining } = taken
     const { message, redelivered } = entry
     const deliveryTag = this.nextDelivery++
-    if (!method.noAck) {
-      this.hold({ deliveryTag, queue, entry, consumer: undefined, deliveredAt: this.services.timers.now() })
-    }
+    if (!method.noAck) this.pending.add(deliveryTag, queue, entry, undefined)
     this.host.sendContent(this.number, {
       _tag: "basic.get-ok",
       deliveryTag,
@@ -550,64 +538,15 @@ export class ServerChannel implements Channel, ConsumerHost {
   // settlements
   // ---------------------------------------------------------------------------
 
-  private hold(delivery: Delivery): void {
-    this.pending.add(delivery)
-    this.timeout ??= this.watch(delivery)
-  }
-
-  private watch(oldest: Delivery): Timer {
-    const { consumerTimeout } = this.services.limits
-    return this.services.timers.at(oldest.deliveredAt + consumerTimeout, () => {
-      this.timeout = undefined
-      const delivery = this.pending.oldest
-      if (delivery === undefined) return
-      if (delivery.deliveredAt + consumerTimeout > this.services.timers.now()) {
-        this.timeout = this.watch(delivery)
-        return
-      }
-      this.refuse(
-        preconditionFailed(
-          `delivery acknowledgement on channel ${this.number} timed out. Timeout value used: ${consumerTimeout} ms. ` +
-            "This timeout value can be configured, see consumers doc guide to learn more"
-        ),
-        undefined
-      )
-    })
-  }
-
-  /** What has not been settled for good, by the queues' reckoning. */
-  private held(): ReadonlyArray<Delivery> {
-    const uncommitted = this.transaction?.settlements.flatMap(({ deliveries }) => deliveries) ?? []
-    if (uncommitted.length === 0) return this.pending.all
-    return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
-  }
-
   private settleTag(deliveryTag: number, multiple: boolean, outcome: Outcome): void {
     const deliveries = this.pending.take(deliveryTag, multiple)
-    if (this.transaction === undefined) this.settle(deliveries, outcome)
+    if (this.transaction === undefined) this.pending.settle(deliveries, outcome)
     else this.transaction.settlements.push({ deliveries, outcome })
-  }
-
-  private settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
-    for (const { consumer } of deliveries) if (consumer !== undefined) this.subscriptions.settled(consumer)
-    let failure: unknown
-    for (const [queue, group] of byQueue(deliveries)) {
-      const entries = group.map(({ entry }) => entry)
-      try {
-        queue.settle(entries, failure === undefined ? outcome : "abandon")
-      } catch (error) {
-        // A stream takes nothing back. The connection will end, and these with it.
-        failure = error
-        queue.settle(entries, "abandon")
-      }
-      this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: group.length })
-    }
-    if (failure !== undefined) throw failure
   }
 
   private recover(requeue: boolean): void {
     if (!requeue) throw notImplemented("requeue=false")
-    this.settle(this.pending.takeAll(), "requeue")
+    this.pending.settle(this.pending.takeAll(), "requeue")
   }
 
   // ---------------------------------------------------------------------------
@@ -622,8 +561,6 @@ export class ServerChannel implements Channel, ConsumerHost {
     const message = this.addressed(new Message({ exchange, routingKey, ...content }))
     checkProperties(message.decoded, this.host.account.name)
     const store = this.route(message)
-    const sequence = this.nextPublish
-    if (sequence !== undefined) this.nextPublish = sequence + 1
     const finish = (): boolean => {
       const { isAccepted, isRouted } = store()
       if (!isRouted && mandatory) this.giveBack(message)
@@ -638,7 +575,8 @@ export class ServerChannel implements Channel, ConsumerHost {
       return isAccepted
     }
     if (this.transaction !== undefined) this.transaction.publishes.push(finish)
-    else this.confirm(sequence, finish())
+    else this.confirms.settled(finish())
+    if (this.confirms.isOn) this.host.confirming(this)
   }
 
   /** With the channel's own address in place of the general one. */
@@ -666,38 +604,9 @@ export class ServerChannel implements Channel, ConsumerHost {
     )
   }
 
-  private confirm(sequence: number | undefined, isAccepted: boolean): void {
-    if (sequence === undefined) return
-    if (isAccepted) this.acked.push(sequence)
-    else this.nacked.push(sequence)
-    this.host.confirming(this)
-  }
-
-  /** Acks before nacks, as in RabbitMQ. */
+  /** The client's present chunk is handled. */
   sendConfirms(): void {
-    const { acked, nacked } = this
-    this.acked = []
-    this.nacked = []
-    const [only] = acked
-    if (acked.length === 1 && only !== undefined) this.send({ _tag: "basic.ack", deliveryTag: only, multiple: false })
-    else this.sendTogether(acked, nacked, (deliveryTag, multiple) => ({ _tag: "basic.ack", deliveryTag, multiple }))
-    this.sendTogether(nacked, acked, (deliveryTag, multiple) => ({
-      _tag: "basic.nack",
-      deliveryTag,
-      multiple,
-      requeue: true // which means nothing, and is what RabbitMQ sends
-    }))
-  }
-
-  /** Those before the first of the others in one method, the rest one by one. */
-  private sendTogether(
-    sequences: ReadonlyArray<number>,
-    [firstOther = Infinity]: ReadonlyArray<number>,
-    method: (deliveryTag: number, multiple: boolean) => AmqpProtocol.Method
-  ): void {
-    const last = sequences.findLast((sequence) => sequence < firstOther)
-    if (last !== undefined) this.send(method(last, true))
-    for (const sequence of sequences) if (sequence > firstOther) this.send(method(sequence, false))
+    this.confirms.flush()
   }
 
   // ---------------------------------------------------------------------------
@@ -715,14 +624,17 @@ export class ServerChannel implements Channel, ConsumerHost {
   private commit(): void {
     const { publishes, settlements } = this.takeTransaction()
     const isAccepted = publishes.map((publish) => publish()).every(Boolean)
-    for (const { deliveries, outcome } of settlements) this.settle(deliveries, outcome)
+    for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
     if (!isAccepted) throw preconditionFailed("partial tx completion")
     this.send({ _tag: "tx.commit-ok" })
   }
 
-  private rollback(): void {
-    const { settlements } = this.takeTransaction()
+  private putBack({ settlements }: Transaction): void {
     this.pending.putBack(settlements.flatMap(({ deliveries }) => deliveries))
+  }
+
+  private rollback(): void {
+    this.putBack(this.takeTransaction())
     this.send({ _tag: "tx.rollback-ok" })
   }
 }

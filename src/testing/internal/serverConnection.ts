@@ -14,7 +14,7 @@ import { term } from "./fieldValue.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
 import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
-import { channelError, closeFields, connectionForced, notAllowed, Refusal, unexpectedFrame } from "./refusal.ts"
+import { channelError, closeFields, connectionForced, notAllowed, Refusal, refuse, unexpectedFrame } from "./refusal.ts"
 import { ServerChannel } from "./serverChannel.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import type { Timer } from "./timers.ts"
@@ -198,7 +198,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     const { reason } = parsed.failure
     this.fail(
       reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
-        ? new Refusal({ replyCode: reason.replyCode, replyText: reason.detail })
+        ? refuse(reason.replyCode)(reason.detail)
         : new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" }),
       undefined
     )
@@ -215,7 +215,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     const whole = join([this.header, chunk])
     const { protocolHeader } = AmqpProtocol
     if (whole.length < protocolHeader.length) {
-      this.header = whole.slice()
+      this.header = whole
       return undefined
     }
     if (protocolHeader.some((byte, i) => whole[i] !== byte)) {

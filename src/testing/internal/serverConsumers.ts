@@ -114,8 +114,8 @@ export class Consumers {
   settled(consumer: Consumer): void {
     consumer.unsettled--
     this.unsettled--
+    // Its own queue knows by itself.
     if (this.globalPrefetch > 0) this.wake()
-    else if (consumer.prefetch > 0) this.agenda.add(consumer.queue)
   }
 
   /** `basic.qos`. As in RabbitMQ, a limit for each later consumer ends the limit for all. */

@@ -1,11 +1,13 @@
 /**
- * What a channel was given and has not settled, by delivery tag.
+ * What a channel was given and has not settled, by delivery tag; and how it is settled, or is not in time.
  *
  * @since 0.1.0
  */
-import type { Entry, Queue } from "./model.ts"
-import { preconditionFailed } from "./refusal.ts"
-import type { Consumer } from "./serverConsumers.ts"
+import type { Entry, Outcome, Queue } from "./model.ts"
+import { preconditionFailed, type Refusal } from "./refusal.ts"
+import type { Consumer, Consumers } from "./serverConsumers.ts"
+import type { Services } from "./services.ts"
+import type { Timer } from "./timers.ts"
 
 /** A delivery that waits for its settlement. */
 export interface Delivery {
@@ -18,25 +20,60 @@ export interface Delivery {
   readonly deliveredAt: number
 }
 
+/** Whose deliveries they are. */
+export interface Place {
+  /** The connection's name. */
+  readonly connection: string
+  readonly channel: number
+}
+
 /** Deliveries in the order of their tags. */
 export class Unsettled {
+  private readonly services: Services
+  private readonly place: Place
+  private readonly consumers: Consumers
+  /** The oldest has not been settled in time. */
+  private readonly onTimeout: (refusal: Refusal) => void
   private deliveries = new Map<number, Delivery>()
+  private timer: Timer | undefined
 
-  get size(): number {
-    return this.deliveries.size
+  constructor(services: Services, place: Place, consumers: Consumers, onTimeout: (refusal: Refusal) => void) {
+    this.services = services
+    this.place = place
+    this.consumers = consumers
+    this.onTimeout = onTimeout
   }
 
   get all(): ReadonlyArray<Delivery> {
     return [...this.deliveries.values()]
   }
 
-  get oldest(): Delivery | undefined {
+  private get oldest(): Delivery | undefined {
     for (const delivery of this.deliveries.values()) return delivery
     return undefined
   }
 
-  add(delivery: Delivery): void {
-    this.deliveries.set(delivery.deliveryTag, delivery)
+  add(deliveryTag: number, queue: Queue, entry: Entry, consumer: Consumer | undefined): void {
+    const delivery = { deliveryTag, queue, entry, consumer, deliveredAt: this.services.timers.now() }
+    this.deliveries.set(deliveryTag, delivery)
+    if (consumer !== undefined) this.consumers.delivered(consumer)
+    this.timer ??= this.watch(delivery)
+  }
+
+  private watch(oldest: Delivery): Timer {
+    const { limits: { consumerTimeout }, timers } = this.services
+    return timers.at(oldest.deliveredAt + consumerTimeout, () => {
+      const delivery = this.oldest
+      this.timer = undefined
+      if (delivery === undefined) return
+      if (delivery.deliveredAt + consumerTimeout > timers.now()) this.timer = this.watch(delivery)
+      else {
+        this.onTimeout(preconditionFailed(
+          `delivery acknowledgement on channel ${this.place.channel} timed out. Timeout value used: ` +
+            `${consumerTimeout} ms. This timeout value can be configured, see consumers doc guide to learn more`
+        ))
+      }
+    })
   }
 
   /** Takes what a settlement is about: one tag, or all up to it; 0 and `multiple` are all there are. Refuses with 406. */
@@ -67,8 +104,28 @@ export class Unsettled {
     const all = [...deliveries, ...this.deliveries.values()].sort((a, b) => a.deliveryTag - b.deliveryTag)
     this.deliveries = new Map(all.map((delivery) => [delivery.deliveryTag, delivery]))
   }
-}
 
-/** By queue, in order: what a queue is told at once. */
-export const byQueue = (deliveries: ReadonlyArray<Delivery>): ReadonlyMap<Queue, ReadonlyArray<Delivery>> =>
-  Map.groupBy(deliveries, (delivery) => delivery.queue)
+  /** Tells the queues of deliveries that were taken, each of all of its own at once. */
+  settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
+    for (const { consumer } of deliveries) if (consumer !== undefined) this.consumers.settled(consumer)
+    let failure: unknown
+    for (const [queue, group] of Map.groupBy(deliveries, ({ queue }) => queue)) {
+      const entries = group.map(({ entry }) => entry)
+      try {
+        queue.settle(entries, failure === undefined ? outcome : "abandon")
+      } catch (error) {
+        // A stream takes nothing back. The connection will end, and these with it.
+        failure = error
+        queue.settle(entries, "abandon")
+      }
+      this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: group.length })
+    }
+    if (failure !== undefined) throw failure
+  }
+
+  /** Gives everything back, and is not interested in time any more. */
+  abandon(): void {
+    this.timer?.cancel()
+    this.settle(this.takeAll(), "abandon")
+  }
+}
