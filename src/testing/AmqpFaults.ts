@@ -65,7 +65,7 @@ export interface Fired {
   readonly at: number
   /** The number of the connection. */
   readonly connection: number
-  /** `undefined`: the connection as a whole. */
+  /** Of the frame, or of what it was done to; `undefined`: the connection as a whole. */
   readonly channel: number | undefined
   /** The frame at which it struck, in its direction; `undefined`: it was injected, or struck between bytes. */
   readonly frame: { readonly direction: Direction; readonly name: FrameName } | undefined

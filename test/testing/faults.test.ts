@@ -2,7 +2,7 @@
  * Faults in front of the embedded broker, under `TestClock`: what a program sees of each, and that nothing is left.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Fiber, Layer, Queue, Redacted, Schedule, Stream } from "effect"
+import { Cause, Effect, Fiber, Layer, Queue, Redacted, Schedule, Schema, type Scope, Stream } from "effect"
 import { Socket } from "effect/socket"
 import { TestClock } from "effect/testing"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
@@ -14,6 +14,9 @@ import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 import * as AmqpFaults from "../../src/testing/AmqpFaults.ts"
 import { cases } from "./faultCases.ts"
+
+/** Frames that belong to a channel. */
+type ChannelName = Exclude<AmqpFaults.FrameName, "heartbeat" | `connection.${string}`>
 
 const transport = AmqpFaults.layer.pipe(Layer.provideMerge(AmqpBroker.layer()))
 
@@ -404,6 +407,111 @@ describe("arming", () => {
     ]
     assert.isFunction(impossible)
   })
+})
+
+describe("wherever it strikes", () => {
+  /** A bit of everything; what fails, fails. */
+  const session = (connection: AmqpConnection.AmqpConnection) =>
+    Effect.scoped(Effect.gen(function*() {
+      const channel = yield* openOn(connection)
+      const { queue } = yield* channel.queueDeclare({ exclusive: true })
+      yield* channel.confirmSelect
+      const { deliveries } = yield* channel.consume({ queue })
+      yield* channel.publish({ routingKey: queue, body: "a body", mandatory: true })
+      yield* channel.publish({ routingKey: queue, body: new Uint8Array(10_000) })
+      yield* Stream.runForEach(Stream.take(deliveries, 2), ({ ack }) => ack)
+    }))
+
+  /** What the broker says that the client has done wrong. */
+  const offences = (events: ReadonlyArray<AmqpBroker.BrokerEvent>) =>
+    events.flatMap((event) =>
+      (event._tag === "ConnectionClosed" || event._tag === "ChannelClosed") && /_/.test(event.reason)
+        ? [event.reason]
+        : []
+    )
+
+  /** Runs a session with a fault in it, then another one without; the broker must find nothing wrong with either. */
+  const twice = (
+    arm: (faults: AmqpFaults.AmqpFaults) => Effect.Effect<AmqpFaults.Armed, never, Scope.Scope>
+  ) =>
+    withBroker(Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const faults = yield* AmqpFaults.AmqpFaults
+      const events: Array<AmqpBroker.BrokerEvent> = []
+      yield* Effect.forkScoped(
+        Stream.runForEach(broker.events, (event) => Effect.sync(() => void events.push(event))),
+        { startImmediately: true }
+      )
+      const fired = yield* Effect.scoped(Effect.gen(function*() {
+        const { count } = yield* arm(faults)
+        const connection = yield* connect({ frameMax: 4096, reconnect: Schedule.forever })
+        const faulty = yield* Effect.forkChild(Effect.exit(session(connection)), { startImmediately: true })
+        while (faulty.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
+        const struck = yield* count
+        // Far offsets are in this one.
+        yield* Effect.retry(session(connection), Schedule.recurs(1))
+        return struck
+      }))
+      yield* settle
+      assert.deepStrictEqual(offences(events), [])
+      return fired
+    }))
+
+  const names: ReadonlyArray<AmqpFaults.FramePoint<ChannelName>> = [
+    ...(["channel.open", "queue.declare", "confirm.select", "basic.consume", "basic.ack", "channel.close"] as const)
+      .map((name) => AmqpFaults.up(name)),
+    ...(["basic.publish", "header", "body"] as const).flatMap((name) => [
+      AmqpFaults.up(name),
+      AmqpFaults.up(name, { nth: 2 })
+    ]),
+    ...(["channel.open-ok", "queue.declare-ok", "confirm.select-ok", "basic.consume-ok", "basic.ack"] as const)
+      .map((name) => AmqpFaults.down(name)),
+    ...(["basic.deliver", "header", "body"] as const).flatMap((name) => [
+      AmqpFaults.down(name),
+      AmqpFaults.down(name, { nth: 2 })
+    ])
+  ]
+
+  for (const point of names) {
+    const at = `${point.direction} ${point.name}${point.nth === undefined ? "" : ` ${point.nth}`}`
+    it.effect(`${at}: a channel or connection is closed and a consumer is cancelled in good order`, () =>
+      Effect.gen(function*() {
+        const close = AmqpFaults.channelClose(406, "because")
+        assert.strictEqual(yield* twice((faults) => faults.at(point, close)), 1)
+        // Behind the client's own close there is nothing to be closed.
+        const isOver = point.name === "channel.close"
+        assert.strictEqual(yield* twice((faults) => faults.at(AmqpFaults.after(point), close)), isOver ? 0 : 1)
+        const end = AmqpFaults.connectionClose(320, "because")
+        assert.strictEqual(yield* twice((faults) => faults.at(point, end)), 1)
+        assert.strictEqual(yield* twice((faults) => faults.at(AmqpFaults.after(point), end)), 1)
+        yield* twice((faults) => faults.at(AmqpFaults.after(point), AmqpFaults.consumerCancel()))
+      }))
+  }
+
+  it.effect.prop(
+    "between any two bytes a connection is closed in good order",
+    [
+      Schema.Literals(["up", "down"]),
+      Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 12_000 }))
+    ],
+    ([direction, offset]) =>
+      twice((faults) =>
+        faults.at(AmqpFaults.bytes(direction, offset, { connection: 1 }), AmqpFaults.connectionClose(320, "because"))
+      ),
+    { arbitrary: { runs: 60 } }
+  )
+
+  it.effect("a predicate that throws is the end of the connection, not of its news", () =>
+    withBroker(Effect.gen(function*() {
+      const faults = yield* AmqpFaults.AmqpFaults
+      const { channel, queue } = yield* confirming()
+      const where = () => {
+        throw new Error("a bug in the test")
+      }
+      yield* faults.at(AmqpFaults.down("queue.purge-ok", { where }), AmqpFaults.reset)
+      const error = yield* Effect.flip(channel.queuePurge(queue))
+      assert.include(error.message, "a bug in the test")
+    })))
 })
 
 describe("faults from a seed", () => {

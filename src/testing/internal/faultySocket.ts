@@ -139,6 +139,15 @@ export class FaultyConnection {
           this.brokerEnd = error
           this.transact(() => this.link.down.insert({ _tag: "End" }))
         })
+      ),
+      // A predicate that throws, for one: nothing would pass any more, and nobody would be told.
+      Effect.catchDefect((cause) =>
+        Effect.sync(() => {
+          this.transact(() => {
+            this.down.fail(new Socket.SocketError({ reason: new Socket.SocketReadError({ cause }) }))
+            this.dispose()
+          })
+        })
       )
     )
   }
