@@ -480,6 +480,7 @@ describe("settlements", () => {
       methodId: 0
     })
     client.frames()
+    assert.strictEqual(broker.core.timers.next, undefined)
     broker.advance(60_000)
     assert.deepStrictEqual(client.lines(), [])
     client.peer.closed()
