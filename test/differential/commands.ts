@@ -43,14 +43,28 @@ const classicKinds: ReadonlyArray<QueueKind> = [
   { arguments: { "x-queue-mode": "lazy" } }
 ]
 
-/** What a quorum queue has written must be on the disk before it counts. */
 const quorumKinds: ReadonlyArray<QueueKind> = [
   { durable: true, arguments: { "x-queue-type": "quorum" } },
   { durable: true, arguments: { "x-queue-type": "quorum", "x-delivery-limit": 1, "x-dead-letter-exchange": "x0" } },
   { durable: true, arguments: { "x-queue-type": "quorum", "x-single-active-consumer": true } }
 ]
 
-export const queueKinds: ReadonlyArray<QueueKind> = [...classicKinds, ...quorumKinds]
+const streamKinds: ReadonlyArray<QueueKind> = [{ durable: true, arguments: { "x-queue-type": "stream" } }]
+
+export const queueKinds: ReadonlyArray<QueueKind> = [...classicKinds, ...quorumKinds, ...streamKinds]
+
+/** What sequences are about, and the kinds of queues that they begin with. */
+export type Subject = "classic" | "quorum" | "stream"
+
+const kindsOf: { readonly [subject in Subject]: { readonly minimum: number; readonly maximum: number } } = {
+  classic: { minimum: 0, maximum: classicKinds.length - 1 },
+  // Half of them.
+  quorum: { minimum: classicKinds.length - quorumKinds.length, maximum: classicKinds.length + quorumKinds.length - 1 },
+  stream: { minimum: queueKinds.length - 2 * streamKinds.length, maximum: queueKinds.length - 1 }
+}
+
+/** Where consumers of streams begin. */
+export const streamOffsets: ReadonlyArray<AmqpTable.Input> = ["first", "next", 0, 1, 3]
 
 export const exchangeTypes = ["direct", "fanout", "topic", "headers"] as const
 
@@ -128,12 +142,20 @@ const Consume = Schema.TaggedStruct("Consume", {
   /** `x-priority`; 0: none. */
   priority: below(4),
   /** 0: no limit. */
-  prefetch: below(4)
+  prefetch: below(4),
+  /** If it is a stream. */
+  offset: below(streamOffsets.length + 1)
 })
 
 const how = Schema.Literals(["ack", "nack", "reject", "requeue"])
 
 const Settle = Schema.TaggedStruct("Settle", { delivery: below(16), how })
+
+/** With all before it, where its channel holds deliveries of one consumer alone: only then are their numbers known. */
+const SettleUpTo = Schema.TaggedStruct("SettleUpTo", {
+  delivery: below(16),
+  how: Schema.Literals(["ack", "nack", "requeue"])
+})
 
 const SettleAll = Schema.TaggedStruct("SettleAll", {
   channel: Channel,
@@ -190,6 +212,7 @@ export const Command = Schema.Union([
   ...some(10, PublishToQueue),
   ...some(8, Consume),
   ...some(14, Settle),
+  ...some(4, SettleUpTo),
   ...some(4, SettleAll),
   ...some(4, Get),
   ...some(2, Unbind),
@@ -219,12 +242,9 @@ export interface Sequence {
 const array = <S extends Schema.Constraint>(item: S, minLength: number, maxLength: number) =>
   Arbitrary.array(Arbitrary.schema(item), { minLength, maxLength })
 
-/** Sequences of so many commands at most, with classic queues alone or with some quorum queues among them. */
-export const sequences = (length: number, type: "classic" | "quorum"): Arbitrary.Arbitrary<Sequence> => {
-  const kinds = type === "classic"
-    ? { minimum: 0, maximum: classicKinds.length - 1 }
-    : { minimum: classicKinds.length - quorumKinds.length, maximum: queueKinds.length - 1 }
-  const Kind = Schema.Struct({ kind: Schema.Int.check(Schema.isBetween(kinds)) })
+/** Sequences of so many commands at most. */
+export const sequences = (length: number, subject: Subject): Arbitrary.Arbitrary<Sequence> => {
+  const Kind = Schema.Struct({ kind: Schema.Int.check(Schema.isBetween(kindsOf[subject])) })
   return Arbitrary.all({
     exchanges: array(Schema.Struct({ type: below(exchangeTypes.length) }), counts.exchanges, counts.exchanges),
     queues: array(Kind, counts.queues, counts.queues),

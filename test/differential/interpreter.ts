@@ -20,7 +20,8 @@ import {
   messageHeaders,
   queueKinds,
   routingKeys,
-  type Sequence
+  type Sequence,
+  streamOffsets
 } from "./commands.ts"
 
 /** What was seen of one command. */
@@ -138,11 +139,14 @@ export const observe = (
     const links: Array<Link> = []
     const lanes: Array<Lane> = []
     const subscriptions: Array<Subscription> = []
-    let held: Array<{ readonly lane: Lane; readonly delivery: AmqpDelivery }> = []
+    let held: Array<{ readonly source: string; readonly lane: Lane; readonly delivery: AmqpDelivery }> = []
     /** The link of an exclusive one; `undefined`: anybody's. */
     const owners = new Map<number, number | undefined>()
-    const isQuorum = (queue: number): boolean =>
-      "x-queue-type" in (queueKinds[sequence.queues[queue]?.kind ?? 0]?.arguments ?? {})
+    const typeOf = (queue: number) =>
+      Object.entries(queueKinds[sequence.queues[queue]?.kind ?? 0]?.arguments ?? {}).find(([key]) =>
+        key === "x-queue-type"
+      )
+        ?.[1]
     let bodies = 0
 
     const exchangeName = (index: number): string => index >= counts.exchanges ? "" : `${prefix}x${index}`
@@ -223,7 +227,11 @@ export const observe = (
         const info = yield* probe(owner ?? 1, (channel) => channel.queueDeclarePassive(queueName(queue)))
         if (Result.isSuccess(info)) {
           const { consumerCount, messageCount } = info.success
-          queues.push(`q${queue} ${messageCount} ${isQuorum(queue) ? "" : consumerCount}`)
+          // Streams count late, and quorum queues count those that hold messages as consumers.
+          const type = typeOf(queue)
+          queues.push(
+            `q${queue} ${type === "stream" ? "" : messageCount} ${type === "quorum" ? "" : consumerCount}`
+          )
         } else {
           const why = said(info.failure)
           queues.push(`q${queue} ${why}`)
@@ -266,7 +274,7 @@ export const observe = (
         const { end, fresh, lane, name } = subscription
         for (const delivery of fresh.splice(0)) {
           events.push(`${name} ${seen(delivery)}`)
-          if (delivery instanceof AmqpDelivery) held.push({ lane, delivery })
+          if (delivery instanceof AmqpDelivery) held.push({ source: name, lane, delivery })
         }
         if (end.pollUnsafe() === undefined) continue
         events.push(`${name} ended: ${yield* Fiber.join(end)}`)
@@ -392,11 +400,12 @@ export const observe = (
             if (Result.isFailure(got)) return said(got.failure)
             if (Option.isNone(got.success)) return "empty"
             const { delivery, messageCount } = got.success.value
-            if (delivery instanceof AmqpDelivery) held.push({ lane, delivery })
+            if (delivery instanceof AmqpDelivery) held.push({ source: "get", lane, delivery })
             return `${seen(delivery)}, ${messageCount} left`
           }
           case "Consume": {
-            const { channel, exclusive, noAck, prefetch, priority, queue } = command
+            const { channel, exclusive, noAck, offset, prefetch, priority, queue } = command
+            const isStream = typeOf(queue) === "stream"
             const lane = laneOf(channel)
             // In one go: between them nobody else sets another limit.
             const started = yield* Effect.result(Effect.andThen(
@@ -406,7 +415,10 @@ export const observe = (
                   queue: queueName(queue),
                   noAck: noAck === 0,
                   exclusive: exclusive === 0,
-                  arguments: priority === 0 ? {} : { "x-priority": priority }
+                  arguments: {
+                    "x-priority": priority === 0 ? undefined : priority,
+                    "x-stream-offset": isStream ? streamOffsets[offset] : undefined
+                  }
                 }),
                 lane.scope
               )
@@ -432,6 +444,22 @@ export const observe = (
             if (one === undefined) return "nothing"
             held.splice(held.indexOf(one), 1)
             return yield* resultOf(settle(one, command.how))
+          }
+          case "SettleUpTo": {
+            const one = pick(held, command.delivery)
+            if (one === undefined) return "nothing"
+            const { deliveryTag } = one.delivery
+            const { channel } = one.lane
+            const multiple = held.every(({ lane, source }) => lane !== one.lane || source === one.source)
+            held = held.filter((other) =>
+              multiple ? other.lane !== one.lane || other.delivery.deliveryTag > deliveryTag : other !== one
+            )
+            const settled = { deliveryTag, multiple }
+            return yield* resultOf(
+              command.how === "ack"
+                ? channel.ack(settled)
+                : channel.nack({ ...settled, requeue: command.how === "requeue" })
+            )
           }
           case "SettleAll": {
             const lane = laneOf(command.channel)

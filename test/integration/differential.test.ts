@@ -11,7 +11,7 @@ import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
-import { type Sequence, sequences } from "../differential/commands.ts"
+import { type Sequence, sequences, type Subject } from "../differential/commands.ts"
 import { observe } from "../differential/interpreter.ts"
 import { isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { noReconnect } from "./support.ts"
@@ -48,12 +48,12 @@ const runs = Number(process.env["DIFFERENTIAL_RUNS"] ?? 100)
 const seed = process.env["DIFFERENTIAL_SEED"]
 const replay = process.env["DIFFERENTIAL_REPLAY"]
 
-const check = (type: "classic" | "quorum", runs: number) =>
+const check = (subject: Subject, runs: number) =>
   Effect.gen(function*() {
-    // What a quorum queue is told counts when it is on the disk.
-    const patience = type === "quorum" ? 20 : 0
+    // What is written to a disk counts when it is there.
+    const patience = subject === "classic" ? 0 : 20
     const result = yield* Arbitrary.checkEffect(
-      sequences(30, type),
+      sequences(30, subject),
       (sequence) => Effect.map(difference(sequence, patience), (found) => found === undefined),
       { runs, size: 60, seed, replay, maxShrinks: 400, concurrency: 3 }
     )
@@ -65,9 +65,13 @@ const check = (type: "classic" | "quorum", runs: number) =>
 
 describe.runIf(isRabbitMQ)("the embedded broker and RabbitMQ", () => {
   layer(onVhost, { excludeTestServices: true })((it) => {
-    it.effect("are not told apart by what is done with classic queues", () => check("classic", runs), runs * 2_000)
-
     const some = Math.ceil(runs / 10)
-    it.effect("are not told apart by what is done with quorum queues", () => check("quorum", some), some * 10_000)
+    for (const [subject, count] of [["classic", runs], ["quorum", some], ["stream", some]] as const) {
+      it.effect(
+        `are not told apart by what is done with ${subject} queues`,
+        () => check(subject, count),
+        count * 10_000
+      )
+    }
   })
 })

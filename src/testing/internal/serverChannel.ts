@@ -384,7 +384,7 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private qos({ global, prefetchCount, prefetchSize }: AmqpProtocol.BasicQos): void {
     if (prefetchSize !== 0) throw notImplemented(`prefetch_size!=0 (${prefetchSize})`)
-    this.subscriptions.limit(prefetchCount, global)
+    this.subscriptions.limit(prefetchCount, global, this.pending.size)
     this.send({ _tag: "basic.qos-ok" })
   }
 

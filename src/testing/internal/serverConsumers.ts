@@ -57,7 +57,7 @@ export class Consumer implements Subscriber {
   }
 
   isReady(): boolean {
-    return (this.noAck || this.consumers.hasRoom(this)) && this.host.isWritable()
+    return this.consumers.hasRoom(this) && this.host.isWritable()
   }
 
   deliver(entry: Entry): void {
@@ -76,8 +76,8 @@ export class Consumers {
   /** Of all together; 0: no limit. */
   globalPrefetch = 0
   private readonly byTag = new Map<string, Consumer>()
-  /** Deliveries to consumers that wait for their settlement. */
-  private unsettled = 0
+  /** What counts against `globalPrefetch`. */
+  private volume = 0
   private readonly agenda: Agenda
 
   constructor(agenda: Agenda) {
@@ -101,27 +101,42 @@ export class Consumers {
     return this.byTag.get(consumer.tag) === consumer && this.byTag.delete(consumer.tag)
   }
 
+  /** The limit for all is one of classic queues, and stops those as well that need no acknowledgement. */
   hasRoom(consumer: Consumer): boolean {
-    return (consumer.prefetch === 0 || consumer.unsettled < consumer.prefetch) &&
-      (this.globalPrefetch === 0 || this.unsettled < this.globalPrefetch)
+    const { noAck, prefetch, queue, unsettled } = consumer
+    return (noAck || prefetch === 0 || unsettled < prefetch) &&
+      (this.globalPrefetch === 0 || queue.type !== "classic" || this.volume < this.globalPrefetch)
   }
 
   delivered(consumer: Consumer): void {
     consumer.unsettled++
-    this.unsettled++
+    if (this.globalPrefetch > 0 && consumer.queue.type === "classic") this.volume++
   }
 
-  settled(consumer: Consumer): void {
-    consumer.unsettled--
-    this.unsettled--
-    // Its own queue knows by itself.
-    if (this.globalPrefetch > 0) this.wake()
+  /** Deliveries that have been settled together. */
+  settled(deliveries: ReadonlyArray<{ readonly consumer: Consumer | undefined }>): void {
+    let count = 0
+    for (const { consumer } of deliveries) {
+      if (consumer === undefined) continue
+      consumer.unsettled--
+      count++
+    }
+    if (this.globalPrefetch === 0 || count === 0) return
+    // Queues of all types count here, as in RabbitMQ.
+    if (this.volume !== 0) this.volume -= count
+    this.wake()
   }
 
-  /** `basic.qos`. As in RabbitMQ, a limit for each later consumer ends the limit for all. */
-  limit(count: number, isGlobal: boolean): void {
+  /**
+   * `basic.qos`, while so many deliveries are unsettled on the channel, those of `basic.get` included. As in RabbitMQ, a
+   * limit for each later consumer ends the limit for all.
+   */
+  limit(count: number, isGlobal: boolean, unsettled: number): void {
     if (!isGlobal) this.prefetch = count
-    this.globalPrefetch = isGlobal ? count : 0
+    const globalPrefetch = isGlobal ? count : 0
+    if (globalPrefetch === 0) this.volume = 0
+    else if (this.globalPrefetch === 0) this.volume = unsettled
+    this.globalPrefetch = globalPrefetch
     this.wake()
   }
 

@@ -48,6 +48,10 @@ export class Unsettled {
     return [...this.deliveries.values()]
   }
 
+  get size(): number {
+    return this.deliveries.size
+  }
+
   private get oldest(): Delivery | undefined {
     for (const delivery of this.deliveries.values()) return delivery
     return undefined
@@ -107,7 +111,7 @@ export class Unsettled {
 
   /** Tells the queues of deliveries that were taken, each of all of its own at once. */
   settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
-    for (const { consumer } of deliveries) if (consumer !== undefined) this.consumers.settled(consumer)
+    this.consumers.settled(deliveries)
     let failure: unknown
     for (const [queue, group] of Map.groupBy(deliveries, ({ queue }) => queue)) {
       const entries = group.map(({ entry }) => entry)
