@@ -221,7 +221,7 @@ export class StoredQueue implements Queue {
     if (!this.consumers.delete(subscriber)) return
     if (this.active === subscriber) {
       this.active = this.type === "quorum" ? this.subscribers[0] : this.consumers.first
-      // RabbitMQ's classic queues wait for the next publish or settlement before they deliver to it.
+      // RabbitMQ 3.10's classic queues wait for the next publish before they deliver to it.
       this.context.agenda.add(this)
     }
     if (this.autoDelete && this.subscribers.length === 0) this.host.expire(this)

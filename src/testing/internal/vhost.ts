@@ -304,7 +304,8 @@ class BrokerVhost implements Vhost, QueueHost {
     if (queue.type === "classic" && ifUnused && queue.subscribers.length > 0) {
       throw preconditionFailed(`${name} in use`)
     }
-    return this.forgetQueue(queue)
+    const messages = this.forgetQueue(queue)
+    return queue.type === "stream" ? 0 : messages
   }
 
   /** How many messages were ready in it. */
