@@ -16,7 +16,7 @@ const Exchange = below(counts.exchanges)
 const Queue = below(counts.queues)
 const Channel = below(counts.channels)
 
-interface QueueKind {
+export interface QueueKind {
   readonly durable?: boolean
   readonly exclusive?: boolean
   readonly autoDelete?: boolean

@@ -18,6 +18,7 @@ import {
   counts,
   exchangeTypes,
   messageHeaders,
+  type QueueKind,
   queueKinds,
   routingKeys,
   type Sequence,
@@ -100,6 +101,7 @@ interface Lane {
 
 interface Subscription {
   readonly name: string
+  readonly queue: number
   readonly lane: Lane
   readonly consumer: AmqpChannel.Consumer<AmqpUnacknowledged>
   /** What has come since it was last told. */
@@ -142,11 +144,10 @@ export const observe = (
     let held: Array<{ readonly source: string; readonly lane: Lane; readonly delivery: AmqpDelivery }> = []
     /** The link of an exclusive one; `undefined`: anybody's. */
     const owners = new Map<number, number | undefined>()
-    const typeOf = (queue: number) =>
-      Object.entries(queueKinds[sequence.queues[queue]?.kind ?? 0]?.arguments ?? {}).find(([key]) =>
-        key === "x-queue-type"
-      )
-        ?.[1]
+    const kinds = new Map<number, QueueKind>()
+    const argument = (queue: number, name: string): AmqpTable.Input | undefined =>
+      Object.entries(kinds.get(queue)?.arguments ?? {}).find(([key]) => key === name)?.[1]
+    const typeOf = (queue: number) => argument(queue, "x-queue-type")
     let bodies = 0
 
     const exchangeName = (index: number): string => index >= counts.exchanges ? "" : `${prefix}x${index}`
@@ -331,6 +332,7 @@ export const observe = (
               })
             )
             if (result.startsWith("{") && !owners.has(queue)) {
+              kinds.set(queue, queueKinds[kind] ?? {})
               owners.set(queue, options.exclusive === true ? linkOf[channel] : undefined)
             }
             return result
@@ -409,7 +411,8 @@ export const observe = (
             const lane = laneOf(channel)
             // In one go: between them nobody else sets another limit.
             const started = yield* Effect.result(Effect.andThen(
-              lane.channel.qos({ prefetchCount: prefetch }),
+              // RabbitMQ hands out whole chunks of a stream, which it makes as it likes.
+              lane.channel.qos({ prefetchCount: isStream && prefetch > 0 ? 1000 : prefetch }),
               Scope.provide(
                 lane.channel.consume({
                   queue: queueName(queue),
@@ -432,12 +435,20 @@ export const observe = (
               ),
               root
             )
-            subscriptions.push({ name: `consumer ${consumers++}`, lane, consumer: started.success, fresh, end })
+            subscriptions.push({ queue, name: `consumer ${consumers++}`, lane, consumer: started.success, fresh, end })
             return "ok"
           }
           case "Cancel": {
             const subscription = pick(subscriptions, command.consumer)
-            return subscription === undefined ? "nobody" : yield* resultOf(subscription.consumer.cancel)
+            if (subscription === undefined) return "nobody"
+            // Whoever is active next gets nothing before the next publish in RabbitMQ 3.10.
+            if (
+              argument(subscription.queue, "x-single-active-consumer") === true &&
+              typeOf(subscription.queue) !== "quorum"
+            ) {
+              return "not asked"
+            }
+            return yield* resultOf(subscription.consumer.cancel)
           }
           case "Settle": {
             const one = pick(held, command.delivery)
