@@ -93,11 +93,14 @@ const accept = (broker: AmqpBroker, socket: Socket): Link => {
       return socket.write(bytes)
     },
     end: () => socket.end(),
-    reset: () => socket.resetAndDestroy()
+    reset: () => socket.resetAndDestroy(),
+    resume: () => socket.resume()
   }
   socket.on("error", () => {})
   const peer = broker.accept(link)
-  socket.on("data", (chunk) => peer.receive(chunk))
+  socket.on("data", (chunk) => {
+    if (!peer.receive(chunk)) socket.pause()
+  })
   socket.on("drain", () => peer.drained())
   socket.on("close", () => peer.closed())
   return link

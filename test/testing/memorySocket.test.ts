@@ -15,7 +15,7 @@ const connected = Effect.gen(function*() {
     (link) => {
       links.push(link)
       return {
-        receive: (bytes) => told.push(`received ${bytes.join()}`),
+        receive: (bytes) => told.push(`received ${bytes.join()}`) > 0,
         drained: () => told.push("drained"),
         closed: () => told.push("closed")
       }
@@ -118,7 +118,7 @@ describe("a connection through memory", () => {
     Effect.gen(function*() {
       let isClosed = false
       const socket = memorySocket(
-        () => ({ receive: () => {}, drained: () => {}, closed: () => (isClosed = true) }),
+        () => ({ receive: () => true, drained: () => {}, closed: () => (isClosed = true) }),
         () => "memory:1"
       )
       yield* Effect.scoped(socket.reader)
@@ -129,7 +129,7 @@ describe("a connection through memory", () => {
     Effect.gen(function*() {
       const socket = memorySocket((link) => {
         link.reset()
-        return { receive: () => {}, drained: () => {}, closed: () => {} }
+        return { receive: () => true, drained: () => {}, closed: () => {} }
       }, () => "memory:1")
       assert.deepNestedInclude(yield* reasonOf(Effect.scoped(socket.reader)), {
         _tag: "SocketOpenError",
@@ -141,7 +141,7 @@ describe("a connection through memory", () => {
     Effect.gen(function*() {
       const told: Array<string> = []
       const socket = memorySocket(
-        () => ({ receive: (bytes) => told.push(bytes.join()), drained: () => {}, closed: () => {} }),
+        () => ({ receive: (bytes) => told.push(bytes.join()) > 0, drained: () => {}, closed: () => {} }),
         () => "memory:1"
       )
       const writer = yield* socket.writer

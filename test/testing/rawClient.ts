@@ -89,7 +89,8 @@ export class RawClient extends Sender {
       },
       reset: () => {
         this.ended = "reset"
-      }
+      },
+      resume: () => {}
     })
   }
 

@@ -18,7 +18,7 @@ import { makeVhost } from "./vhost.ts"
 const halfHour = 30 * 60 * 1000
 
 /** What a client is that comes while the broker is stopped: its link is reset already. */
-const nobody: Peer = { receive: () => {}, drained: () => {}, closed: () => {} }
+const nobody: Peer = { receive: () => true, drained: () => {}, closed: () => {} }
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 

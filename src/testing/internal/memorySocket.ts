@@ -1,8 +1,9 @@
 /**
  * A connection without a network: on one side a `Socket` as a client uses it, on the other a `Link` as the broker does.
  *
- * Bytes arrive in the turn in which they were written. A client that does not read is answered as TCP does: the broker
- * is told to wait from some size on. What a client writes is never refused, because the broker takes it at once.
+ * Bytes arrive in the turn in which they were written, and wait on either side that does not read as TCP has them wait:
+ * from some size on, the broker is told so, and a client's write suspends. What it has written is on its way then, and
+ * arrives even if the write is interrupted, and before the news that the client has hung up.
  *
  * @since 0.1.0
  */
@@ -14,6 +15,12 @@ import type { Link, Peer } from "./model.ts"
 
 /** Bytes on the way to a client that does not read, from which the broker has to wait. */
 const highWater = 256 * 1024
+
+/**
+ * Bytes on the way to a broker that does not read, from which writes suspend: what Node reads ahead from a TCP socket.
+ * The kernel's buffers, which hold megabytes, would add nothing but memory.
+ */
+export const unreadMax = 64 * 1024
 
 type Chunks = Arr.NonEmptyReadonlyArray<Uint8Array>
 
@@ -37,11 +44,17 @@ const refusedError = (): Socket.SocketError =>
 class Wire implements Link {
   readonly name: string
   private peer: Peer | undefined
+  // --- down
   private chunks: Array<Uint8Array> = []
   private size = 0
   private isFull = false
   private isWaking = false
-  private resume: ((effect: Effect.Effect<Chunks, Socket.SocketError>) => void) | undefined
+  private reader: ((effect: Effect.Effect<Chunks, Socket.SocketError>) => void) | undefined
+  // --- up
+  private unread: Array<Uint8Array> = []
+  private unreadSize = 0
+  private isPaused = false
+  private readonly room = Latch.makeUnsafe(true)
   /** Why nothing more will come. */
   ending: Socket.SocketError | undefined
 
@@ -82,26 +95,58 @@ class Wire implements Link {
     queueMicrotask(() => this.left())
   }
 
+  resume(): void {
+    // Not on the broker's stack.
+    queueMicrotask(() => {
+      this.isPaused = false
+      for (let next = this.unread.shift(); next !== undefined; next = this.isPaused ? undefined : this.unread.shift()) {
+        this.unreadSize -= next.length
+        this.offer(next)
+      }
+      if (this.unreadSize < unreadMax) this.room.openUnsafe()
+    })
+  }
+
   // ---------------------------------------------------------------------------
   // the client's side
   // ---------------------------------------------------------------------------
 
   readonly pull: Effect.Effect<Chunks, Socket.SocketError> = Effect.callback((resume) => {
-    this.resume = resume
+    this.reader = resume
     this.flush()
     return Effect.sync(() => {
-      if (this.resume === resume) this.resume = undefined
+      if (this.reader === resume) this.reader = undefined
     })
   })
 
   send(chunks: ReadonlyArray<Uint8Array | string>): Effect.Effect<void, Socket.SocketError> {
     return Effect.suspend(() => {
       for (const chunk of chunks) {
-        if (this.peer === undefined || this.ending !== undefined) return Effect.fail(writeError())
-        this.peer.receive(typeof chunk === "string" ? new TextEncoder().encode(chunk) : chunk)
+        if (!this.isOpen) return Effect.fail(writeError())
+        this.post(typeof chunk === "string" ? new TextEncoder().encode(chunk) : chunk)
       }
-      return Effect.void
+      if (this.unreadSize < unreadMax) return Effect.void
+      this.room.closeUnsafe()
+      return Effect.andThen(
+        this.room.await,
+        Effect.suspend(() => this.isOpen ? Effect.void : Effect.fail(writeError()))
+      )
     })
+  }
+
+  private get isOpen(): boolean {
+    return this.peer !== undefined && this.ending === undefined
+  }
+
+  /** To the broker, or behind what it has not read. */
+  private post(bytes: Uint8Array): void {
+    if (!this.isPaused) return this.offer(bytes)
+    this.unread.push(bytes.slice())
+    this.unreadSize += bytes.length
+  }
+
+  private offer(bytes: Uint8Array): void {
+    this.isPaused = this.peer?.receive(bytes) === false
   }
 
   /** The client has said its last word. */
@@ -122,6 +167,7 @@ class Wire implements Link {
 
   private finish(error: Socket.SocketError): void {
     this.ending ??= error
+    this.room.openUnsafe()
   }
 
   private drop(error: Socket.SocketError): void {
@@ -132,14 +178,16 @@ class Wire implements Link {
 
   /** Tells the broker once, however the connection ended. */
   private left(): void {
-    const { peer } = this
+    const { peer, unread } = this
     this.peer = undefined
+    this.unread = []
+    for (const bytes of unread) peer?.receive(bytes)
     peer?.closed()
   }
 
   /** A client that waits runs on the stack that wakes it, which must not be the broker's. */
   private wake(): void {
-    if (this.isWaking || this.resume === undefined) return
+    if (this.isWaking || this.reader === undefined) return
     this.isWaking = true
     queueMicrotask(() => {
       this.isWaking = false
@@ -148,19 +196,19 @@ class Wire implements Link {
   }
 
   private flush(): void {
-    const { chunks, resume } = this
-    if (resume === undefined) return
+    const { chunks, reader } = this
+    if (reader === undefined) return
     const [first, ...others] = chunks
     if (first === undefined && this.ending === undefined) return
-    this.resume = undefined
+    this.reader = undefined
     this.chunks = []
     this.size = 0
     if (this.isFull) {
       this.isFull = false
       this.peer?.drained()
     }
-    if (first !== undefined) resume(Effect.succeed([first, ...others]))
-    else if (this.ending !== undefined) resume(Effect.fail(this.ending))
+    if (first !== undefined) reader(Effect.succeed([first, ...others]))
+    else if (this.ending !== undefined) reader(Effect.fail(this.ending))
   }
 }
 

@@ -225,11 +225,14 @@ export interface Link {
   readonly end: () => void
   /** Drops the connection as a reset does. */
   readonly reset: () => void
+  /** After `receive` gave `false`: the broker reads again. Not to be answered with `receive` in the same breath. */
+  readonly resume: () => void
 }
 
 /** The broker's side of a connection. */
 export interface Peer {
-  readonly receive: (bytes: Uint8Array) => void
+  /** Takes bytes of the client. `false`: the broker does not read; it wants no more until it calls `resume`. */
+  readonly receive: (bytes: Uint8Array) => boolean
   /** More may be written again. */
   readonly drained: () => void
   /** The client is gone. */

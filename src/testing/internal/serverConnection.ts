@@ -96,6 +96,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private frames: ReadonlyArray<AmqpProtocol.Frame> = []
   /** How many of `frames` have been handled. */
   private handled = 0
+  /** The link has been told to wait. */
+  private isPushedBack = false
+  /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
+  private hasHungUp = false
   private readonly confirmers = new Set<{ readonly sendConfirms: () => void }>()
   // --- writing
   private written: Array<Uint8Array> = []
@@ -136,7 +140,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // the link
   // ---------------------------------------------------------------------------
 
-  receive(bytes: Uint8Array): void {
+  receive(bytes: Uint8Array): boolean {
+    if (this.state === "gone") return true
     // The bytes are the transport's: what waits for the end of another turn is copied.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
@@ -144,6 +149,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       this.chunks.push(chunk)
       this.read()
     })
+    this.isPushedBack = this.isHeld
+    return !this.isPushedBack
   }
 
   drained(): void {
@@ -154,12 +161,15 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   closed(): void {
-    this.services.turn(() => this.leave("the client closed the connection"))
+    this.services.turn(() => {
+      this.hasHungUp = true
+      this.read()
+    })
   }
 
   /** Handles what has come, until the connection is not to be read. */
-  read(): void {
-    while (!this.isHeld) {
+  private read(): void {
+    while (!this.isHeld && this.state !== "gone") {
       const frame = this.frames[this.handled]
       if (frame !== undefined) {
         this.handled++
@@ -179,10 +189,20 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.handled = 0
     for (const channel of this.confirmers) channel.sendConfirms()
     this.confirmers.clear()
+    if (this.isHeld) return
+    if (this.hasHungUp) this.leave("the client closed the connection")
+    this.listen()
+  }
+
+  /** More may come. */
+  private listen(): void {
+    if (!this.isPushedBack) return
+    this.isPushedBack = false
+    this.link.resume()
   }
 
   private get isHeld(): boolean {
-    return this.isBlocked || this.state === "gone" || this.services.isPaused()
+    return this.isBlocked || this.services.isPaused()
   }
 
   private parse(chunk: Uint8Array): void {
@@ -246,8 +266,9 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.services.writing(this)
   }
 
-  /** Gives the link what is written. */
+  /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
   flush(): void {
+    if (this.hasHungUp) return this.leave("the client closed the connection")
     if (this.written.length > 0) {
       const bytes = join(this.written)
       this.written = []
@@ -544,7 +565,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Everything is said; the client has this long to hang up. */
   private await(): void {
     this.state = "closed"
-    this.isBlocked = false
+    if (this.isBlocked) {
+      this.isBlocked = false
+      this.services.turn(() => this.read())
+    }
     this.stopTimers()
     const seconds = this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30
     this.timer = this.later(seconds * 1000, () => this.finish("the client did not hang up"))
@@ -581,8 +605,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (this.state === "gone") return
     this.release(reason)
     this.state = "gone"
+    this.chunks = []
     this.stopTimers()
     this.services.ended(this)
+    this.listen()
   }
 
   /** Does something unless the connection gets on before; a paused broker does it when it has read what came. */
