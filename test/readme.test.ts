@@ -72,8 +72,8 @@ describe("the error tables of the README", () => {
 describe("README and docs", () => {
   it("show the examples as they are run", () => {
     const shown = Array.from(readme.matchAll(/^```ts\n([\s\S]*?)^```$/gm), ([, code]) => code)
-    const examples = ["examples/readme.ts", "examples/selfhealing.ts"].map((file) =>
-      read(file).replaceAll(/"\.\.\/src\/(\w+)\.ts"/g, `"effect-amqp/$1"`)
+    const examples = ["readme.ts", "selfhealing.ts", "billing.ts", "billing.test.ts"].map((file) =>
+      read(`examples/${file}`).replaceAll(/"\.\.\/src\/(\w+)(\/index)?\.ts"/g, `"effect-amqp/$1"`)
     )
     assert.deepStrictEqual(shown, examples)
   })
