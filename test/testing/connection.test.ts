@@ -225,6 +225,75 @@ describe("alarms", () => {
   })
 })
 
+describe("a client that is not read", () => {
+  /** One that has published in an alarm, and the queue of that. */
+  const blocked = (options: Parameters<RawClient["open"]>[0] = {}) => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open(options).channel().queue("q")
+    broker.core.block("low on memory")
+    assert.isFalse(client.isHeld)
+    client.publish(1, { body: "1" })
+    client.frames()
+    const queued = () => broker.core.vhosts.get("/")?.queues.get("q")?.ready
+    return { ...broker, client, queued }
+  }
+
+  it("is to send no more until it is: in an alarm, and in a pause from the first bytes on", () => {
+    const { client, core } = blocked()
+    assert.isTrue(client.isHeld)
+    core.pause()
+    core.unblock()
+    assert.isTrue(client.isHeld)
+    const other = new RawClient(core, "memory:2")
+    assert.isFalse(other.isHeld)
+    assert.isTrue(other.raw(AmqpProtocol.protocolHeader).isHeld)
+    core.resume()
+    assert.deepStrictEqual([client.isHeld, other.isHeld], [false, false])
+  })
+
+  it("has hung up behind what it has sent", () => {
+    const { client, core, queued } = blocked()
+    client.publish(1, { body: "2" })
+    client.peer.closed()
+    assert.deepStrictEqual([core.connections.size, queued()], [1, 0])
+    core.pause()
+    core.unblock()
+    assert.deepStrictEqual([core.connections.size, queued()], [1, 0])
+    core.resume()
+    assert.deepStrictEqual([core.connections.size, queued()], [0, 2])
+  })
+
+  it("has hung up when it can no longer be written to", () => {
+    const { advance, client, core, queued } = blocked({ limits: { heartbeat: 10 } })
+    client.peer.closed()
+    advance(4999)
+    assert.strictEqual(core.connections.size, 1)
+    advance(1)
+    assert.strictEqual(core.connections.size, 0)
+    core.unblock()
+    assert.strictEqual(queued(), 0)
+  })
+
+  it("is read again when an operator closes it", () => {
+    const { client, core } = blocked()
+    for (const connection of core.connections.values()) connection.close({ replyCode: 320, replyText: "BYE" })
+    assert.strictEqual(client.isHeld, false)
+    assert.deepStrictEqual(client.lines(), ["0 connection.close"])
+    client.send(0, { _tag: "connection.close-ok" })
+    assert.deepStrictEqual([client.ended, core.connections.size], ["end", 0])
+  })
+
+  it("is let go when the broker resets it or stops", () => {
+    for (const end of ["reset", "stop"] as const) {
+      const { client, core } = blocked()
+      if (end === "stop") core.stop()
+      else for (const connection of core.connections.values()) connection.reset()
+      assert.deepStrictEqual([client.isHeld, client.ended], [false, end === "stop" ? "end" : "reset"])
+      assert.isFalse(client.publish(1, { body: "2" }).isHeld)
+    }
+  })
+})
+
 describe("pauses", () => {
   it("nothing is read, written or missed; then everything is", () => {
     const broker = makeBroker()

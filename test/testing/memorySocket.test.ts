@@ -4,18 +4,22 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Scope } from "effect"
 import { Socket } from "effect/socket"
-import { memorySocket } from "../../src/testing/internal/memorySocket.ts"
+import { memorySocket, unreadMax } from "../../src/testing/internal/memorySocket.ts"
 import type { Link } from "../../src/testing/internal/model.ts"
 
 /** A broker that notes what it is told, and a client that is connected to it. */
 const connected = Effect.gen(function*() {
   const told: Array<string> = []
   const links: Array<Link> = []
+  let isReading = true
   const socket = memorySocket(
     (link) => {
       links.push(link)
       return {
-        receive: (bytes) => told.push(`received ${bytes.join()}`) > 0,
+        receive: (bytes) => {
+          told.push(`received ${bytes.join()}`)
+          return isReading
+        },
         drained: () => told.push("drained"),
         closed: () => told.push("closed")
       }
@@ -27,7 +31,15 @@ const connected = Effect.gen(function*() {
   const writer = yield* Scope.provide(socket.writer, scope)
   const [link] = links
   if (link === undefined) return yield* Effect.die("not connected")
-  return { told, link, pull, writer, leave: Scope.close(scope, Exit.void) }
+  return {
+    told,
+    link,
+    pull,
+    writer,
+    leave: Scope.close(scope, Exit.void),
+    /** Whether the broker reads from now on. */
+    read: (value: boolean) => (isReading = value)
+  }
 })
 
 const reasonOf = <A>(pull: Effect.Effect<A, Socket.SocketError>) =>
@@ -73,6 +85,80 @@ describe("a connection through memory", () => {
       assert.isTrue(link.write(Uint8Array.of(1)))
       yield* pull
       assert.deepStrictEqual(told, ["drained"])
+    }))
+
+  it.effect("makes a client wait for a broker that does not read", () =>
+    Effect.gen(function*() {
+      const { link, read, told, writer } = yield* connected
+      read(false)
+      const chunk = new Uint8Array(1024)
+      let written = 0
+      const writing = yield* Effect.forEach(Array.from({ length: 100 }, (_, index) => index), (index) => {
+        chunk.fill(index)
+        return Effect.andThen(writer.write(chunk), Effect.sync(() => written++))
+      }).pipe(Effect.forkChild({ startImmediately: true }))
+      // One with the broker, the others on their way; the one that fills it up has not returned.
+      const most = unreadMax / chunk.length
+      assert.deepStrictEqual([told.length, written], [1, most])
+      read(true)
+      link.resume()
+      assert.lengthOf(told, 1)
+      yield* Fiber.join(writing)
+      assert.deepStrictEqual(told, Array.from({ length: 100 }, (_, index) => `received ${chunk.fill(index).join()}`))
+    }))
+
+  it.effect("gives a broker that stops again only what it takes", () =>
+    Effect.gen(function*() {
+      const { link, read, told, writer } = yield* connected
+      read(false)
+      yield* Effect.forEach([1, 2, 3], (byte) => writer.write(Uint8Array.of(byte)))
+      assert.deepStrictEqual(told, ["received 1"])
+      link.resume()
+      yield* Effect.promise(() => Promise.resolve())
+      assert.deepStrictEqual(told, ["received 1", "received 2"])
+      yield* writer.write(Uint8Array.of(4))
+      read(true)
+      link.resume()
+      yield* Effect.promise(() => Promise.resolve())
+      assert.deepStrictEqual(told, ["received 1", "received 2", "received 3", "received 4"])
+    }))
+
+  /** A connection with a write that waits. */
+  const full = Effect.gen(function*() {
+    const connection = yield* connected
+    connection.read(false)
+    yield* connection.writer.write(Uint8Array.of(1))
+    const writing = yield* Effect.forkChild(connection.writer.write(new Uint8Array(unreadMax)), {
+      startImmediately: true
+    })
+    assert.isUndefined(writing.pollUnsafe())
+    return { ...connection, writing }
+  })
+
+  it.effect("lets go of a write that waits when it is interrupted, and delivers it in the end", () =>
+    Effect.gen(function*() {
+      const { leave, told, writing } = yield* full
+      yield* Fiber.interrupt(writing)
+      assert.deepStrictEqual(told, ["received 1"])
+      yield* leave
+      // The client has left behind what it has written.
+      assert.deepStrictEqual(told.map((line) => line.slice(0, 11)), ["received 1", "received 0,", "closed"])
+    }))
+
+  it.effect("fails a write that waits when the connection ends, whichever way", () =>
+    Effect.gen(function*() {
+      const ends: ReadonlyArray<(connection: Effect.Success<typeof full>) => Effect.Effect<void, Socket.SocketError>> =
+        [
+          ({ link }) => Effect.sync(() => link.reset()),
+          ({ link }) => Effect.sync(() => link.end()),
+          ({ leave }) => leave,
+          ({ writer }) => writer.write(new Socket.CloseEvent(1000))
+        ]
+      for (const end of ends) {
+        const connection = yield* full
+        yield* end(connection)
+        assert.strictEqual((yield* reasonOf(Fiber.join(connection.writing)))._tag, "SocketWriteError")
+      }
     }))
 
   it.effect("ends behind what was written", () =>

@@ -67,6 +67,8 @@ export class RawClient extends Sender {
   onWrite: () => void = () => {}
   /** Whether the link takes more. */
   isRoomy = true
+  /** Whether the broker wants no more for now. */
+  isHeld = false
   /** Every chunk that the broker wrote. */
   readonly chunks: Array<Uint8Array> = []
   private readonly parser = AmqpProtocol.makeParser({ frameMax: 1 << 24 })
@@ -90,7 +92,9 @@ export class RawClient extends Sender {
       reset: () => {
         this.ended = "reset"
       },
-      resume: () => {}
+      resume: () => {
+        this.isHeld = false
+      }
     })
   }
 
@@ -110,7 +114,7 @@ export class RawClient extends Sender {
   /** Sends bytes and overwrites them, as a transport does that uses its buffers again. */
   raw(...chunks: ReadonlyArray<Uint8Array>): this {
     const whole = Uint8Array.from(chunks.flatMap((chunk) => [...chunk]))
-    this.peer.receive(whole)
+    if (!this.peer.receive(whole)) this.isHeld = true
     whole.fill(0xee)
     return this
   }

@@ -98,11 +98,11 @@ class Wire implements Link {
   resume(): void {
     // Not on the broker's stack.
     queueMicrotask(() => {
+      const { unread } = this
       this.isPaused = false
-      for (let next = this.unread.shift(); next !== undefined; next = this.isPaused ? undefined : this.unread.shift()) {
-        this.unreadSize -= next.length
-        this.offer(next)
-      }
+      this.unread = []
+      this.unreadSize = 0
+      for (const bytes of unread) this.post(bytes)
       if (this.unreadSize < unreadMax) this.room.openUnsafe()
     })
   }
@@ -140,13 +140,10 @@ class Wire implements Link {
 
   /** To the broker, or behind what it has not read. */
   private post(bytes: Uint8Array): void {
-    if (!this.isPaused) return this.offer(bytes)
-    this.unread.push(bytes.slice())
-    this.unreadSize += bytes.length
-  }
-
-  private offer(bytes: Uint8Array): void {
-    this.isPaused = this.peer?.receive(bytes) === false
+    if (this.isPaused) {
+      this.unread.push(bytes.slice())
+      this.unreadSize += bytes.length
+    } else this.isPaused = this.peer?.receive(bytes) === false
   }
 
   /** The client has said its last word. */
