@@ -3,6 +3,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
+import { Socket } from "effect/socket"
 import { TestClock } from "effect/testing"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
@@ -10,6 +11,9 @@ import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
+import { unreadMax } from "../../src/testing/internal/memorySocket.ts"
+import { declare } from "../fixtures/violations.ts"
+import { Script } from "./rawClient.ts"
 
 interface TestOptions {
   readonly broker?: AmqpBroker.Options
@@ -198,6 +202,57 @@ describe("programs on the embedded broker", () => {
       assert.strictEqual((yield* connection.status)._tag, "Open")
       assert.deepStrictEqual(bodies(yield* broker.messages("orders")), ["one", "two"])
     })))
+
+  it.effect("wait with what they send in an alarm, and lose nothing of it", () =>
+    Effect.gen(function*() {
+      const broker = yield* AmqpBroker.make()
+      const socket = yield* broker.transport.connect({ host: "memory", port: 0 })
+      const pull = yield* Socket.readerBytes(socket)
+      const { write } = yield* socket.writer
+      yield* Effect.forkScoped(Effect.ignore(Effect.forever(pull)))
+      yield* write(new Script().open().send(1, declare("q")).bytes())
+      const alarm = yield* Scope.make()
+      yield* Scope.provide(broker.block(), alarm)
+      const message = (index: number) => new Script().publish(1, { body: `${index} `.padEnd(1000) }).bytes()
+      let sent = 0
+      const sending = yield* Effect.forEach(
+        Array.from({ length: 5000 }, (_, index) => message(index)),
+        (bytes) => Effect.andThen(write(bytes), Effect.sync(() => (sent += bytes.length)))
+      ).pipe(Effect.forkScoped)
+      yield* TestClock.adjust("1 hour")
+      // What a socket's buffer would hold, and what the broker was given before it stopped.
+      assert.isBelow(sent, unreadMax + 2048)
+      assert.isAbove(sent, unreadMax / 2)
+      assert.deepStrictEqual(yield* broker.messages("q"), [])
+      yield* Scope.close(alarm, Exit.void)
+      yield* Fiber.join(sending)
+      assert.deepStrictEqual(
+        bodies(yield* broker.messages("q")).map((text) => Number(text)),
+        Array.from({ length: 5000 }, (_, index) => index)
+      )
+    }).pipe(Effect.scoped))
+
+  it.effect("publish again, in order, to a broker that was suspended", () =>
+    onBroker(
+      Effect.gen(function*() {
+        const broker = yield* AmqpBroker.AmqpBroker
+        yield* declareQueue("orders")
+        const publisher = yield* AmqpPublisher.make()
+        const numbers = Array.from({ length: 300 }, (_, index) => index)
+        const paused = yield* Scope.make()
+        yield* Scope.provide(broker.pause, paused)
+        const publishing = yield* Effect.forEach(
+          numbers,
+          (index) => publisher.publish({ routingKey: "orders", body: `${index} `.padEnd(2000) }),
+          { concurrency: "unbounded" }
+        ).pipe(Effect.forkScoped)
+        yield* TestClock.adjust("1 second")
+        yield* Scope.close(paused, Exit.void)
+        yield* Fiber.join(publishing)
+        assert.deepStrictEqual(bodies(yield* broker.messages("orders")).map((text) => Number(text)), numbers)
+      }),
+      { broker: { heartbeat: 0 }, connection: { heartbeat: 0 } }
+    ))
 
   it.effect("find after a restart what was durable", () =>
     onBroker(Effect.gen(function*() {

@@ -2,15 +2,17 @@
  * The embedded broker on a TCP port.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Result, Schedule, Scope, Stream } from "effect"
-import { connect as connectTcp } from "node:net"
+import { Context, Effect, Exit, Layer, Option, Schedule, Scope, Stream } from "effect"
+import { subscribe, unsubscribe } from "node:diagnostics_channel"
+import { connect as connectTcp, Socket } from "node:net"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import type * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { AmqpConnection as Connection } from "../../src/AmqpConnection.ts"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 import * as NodeAmqpBroker from "../../src/testing/NodeAmqpBroker.ts"
+import { declare } from "../fixtures/violations.ts"
+import { Script } from "./rawClient.ts"
 
 const served = NodeAmqpBroker.layer().pipe(Layer.provideMerge(AmqpBroker.layer()))
 
@@ -39,21 +41,23 @@ const rawClient = (port: number, bytes: Uint8Array) =>
     }
   })
 
-const method = (method: AmqpProtocol.Method) => Result.getOrThrow(AmqpProtocol.encodeMethod(0, method))
+/** The server's sockets from now on. */
+const serverSockets = Effect.acquireRelease(
+  Effect.sync(() => {
+    const sockets: Array<Socket> = []
+    const note = (message: unknown) => {
+      if (typeof message === "object" && message !== null && "socket" in message && message.socket instanceof Socket) {
+        sockets.push(message.socket)
+      }
+    }
+    subscribe("net.server.socket", note)
+    return { sockets, note }
+  }),
+  ({ note }) => Effect.sync(() => unsubscribe("net.server.socket", note))
+)
 
 /** What opens a connection without waiting for answers. */
-const opening = Buffer.concat([
-  AmqpProtocol.protocolHeader,
-  method({
-    _tag: "connection.start-ok",
-    clientProperties: {},
-    mechanism: "PLAIN",
-    response: new TextEncoder().encode("\0guest\0guest"),
-    locale: "en_US"
-  }),
-  method({ _tag: "connection.tune-ok", channelMax: 1, frameMax: 4096, heartbeat: 0 }),
-  method({ _tag: "connection.open", virtualHost: "/" })
-])
+const opening = new Script().open().bytes()
 
 describe("the embedded broker over TCP", () => {
   it.live("takes connections and contents of any size", () =>
@@ -104,6 +108,53 @@ describe("the embedded broker over TCP", () => {
       yield* Effect.sync(() => client.socket.resetAndDestroy())
       yield* broker.waitUntil(Effect.map(broker.connections, (connections) => connections.length === 0))
       yield* connect()
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
+  it.live("leaves with the network what a client sends that is not read, in an alarm and in a pause", () =>
+    Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const { port } = yield* NodeAmqpBroker.Address
+      const { sockets } = yield* serverSockets
+      const client = yield* rawClient(port, new Script().open().send(1, declare("q")).bytes())
+      yield* broker.waitUntil(Effect.map(broker.queue("q"), Option.isSome))
+      const [socket] = sockets
+      if (socket === undefined) return yield* Effect.die("no socket")
+      const turnsOf = Effect.promise(() => new Promise((resolve) => setImmediate(resolve))).pipe(
+        Effect.repeat({ times: 200 })
+      )
+
+      const alarm = yield* Scope.make()
+      const pause = yield* Scope.make()
+      yield* Scope.provide(broker.block(), alarm)
+      const message = new Script().publish(1, { body: "x".repeat(4000) }).bytes()
+      const count = 8000
+      client.socket.write(message)
+      yield* broker.waitUntil(Effect.map(broker.connections, ([connection]) => connection?.isBlocked === true))
+      client.socket.write(Buffer.concat(Array.from({ length: count - 1 }, () => message)))
+      yield* turnsOf
+      // What Node reads ahead, and the chunk in which it was blocked.
+      assert.isBelow(socket.bytesRead, 4 * 65_536)
+      assert.isAbove(client.socket.writableLength, 0)
+      yield* Scope.provide(broker.pause, pause)
+      yield* Scope.close(alarm, Exit.void)
+      yield* turnsOf
+      assert.isBelow(socket.bytesRead, 4 * 65_536)
+      yield* Scope.close(pause, Exit.void)
+      yield* broker.waitUntil(
+        Effect.map(broker.queue("q"), (queue) => Option.isSome(queue) && queue.value.ready === count)
+      )
+
+      // Who hangs up is missed when he is read.
+      yield* Effect.scoped(Effect.gen(function*() {
+        yield* broker.block()
+        client.socket.write(message)
+        yield* broker.waitUntil(Effect.map(broker.connections, ([connection]) => connection?.isBlocked === true))
+        client.socket.end(message)
+        yield* turnsOf
+        assert.lengthOf(yield* broker.connections, 1)
+      }))
+      yield* broker.waitUntil(Effect.map(broker.connections, ({ length }) => length === 0))
+      assert.strictEqual(Option.getOrUndefined(yield* broker.queue("q"))?.ready, count + 2)
     }).pipe(Effect.scoped, Effect.provide(served)))
 
   it.live("says good-bye to its clients when its scope closes", () =>
