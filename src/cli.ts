@@ -103,17 +103,17 @@ const isTrouble = (event: AmqpBroker.BrokerEvent): boolean =>
 const style = (format: Parameters<typeof styleText>[0], text: string): string =>
   styleText(format, text, { stream: process.stdout })
 
-const eventLine = (event: AmqpBroker.BrokerEvent): string =>
-  isTrouble(event) ? style("yellow", describeEvent(event)) : describeEvent(event)
+const line = (entry: AmqpBroker.BrokerEvent | AmqpBroker.TappedFrame): string => {
+  if ("frame" in entry) return style("dim", describeFrame(entry))
+  return isTrouble(entry) ? style("yellow", describeEvent(entry)) : describeEvent(entry)
+}
 
-const frameLine = (frame: AmqpBroker.TappedFrame): string => style("dim", describeFrame(frame))
-
-/** A line for each value, the time first. */
-const log = <A>(values: Stream.Stream<A>, line: (value: A) => string): Effect.Effect<void> =>
-  Stream.runForEachArray(values, (array) =>
+/** A line for each entry, the time first. */
+const log = (entries: Stream.Stream<AmqpBroker.BrokerEvent | AmqpBroker.TappedFrame>): Effect.Effect<void> =>
+  Stream.runForEachArray(entries, (array) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) => {
       const time = style("dim", timeOfDay.format(now))
-      return print(array.map((value) => `${time} ${line(value)}\n`).join(""))
+      return print(array.map((entry) => `${time} ${line(entry)}\n`).join(""))
     }))
 
 interface BrokerArguments extends Required<Pick<NodeAmqpBroker.Options, "host" | "port">> {
@@ -133,11 +133,9 @@ const serve = (
       vhosts: [...new Set(["/", ...vhosts])],
       users: hasGuest ? undefined : users
     })
-    const logs = [
-      ...(isQuiet ? [] : [log(broker.events, eventLine)]),
-      ...(withFrames ? [log(broker.frames, frameLine)] : [])
-    ]
-    yield* Effect.forEach(logs, (log) => Effect.forkScoped(log, { startImmediately: true }), { discard: true })
+    const events = isQuiet ? Stream.empty : broker.events
+    const frames = isQuiet ? broker.frames : broker.journal
+    yield* Effect.forkScoped(log(withFrames ? frames : events), { startImmediately: true })
     const address = yield* Effect.provideService(
       NodeAmqpBroker.serve({ host, port }),
       AmqpBroker.AmqpBroker,

@@ -212,6 +212,8 @@ export interface AmqpBroker {
   readonly events: Stream.Stream<BrokerEvent>
   /** All frames of all connections from now on, in both directions; buffered as `events`. */
   readonly frames: Stream.Stream<TappedFrame>
+  /** Events and frames from now on, in the order in which they happen; buffered as `events`. */
+  readonly journal: Stream.Stream<BrokerEvent | TappedFrame>
   /** Waits until something is so. It is asked now, and again whenever something has happened in the broker. */
   readonly waitUntil: <E, R>(condition: Effect.Effect<boolean, E, R>) => Effect.Effect<void, E, R>
 
@@ -378,16 +380,23 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
     const clock = yield* Clock.Clock
     const events = new Watchers<BrokerEvent>()
     const frames = new Watchers<TappedFrame>()
+    const journal = new Watchers<BrokerEvent | TappedFrame>()
     const turns = new Watchers<void>(1)
-    const tap = (frame: TappedFrame): void => frames.tell(frame)
+    const tap = (frame: TappedFrame): void => {
+      frames.tell(frame)
+      journal.tell(frame)
+    }
     const earlier = Latch.makeUnsafe()
     const core = makeCore({
       now: () => clock.currentTimeMillisUnsafe(),
       // The fiber that keeps the time would run on the broker's stack.
       onEarlier: () => queueMicrotask(() => earlier.openUnsafe()),
-      emit: (event) => events.tell(event),
+      emit: (event) => {
+        events.tell(event)
+        journal.tell(event)
+      },
       onTurn: () => turns.tell(undefined),
-      tap: () => frames.isEmpty ? undefined : tap,
+      tap: () => frames.isEmpty && journal.isEmpty ? undefined : tap,
       heartbeatSeconds: options.heartbeat === undefined ? undefined : seconds(options.heartbeat),
       frameMax: options.frameMax,
       channelMax: options.channelMax,
@@ -409,7 +418,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
         core.stop()
-        for (const watchers of [events, frames, turns]) watchers.end()
+        for (const watchers of [events, frames, journal, turns]) watchers.end()
       })
     )
     yield* keepTime(core, clock, earlier).pipe(
@@ -453,6 +462,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       messages: (queue, vhost = "/") => Effect.map(Effect.suspend(() => queueOf(core, queue, vhost)), inspectMessages),
       events: events.stream,
       frames: frames.stream,
+      journal: journal.stream,
       waitUntil: (condition) =>
         Effect.scoped(Effect.gen(function*() {
           const changes = yield* turns.watch

@@ -447,6 +447,29 @@ describe("what is in the broker", () => {
       ])
     })))
 
+  it.effect("shows what happens among the frames that bring it about", () =>
+    onBroker(Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const watching = yield* broker.journal.pipe(
+        Stream.map((entry) => {
+          if (!("frame" in entry)) return entry._tag
+          return `${entry.direction} ${entry.frame._tag === "Method" ? entry.frame.method._tag : entry.frame._tag}`
+        }),
+        Stream.takeUntil((line) => line === "down basic.ack"),
+        Stream.runCollect,
+        Effect.forkScoped({ startImmediately: true })
+      )
+      yield* declareQueue("orders")
+      yield* publish("orders", "one")
+      const lines = yield* Fiber.join(watching)
+      const declared = lines.indexOf("QueueDeclared")
+      const published = lines.indexOf("Published")
+      assert.deepStrictEqual([lines.slice(declared - 1, declared + 2), lines.slice(published - 3, published + 2)], [
+        ["up queue.declare", "QueueDeclared", "down queue.declare-ok"],
+        ["up basic.publish", "up Header", "up Body", "Published", "down basic.ack"]
+      ])
+    })))
+
   it.effect("does not wait for who watches", () =>
     onBroker(Effect.gen(function*() {
       const broker = yield* AmqpBroker.AmqpBroker

@@ -118,6 +118,18 @@ describe("effect-amqp broker", () => {
       assert.notInclude(yield* command.output, "published")
     }).pipe(Effect.scoped), timeout)
 
+  it.live("shows events among the frames that bring them about", () =>
+    Effect.gen(function*() {
+      const command = yield* start("broker", "-p", "0", "--frames")
+      yield* useBroker(listening.exec(yield* command.nextLine)?.[1] ?? "")
+      yield* command.lineWith("#1 queue.declare")
+      assert.include(yield* command.nextLine, "queue orders declared")
+      assert.include(yield* command.nextLine, "#1 queue.declare-ok")
+      yield* command.lineWith("body of 11 bytes")
+      assert.include(yield* command.nextLine, "published 11 bytes")
+      assert.include(yield* command.nextLine, "#1 basic.ack")
+    }).pipe(Effect.scoped), timeout)
+
   it.live("says in one line that the port is taken", () =>
     Effect.gen(function*() {
       const server = createServer()
