@@ -155,7 +155,7 @@ export class AmqpMessage {
     return decoded instanceof AmqpDecodeError ? decoded : undefined
   }
 
-  /** `properties` without the throw: `yield*` it in an Effect to fail typed. */
+  /** `properties` without the throw: `Effect.fromResult` makes an Effect of it that fails typed. */
   get propertiesResult(): Result.Result<Properties, AmqpDecodeError> {
     const decoded = this.#decode()
     return decoded instanceof AmqpDecodeError ? Result.fail(decoded) : Result.succeed(decoded)
@@ -176,7 +176,7 @@ export class AmqpMessage {
     return Result.getOrThrow(this.textResult)
   }
 
-  /** `text` without the throw: `yield*` it in an Effect to fail typed. */
+  /** `text` without the throw: `Effect.fromResult` makes an Effect of it that fails typed. */
   get textResult(): Result.Result<string, AmqpDecodeError> {
     const text = utf8Decode(this.body)
     return text === undefined
