@@ -115,9 +115,14 @@ export interface Parser {
    *
    * Chunks may be cut anywhere. A failure is an `AmqpConnectionError` of reason `ProtocolViolation`, with the reply code
    * to give to the peer: 501 for a frame, 502 for a value, 503 for an unknown method. It is final: the parser fails from
-   * then on. Frames that the same chunk completed before the failure are not given.
+   * then on. Frames that the same chunk completed before the failure are in `completed`.
    */
   readonly push: (chunk: Uint8Array) => Result.Result<ReadonlyArray<Frame>, AmqpConnectionError>
+  /**
+   * The frames that the last chunk completed, also where it failed behind them: a peer that handles these before it
+   * handles the failure does the same however the bytes were cut.
+   */
+  readonly completed: ReadonlyArray<Frame>
 }
 
 /**
@@ -200,6 +205,9 @@ export const makeParser = (options: { readonly frameMax?: number | undefined } =
         piece = undefined
       }
       return Result.succeed(frames)
+    },
+    get completed() {
+      return frames
     }
   }
 }

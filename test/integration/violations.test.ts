@@ -11,28 +11,13 @@ import {
   connectionViolations,
   declare,
   replyViolations,
-  Sender,
+  Script,
+  type Sender,
   type Violation
 } from "../fixtures/violations.ts"
 import { Broker } from "../harness/broker.ts"
 import { dial } from "../harness/scripted.ts"
 import { onVhost, Vhost } from "../harness/shared.ts"
-
-/** Remembers what a client writes. */
-class Script extends Sender {
-  readonly chunks: Array<Uint8Array> = []
-
-  raw(...chunks: ReadonlyArray<Uint8Array>): this {
-    this.chunks.push(...chunks)
-    return this
-  }
-}
-
-const script = (write: (client: Sender) => void): Uint8Array => {
-  const client = new Script()
-  write(client)
-  return Uint8Array.from(client.chunks.flatMap((chunk) => [...chunk]))
-}
 
 const isClose = ({ _tag }: AmqpProtocol.Method): boolean => _tag === "channel.close" || _tag === "connection.close"
 
@@ -56,13 +41,12 @@ layer(onVhost, { excludeTestServices: true })("violations", (it) => {
       }
     })
     yield* socket.write(AmqpProtocol.protocolHeader)
-    yield* socket.write(script((client) => client.startOk()))
+    yield* socket.write(new Script().startOk().bytes())
     yield* until(({ _tag }) => _tag === "connection.tune")
-    yield* socket.write(script((client) => {
-      client.tuneOk().send(0, { _tag: "connection.open", virtualHost: name })
-      prepare(client)
-      wrong(client)
-    }))
+    const client = new Script().tuneOk().send(0, { _tag: "connection.open", virtualHost: name })
+    prepare(client)
+    wrong(client)
+    yield* socket.write(client.bytes())
     return closeLine(yield* until(isClose)).replace(`vhost '${name}'`, "vhost '/'")
   }, Effect.scoped)
 

@@ -12,8 +12,7 @@ import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 import { unreadMax } from "../../src/testing/internal/memorySocket.ts"
-import { declare } from "../fixtures/violations.ts"
-import { Script } from "./rawClient.ts"
+import { declare, Script } from "../fixtures/violations.ts"
 
 interface TestOptions {
   readonly broker?: AmqpBroker.Options

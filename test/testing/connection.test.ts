@@ -1,7 +1,16 @@
 /** The embedded broker's side of a connection: opening, tuning, heartbeats, alarms, pauses, closing. */
 import { assert, describe, it } from "@effect/vitest"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import { bytes, capabilities, closeLine, connectionViolations, consume, declare, get } from "../fixtures/violations.ts"
+import {
+  bytes,
+  capabilities,
+  closeLine,
+  connectionViolations,
+  consume,
+  declare,
+  get,
+  Script
+} from "../fixtures/violations.ts"
 import { makeBroker, RawClient, type TestBroker, text } from "./rawClient.ts"
 
 const openMethod: AmqpProtocol.ConnectionOpen = { _tag: "connection.open", virtualHost: "/" }
@@ -291,6 +300,50 @@ describe("a client that is not read", () => {
       assert.deepStrictEqual([client.isHeld, client.ended], [false, end === "stop" ? "end" : "reset"])
       assert.isFalse(client.publish(1, { body: "2" }).isHeld)
     }
+  })
+})
+
+describe("bytes that are no frames", () => {
+  const garbage = Uint8Array.of(9, 0, 0, 0, 0, 0, 0, 0xce)
+  const good = () => new Script().publish(1).send(1, declare("next")).bytes()
+
+  it("are refused behind the frames before them, in one chunk as in two", () => {
+    const linesOf = (say: (client: RawClient) => RawClient) => {
+      const broker = makeBroker()
+      const client = say(new RawClient(broker.core).open().channel().queue("q"))
+      assert.deepStrictEqual([...broker.core.vhosts.get("/")?.queues.keys() ?? []], ["q", "next"])
+      assert.strictEqual(broker.core.vhosts.get("/")?.queues.get("q")?.ready, 1)
+      return client.lines()
+    }
+    const lines = linesOf((client) => client.raw(good(), garbage))
+    assert.deepStrictEqual(lines, ["1 queue.declare-ok", "0 connection.close"])
+    assert.deepStrictEqual(linesOf((client) => client.raw(good()).raw(garbage)), lines)
+  })
+
+  it("wait behind them while the client is not read", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel().queue("q")
+    broker.core.block("low on memory")
+    client.raw(good(), garbage)
+    assert.deepStrictEqual(client.lines(), ["0 connection.blocked"])
+    broker.core.unblock()
+    assert.deepStrictEqual(client.lines(), ["0 connection.unblocked", "1 queue.declare-ok", "0 connection.close"])
+  })
+
+  it("mean nothing to a connection that has ended before them", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open()
+    const close: AmqpProtocol.ConnectionClose = {
+      _tag: "connection.close",
+      replyCode: 200,
+      replyText: "",
+      classId: 0,
+      methodId: 0
+    }
+    client.raw(new Script().send(0, close).bytes(), garbage)
+    assert.deepStrictEqual(client.lines(), ["0 connection.close-ok"])
+    broker.advance(10_000)
+    assert.strictEqual(broker.core.connections.size, 0)
   })
 })
 

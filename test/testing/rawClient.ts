@@ -8,7 +8,6 @@ import type { InputTable } from "../../src/AmqpTable.ts"
 import { makeCore } from "../../src/testing/internal/broker.ts"
 import type { BrokerEvent } from "../../src/testing/internal/events.ts"
 import type { Core, CoreOptions, Peer } from "../../src/testing/internal/model.ts"
-import { concat } from "../fixtures/frames.ts"
 import { declare, Sender } from "../fixtures/violations.ts"
 
 export const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes)
@@ -56,27 +55,6 @@ export const line = (frame: AmqpProtocol.Frame): string => {
       return `${frame.channel} body ${frame.payload.length}`
     case "Heartbeat":
       return "heartbeat"
-  }
-}
-
-/** What a client is going to say, whatever it hears. */
-export class Script extends Sender {
-  private chunks: Array<Uint8Array> = []
-
-  raw(...chunks: ReadonlyArray<Uint8Array>): this {
-    this.chunks.push(...chunks)
-    return this
-  }
-
-  /** Opens a connection, without heartbeats, and a channel. */
-  open(): this {
-    return this.raw(AmqpProtocol.protocolHeader).startOk().tuneOk({ heartbeat: 0 })
-      .send(0, { _tag: "connection.open", virtualHost: "/" }).send(1, { _tag: "channel.open" })
-  }
-
-  /** Since the last call. */
-  bytes(): Uint8Array {
-    return concat(this.chunks.splice(0))
   }
 }
 

@@ -11,8 +11,7 @@ import { AmqpConnection as Connection } from "../../src/AmqpConnection.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
 import * as NodeAmqpBroker from "../../src/testing/NodeAmqpBroker.ts"
-import { declare } from "../fixtures/violations.ts"
-import { Script } from "./rawClient.ts"
+import { declare, Script } from "../fixtures/violations.ts"
 
 const served = NodeAmqpBroker.layer().pipe(Layer.provideMerge(AmqpBroker.layer()))
 

@@ -7,6 +7,7 @@
  * @since 0.1.0
  */
 import * as Result from "effect/Result"
+import type * as AmqpError from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../AmqpTable.ts"
 import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
@@ -96,6 +97,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private frames: ReadonlyArray<AmqpProtocol.Frame> = []
   /** How many of `frames` have been handled. */
   private handled = 0
+  /** What came behind `frames` and is none. */
+  private garbage: AmqpError.AmqpConnectionError | undefined
   /** The link has been told to wait. */
   private isPushedBack = false
   /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
@@ -178,6 +181,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
         this.services.deliver()
         continue
       }
+      if (this.garbage !== undefined) {
+        this.reject(this.garbage)
+        continue
+      }
       const chunk = this.chunks.shift()
       if (chunk === undefined) break
       this.parse(chunk)
@@ -210,12 +217,14 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (bytes === undefined || this.isDeaf) return
     const parsed = this.parser.push(bytes)
     this.handled = 0
-    if (Result.isSuccess(parsed)) {
-      this.frames = parsed.success
-      return
-    }
-    this.frames = []
-    const { reason } = parsed.failure
+    this.frames = this.parser.completed
+    if (Result.isFailure(parsed)) this.garbage = parsed.failure
+  }
+
+  /** What comes from here on cannot be understood. */
+  private reject({ reason }: AmqpError.AmqpConnectionError): void {
+    this.garbage = undefined
+    if (this.isDeaf) return
     this.fail(
       reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
         ? refuse(reason.replyCode)(reason.detail)
