@@ -107,6 +107,7 @@ const layers: Readonly<Record<string, Layer>> = {
     sees: ["A", "T"],
     packages: data,
     modules: [
+      "testing/internal/addressing.ts",
       "testing/internal/arguments.ts",
       "testing/internal/authentication.ts",
       "testing/internal/broker.ts",

@@ -5,6 +5,7 @@
  * is a sequence, and one that fails can be made shorter.
  */
 import { Arbitrary, Schema } from "effect"
+import type { PropertiesInput } from "../../src/AmqpMessage.ts"
 import type * as AmqpTable from "../../src/AmqpTable.ts"
 
 const below = (size: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: size - 1 }))
@@ -40,13 +41,20 @@ const classicKinds: ReadonlyArray<QueueKind> = [
   { arguments: { "x-max-priority": 2, "x-max-length": 2, "x-dead-letter-exchange": "x0" } },
   { arguments: { "x-single-active-consumer": true } },
   { arguments: { "x-max-length-bytes": 8 } },
-  { arguments: { "x-queue-mode": "lazy" } }
+  { arguments: { "x-queue-mode": "lazy" } },
+  // Nothing waits for the time to pass: messages expire at once, or not at all.
+  { arguments: { "x-message-ttl": 0, "x-dead-letter-exchange": "x0" } }
 ]
 
 const quorumKinds: ReadonlyArray<QueueKind> = [
   { durable: true, arguments: { "x-queue-type": "quorum" } },
   { durable: true, arguments: { "x-queue-type": "quorum", "x-delivery-limit": 1, "x-dead-letter-exchange": "x0" } },
-  { durable: true, arguments: { "x-queue-type": "quorum", "x-single-active-consumer": true } }
+  { durable: true, arguments: { "x-queue-type": "quorum", "x-single-active-consumer": true } },
+  { durable: true, arguments: { "x-queue-type": "quorum", "x-max-length": 2, "x-dead-letter-exchange": "x1" } },
+  {
+    durable: true,
+    arguments: { "x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q0" }
+  }
 ]
 
 const streamKinds: ReadonlyArray<QueueKind> = [{ durable: true, arguments: { "x-queue-type": "stream" } }]
@@ -92,6 +100,20 @@ export const messageHeaders: ReadonlyArray<AmqpTable.InputTable | undefined> = [
   { CC: "not an array" }
 ]
 
+/** Other properties of messages, some of which RabbitMQ refuses. */
+export const messageProperties: ReadonlyArray<PropertiesInput> = [
+  {},
+  { messageId: "id", timestamp: 1, type: "type", appId: "app", contentType: "text/plain", contentEncoding: "" },
+  { correlationId: "c", replyTo: "r", userId: "guest", clusterId: "cluster" },
+  { deliveryMode: 2 },
+  { deliveryMode: 1, priority: 0 },
+  { expiration: "0" },
+  { expiration: "60000" },
+  { expiration: "soon" },
+  { userId: "somebody" },
+  { deliveryMode: 3 }
+]
+
 const DeclareExchange = Schema.TaggedStruct("DeclareExchange", {
   exchange: Exchange,
   type: below(exchangeTypes.length),
@@ -122,8 +144,8 @@ const Publish = Schema.TaggedStruct("Publish", {
   key: below(routingKeys.length),
   headers: below(messageHeaders.length),
   mandatory: Schema.Boolean,
-  persistent: Schema.Boolean,
-  priority: below(5)
+  priority: below(5),
+  properties: below(messageProperties.length)
 })
 
 const PublishToQueue = Schema.TaggedStruct("PublishToQueue", {

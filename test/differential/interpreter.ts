@@ -18,6 +18,7 @@ import {
   counts,
   exchangeTypes,
   messageHeaders,
+  messageProperties,
   type QueueKind,
   queueKinds,
   routingKeys,
@@ -361,7 +362,7 @@ export const observe = (
             )
           }
           case "Publish": {
-            const { channel, exchange, headers, key, mandatory, persistent, priority } = command
+            const { channel, exchange, headers, key, mandatory, priority, properties } = command
             const table = messageHeaders[headers]
             return yield* resultOf(
               laneOf(channel).channel.publish({
@@ -370,10 +371,9 @@ export const observe = (
                 body: body(),
                 mandatory: mandatory && channel === 0,
                 properties: {
-                  messageId: "id",
-                  deliveryMode: persistent ? 2 : undefined,
                   priority: priority === 0 ? undefined : priority,
-                  headers: table && namedTable(table)
+                  headers: table && namedTable(table),
+                  ...messageProperties[properties]
                 }
               })
             )

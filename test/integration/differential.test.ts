@@ -32,7 +32,7 @@ const difference = (sequence: Sequence, patience: number) =>
         prefix,
         patience
       }),
-      observe(sequence, { connect: connectTo(amqpUrl, memory), prefix, patience: 0 })
+      observe(sequence, { connect: connectTo(amqpUrl, memory), prefix, patience })
     ], { concurrency: 2 })
     for (let i = 0; i < Math.max(theirs.length, ours.length); i++) {
       const [rabbitmq, embedded] = [theirs[i], ours[i]].map((one) => JSON.stringify(one, undefined, 2))

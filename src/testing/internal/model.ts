@@ -170,9 +170,10 @@ export interface Vhost {
   readonly queueDelete: (method: AmqpProtocol.QueueDelete, owner: Owner) => number
   /** The queue of this name for `consume` and `get`: 404 where there is none, 405 where it is another's. */
   readonly queue: (name: string, owner: Owner) => Queue
+  /** The exchange of this name for `publish`: 404 where there is none, 403 where it is internal. */
+  readonly exchange: (name: string) => Exchange
   /**
-   * Routes to queues and has them take it. Refuses with 404 where the exchange is not there, and with 403 where it is
-   * internal. Understands `CC` and `BCC`, which it takes out.
+   * Routes to queues and has them take it, as far as `exchange` has it. Understands `CC` and `BCC`, which it takes out.
    */
   readonly publish: (message: Message) => Published
   /**

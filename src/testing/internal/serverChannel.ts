@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
+import { addressed } from "./addressing.ts"
 import { checkConsumerArguments } from "./arguments.ts"
 import { type ChannelFrame, type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { Message } from "./message.ts"
@@ -558,6 +559,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     if (method.immediate) throw notImplemented("immediate=true")
     checkSize(content, this.services.limits.maxMessageSize)
     this.check("write", "exchange", exchange)
+    this.host.home.exchange(exchange)
     const message = this.addressed(new Message({ exchange, routingKey, ...content }))
     checkProperties(message.decoded, this.host.account.name)
     const store = this.route(message)
@@ -600,7 +602,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.host.sendContent(
       this.number,
       { _tag: "basic.return", replyCode: 312, replyText: "NO_ROUTE", exchange, routingKey },
-      message
+      addressed(message).sent
     )
   }
 

@@ -7,7 +7,7 @@
  */
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type * as AmqpTable from "../../AmqpTable.ts"
-import { utf8Decode } from "../../internal/wire.ts"
+import { addressed } from "./addressing.ts"
 import {
   checkExchangeName,
   checkQueue,
@@ -18,7 +18,6 @@ import {
   resource
 } from "./arguments.ts"
 import { type BoundExchange, makeExchange } from "./exchange.ts"
-import { taggedTypeName } from "./fieldValue.ts"
 import type { Message } from "./message.ts"
 import type { Binding, Context, Exchange, Owner, Published, Queue, QueueHost, Vhost } from "./model.ts"
 import { makeQueue } from "./queue.ts"
@@ -342,12 +341,15 @@ class BrokerVhost implements Vhost, QueueHost {
     return this.route(message)()
   }
 
+  exchange(name: string): Exchange {
+    const exchange = this.exchanges.get(name)
+    if (exchange === undefined) throw this.missing("exchange", name)
+    if (exchange.isInternal) throw accessRefused(`cannot publish to internal ${resource("exchange", name, this.name)}`)
+    return exchange
+  }
+
   route(message: Message): () => Published {
-    const exchange = this.exchanges.get(message.exchange)
-    if (exchange === undefined) throw this.missing("exchange", message.exchange)
-    if (exchange.isInternal) {
-      throw accessRefused(`cannot publish to internal ${resource("exchange", message.exchange, this.name)}`)
-    }
+    this.exchange(message.exchange)
     const { keys, sent } = addressed(message)
     const names = this.find(sent, keys)
     return () => {
@@ -453,42 +455,4 @@ const refuseDefault = (exchange: string): void => {
 
 const refuseReserved = (kind: "queue" | "exchange", name: string): void => {
   if (name.startsWith("amq.")) throw accessRefused(`${kind} name '${name}' contains reserved prefix 'amq.*'`)
-}
-
-// -----------------------------------------------------------------------------
-// CC and BCC
-// -----------------------------------------------------------------------------
-
-/** Flag of the headers in the first byte of the property flags: messages without any are not decoded. */
-const headersFlag = 0x20
-
-/** All keys that a message goes by, and the message as its receivers see it: without `BCC`. */
-const addressed = (message: Message): { readonly keys: ReadonlyArray<string>; readonly sent: Message } => {
-  const { deliveryMode } = message.received.properties
-  if (deliveryMode !== undefined && deliveryMode !== 1 && deliveryMode !== 2) {
-    throw preconditionFailed(`invalid message: {delivery_mode_unknown,${deliveryMode}}`)
-  }
-  if (((message.properties[0] ?? 0) & headersFlag) === 0) return { keys: [message.routingKey], sent: message }
-  const copied = keysIn(message, "CC")
-  const isBlind = message.headers.value.some(([key]) => key === "BCC")
-  const blindKeys = isBlind ? keysIn(message, "BCC") : message.blindKeys
-  return {
-    keys: [message.routingKey, ...copied, ...blindKeys],
-    sent: isBlind ? message.withHeaders({ BCC: undefined }).with({}, { blindKeys }) : message
-  }
-}
-
-const keysIn = (message: Message, header: string): ReadonlyArray<string> => {
-  const value = message.headers.value.find(([key]) => key === header)?.[1]
-  if (value === undefined) return []
-  if (value._tag !== "Array") {
-    throw preconditionFailed(
-      `invalid message: {unacceptable_type_in_header,"${header}",${taggedTypeName(value)}}`
-    )
-  }
-  return value.value.flatMap((item) => {
-    if (item._tag !== "LongString") return []
-    const text = typeof item.value === "string" ? item.value : utf8Decode(item.value)
-    return text === undefined ? [] : [text]
-  })
 }
