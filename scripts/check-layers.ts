@@ -120,6 +120,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "testing/internal/faultyLink.ts",
       "testing/internal/fieldValue.ts",
       "testing/internal/frameLane.ts",
+      "testing/internal/inbox.ts",
       "testing/internal/incoming.ts",
       "testing/internal/inspection.ts",
       "testing/internal/message.ts",

@@ -7,11 +7,12 @@
  * @since 0.1.0
  */
 import * as Result from "effect/Result"
-import type * as AmqpError from "../../AmqpError.ts"
+import type { AmqpConnectionError } from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../AmqpTable.ts"
 import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
 import { term } from "./fieldValue.ts"
+import { copied, Inbox, type Received } from "./inbox.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
 import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
@@ -37,13 +38,6 @@ const maxBuffered = 1024 * 1024
 
 /** What frame sizes are without a limit. */
 const unlimited = 0xffff_ffff
-
-/** With bytes of its own. */
-const copied = (frame: AmqpProtocol.Frame): AmqpProtocol.Frame => {
-  if (frame._tag === "Header") return { ...frame, properties: frame.properties.slice() }
-  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
-  return frame
-}
 
 /** What RabbitMQ shows of a frame that should not be there. */
 const payloadOf = (frame: AmqpProtocol.Frame): readonly [type: number, payload: Uint8Array] => {
@@ -85,20 +79,12 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   readonly channels = new Map<number, ServerChannel>()
   private readonly link: Link
   private readonly services: Services
-  private readonly parser = AmqpProtocol.makeParser({ frameMax: AmqpProtocol.frameMinSize })
   private state: State = "header"
   private loggedIn: User | undefined
   private opened: Vhost | undefined
   private capabilities: PlainTable = {}
   // --- reading
-  /** The part of the protocol header that has come. */
-  private header: Uint8Array = new Uint8Array(0)
-  private chunks: Array<Uint8Array> = []
-  private frames: ReadonlyArray<AmqpProtocol.Frame> = []
-  /** How many of `frames` have been handled. */
-  private handled = 0
-  /** What came behind `frames` and is none. */
-  private garbage: AmqpError.AmqpConnectionError | undefined
+  private readonly inbox = new Inbox()
   /** The link has been told to wait. */
   private isPushedBack = false
   /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
@@ -127,7 +113,6 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
-    this.parser.unsplitMax = AmqpProtocol.frameMinSize
     this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
   }
 
@@ -144,12 +129,12 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // ---------------------------------------------------------------------------
 
   receive(bytes: Uint8Array): boolean {
-    if (this.state === "gone") return true
+    if (this.isDeaf) return true
     // The bytes are the transport's: what waits for the end of another turn is copied.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
       this.lastReceived = this.services.timers.now()
-      this.chunks.push(chunk)
+      this.inbox.push(chunk)
       this.read()
     })
     this.isPushedBack = this.isHeld
@@ -172,28 +157,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   /** Handles what has come, until the connection is not to be read. */
   private read(): void {
-    while (!this.isHeld && this.state !== "gone") {
-      const frame = this.frames[this.handled]
-      if (frame !== undefined) {
-        this.handled++
-        this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(frame) })
-        this.handle(frame)
-        this.services.deliver()
-        continue
-      }
-      if (this.garbage !== undefined) {
-        this.reject(this.garbage)
-        continue
-      }
-      const chunk = this.chunks.shift()
-      if (chunk === undefined) break
-      this.parse(chunk)
+    while (!this.isHeld) {
+      const next = this.inbox.next()
+      if (next === undefined) break
+      this.take(next)
+      this.services.deliver()
     }
-    if (this.isHeld) {
-      this.frames = this.frames.slice(this.handled).map(copied)
-      this.chunks = this.chunks.map((chunk) => chunk.slice())
-    } else this.frames = []
-    this.handled = 0
+    if (this.isHeld) this.inbox.keep()
     for (const channel of this.confirmers) channel.sendConfirms()
     this.confirmers.clear()
     if (this.isHeld) return
@@ -212,19 +182,33 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     return this.isBlocked || this.services.isPaused()
   }
 
-  private parse(chunk: Uint8Array): void {
-    const bytes = this.state === "header" ? this.takeHeader(chunk) : chunk
-    if (bytes === undefined || this.isDeaf) return
-    const parsed = this.parser.push(bytes)
-    this.handled = 0
-    this.frames = this.parser.completed
-    if (Result.isFailure(parsed)) this.garbage = parsed.failure
+  private take(received: Received): void {
+    if (received._tag === "ProtocolHeader") this.begin(received.isKnown)
+    else if (received._tag === "Garbage") this.reject(received.error)
+    else {
+      this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(received) })
+      this.handle(received)
+    }
+  }
+
+  private begin(isKnown: boolean): void {
+    if (!isKnown) {
+      this.write(AmqpProtocol.protocolHeader)
+      return this.finish("another protocol")
+    }
+    this.state = "starting"
+    this.send(0, {
+      _tag: "connection.start",
+      versionMajor: 0,
+      versionMinor: 9,
+      serverProperties,
+      mechanisms: new TextEncoder().encode(mechanismNames),
+      locales: new TextEncoder().encode("en_US")
+    })
   }
 
   /** What comes from here on cannot be understood. */
-  private reject({ reason }: AmqpError.AmqpConnectionError): void {
-    this.garbage = undefined
-    if (this.isDeaf) return
+  private reject({ reason }: AmqpConnectionError): void {
     this.fail(
       reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
         ? refuse(reason.replyCode)(reason.detail)
@@ -237,31 +221,6 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Nothing that comes has a meaning any more. */
   private get isDeaf(): boolean {
     return this.state === "doomed" || this.state === "gone"
-  }
-
-  /** The bytes behind the protocol header, once it is there and right. */
-  private takeHeader(chunk: Uint8Array): Uint8Array | undefined {
-    const whole = join([this.header, chunk])
-    const { protocolHeader } = AmqpProtocol
-    if (whole.length < protocolHeader.length) {
-      this.header = whole
-      return undefined
-    }
-    if (protocolHeader.some((byte, i) => whole[i] !== byte)) {
-      this.write(protocolHeader)
-      this.finish("another protocol")
-      return undefined
-    }
-    this.state = "starting"
-    this.send(0, {
-      _tag: "connection.start",
-      versionMajor: 0,
-      versionMinor: 9,
-      serverProperties,
-      mechanisms: new TextEncoder().encode(mechanismNames),
-      locales: new TextEncoder().encode("en_US")
-    })
-    return whole.subarray(protocolHeader.length)
   }
 
   // ---------------------------------------------------------------------------
@@ -440,7 +399,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
-    this.parser.frameMax = this.parser.unsplitMax = frameMax === 0 ? unlimited : frameMax
+    this.inbox.limit(frameMax === 0 ? unlimited : frameMax)
     this.heartbeatSeconds = heartbeat
   }
 
@@ -592,6 +551,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Silence, then a reset. */
   private doom(): void {
     this.state = "doomed"
+    this.inbox.clear()
     this.stopTimers()
     this.timer = this.later(doom, () => this.drop("refused before it was open"))
   }
@@ -614,7 +574,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (this.state === "gone") return
     this.release(reason)
     this.state = "gone"
-    this.chunks = []
+    this.inbox.clear()
     this.stopTimers()
     this.services.ended(this)
     this.listen()
