@@ -605,3 +605,15 @@ describe("an operator", () => {
       }
     ))
 })
+
+describe("a clock between milliseconds", () => {
+  it.effect("heartbeats come where times are not whole milliseconds, and their differences round", () =>
+    Effect.gen(function*() {
+      yield* TestClock.adjust(3192.3)
+      assert.isBelow((3192.3 + 5000) - 3192.3, 5000)
+      const broker = yield* AmqpBroker.make({ heartbeat: "10 seconds" })
+      yield* AmqpConnection.make().pipe(Effect.provideService(AmqpTransport, broker.transport))
+      yield* TestClock.adjust("10 minutes")
+      assert.strictEqual((yield* broker.connections).length, 1)
+    }))
+})

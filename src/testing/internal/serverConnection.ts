@@ -443,12 +443,15 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // heartbeats
   // ---------------------------------------------------------------------------
 
+  // Times need not be whole milliseconds, as after a backoff with jitter. What has come is told by the very sum that set
+  // the timer: the difference may round to less, and the timer would be due again for ever.
+
   /** One for each half interval in which nothing was written. */
   private sendHeartbeats(): void {
     const half = this.heartbeatSeconds * 500
     const { timers } = this.services
     this.timer = timers.at(Math.max(this.lastSent, timers.now() - half) + half, () => {
-      if (timers.now() - this.lastSent >= half && !this.services.isPaused()) {
+      if (timers.now() >= this.lastSent + half && !this.services.isPaused()) {
         this.write(AmqpProtocol.heartbeatFrame)
         this.tapped({ _tag: "Heartbeat" })
         this.lastSent = timers.now()
@@ -463,7 +466,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     const { timers } = this.services
     this.reaper = timers.at(this.lastReceived + patience, () => {
       if (this.isHeld) this.lastReceived = timers.now()
-      else if (timers.now() - this.lastReceived >= patience) return this.drop("missed heartbeats from the client")
+      else if (timers.now() >= this.lastReceived + patience) return this.drop("missed heartbeats from the client")
       this.awaitHeartbeats()
     })
   }
