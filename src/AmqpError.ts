@@ -46,6 +46,9 @@ const softMessage = (error: SoftParts, advice: string): string => {
   return `${error.operation}${target} was refused: ${error.replyText.replace(/\.$/, "")}. ${advice}`
 }
 
+/** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
+const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
+
 /**
  * 403: the user may not do this, or the name belongs to the broker (`amq.*`, the default exchange), or another
  * consumer is exclusive.
@@ -103,7 +106,12 @@ export class AmqpPreconditionFailed
   )
 {
   override get message(): string {
-    return softMessage(this, "Compare the options with what the broker already holds")
+    return softMessage(
+      this,
+      isLateAck(this)
+        ? "Settle deliveries sooner, or have the broker allow more time for it (consumer_timeout)"
+        : "Compare the options with what the broker already holds"
+    )
   }
 }
 
@@ -461,7 +469,7 @@ export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
-  if (u instanceof AmqpPreconditionFailed) return says(u.replyText, /timed out/)
+  if (u instanceof AmqpPreconditionFailed) return isLateAck(u)
   return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
     u instanceof AmqpConsumerCancelled
 }

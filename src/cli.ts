@@ -175,12 +175,16 @@ const complain = (lines: ReadonlyArray<string>, exitCode: number) =>
     process.exitCode = exitCode
   })
 
+const listenHint = (code: string): string =>
+  code === "EADDRINUSE" || code === "EACCES"
+    ? "Another one may be given with --port, or 0 for any."
+    : "Another address may be given with --host."
+
 const fiber = Effect.runFork(
   main(process.argv.slice(2)).pipe(
     Effect.catchTags({
       UsageError: ({ message }) => complain([`effect-amqp: ${message}`, "Try: effect-amqp --help"], 2),
-      AmqpListenError: ({ message }) =>
-        complain([`effect-amqp: ${message}. Another one may be given with --port, or 0 for any.`], 1)
+      AmqpListenError: ({ code, message }) => complain([`effect-amqp: ${message}. ${listenHint(code)}`], 1)
     })
   )
 )

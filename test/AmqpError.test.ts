@@ -144,6 +144,16 @@ const classes = Object.entries<unknown>(AmqpError).flatMap(([name, value]) =>
 const withReason = (error: Error): ReadonlyArray<Error> =>
   error instanceof AmqpError.AmqpConnectionError ? [error, error.reason] : [error]
 
+it("advice for an acknowledgement that came too late speaks of time", () => {
+  const replyText = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 5 ms."
+  const error = AmqpError.fromChannelClose({
+    ...{ replyCode: 406, replyText, classId: 0, methodId: 0 },
+    ...{ operation: "consume", entity: "orders" }
+  })
+  assert.match(error.message, /consumer_timeout/)
+  assert.notMatch(error.message, /Compare the options/)
+})
+
 describe("every error", () => {
   it("is among the samples", () => {
     const sampled = new Set(errors.flatMap(withReason).map((error) => error.constructor))
