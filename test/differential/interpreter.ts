@@ -143,6 +143,14 @@ export const observe = (
     const lanes: Array<Lane> = []
     const subscriptions: Array<Subscription> = []
     let held: Array<{ readonly source: string; readonly lane: Lane; readonly delivery: AmqpDelivery }> = []
+    /** All bindings that were ever asked for. */
+    const bound: Array<{
+      readonly exchange: string
+      readonly routingKey: string
+      readonly undo: (
+        channel: AmqpChannel.AmqpChannel
+      ) => Effect.Effect<void, AmqpChannel.QueueUnbindError | AmqpChannel.ExchangeUnbindError>
+    }> = []
     /** The link of an exclusive one; `undefined`: anybody's. */
     const owners = new Map<number, number | undefined>()
     const kinds = new Map<number, QueueKind>()
@@ -338,36 +346,46 @@ export const observe = (
             }
             return result
           }
-          case "Bind":
-          case "Unbind": {
-            const { channel } = laneOf(1)
+          case "Bind": {
             const binding = {
               queue: queueName(command.queue),
               exchange: exchangeName(command.exchange),
               routingKey: named(bindingKeys[command.key] ?? ""),
               arguments: bindingArguments[command.arguments] ?? {}
             }
-            return yield* resultOf(command._tag === "Bind" ? channel.queueBind(binding) : channel.queueUnbind(binding))
+            bound.push({
+              exchange: binding.exchange,
+              routingKey: binding.routingKey,
+              undo: (channel) => channel.queueUnbind(binding)
+            })
+            return yield* resultOf(laneOf(1).channel.queueBind(binding))
           }
-          case "BindExchange":
-          case "UnbindExchange": {
-            const { channel } = laneOf(1)
+          case "BindExchange": {
             const binding = {
               source: exchangeName(command.source),
               destination: exchangeName(command.destination),
               routingKey: named(bindingKeys[command.key] ?? "")
             }
-            return yield* resultOf(
-              command._tag === "BindExchange" ? channel.exchangeBind(binding) : channel.exchangeUnbind(binding)
-            )
+            bound.push({
+              exchange: binding.source,
+              routingKey: binding.routingKey,
+              undo: (channel) => channel.exchangeUnbind(binding)
+            })
+            return yield* resultOf(laneOf(1).channel.exchangeBind(binding))
+          }
+          case "Unbind": {
+            const binding = pick(bound, command.binding)
+            return binding === undefined ? "nothing" : yield* resultOf(binding.undo(laneOf(1).channel))
           }
           case "Publish": {
-            const { channel, exchange, headers, key, mandatory, priority, properties } = command
+            const { binding, channel, exchange, headers, key, mandatory, priority, properties } = command
             const table = messageHeaders[headers]
+            const aim = (binding < 8 ? pick(bound, binding) : undefined) ??
+              { exchange: exchangeName(exchange), routingKey: named(routingKeys[key] ?? "") }
             return yield* resultOf(
               laneOf(channel).channel.publish({
-                exchange: exchangeName(exchange),
-                routingKey: named(routingKeys[key] ?? ""),
+                exchange: aim.exchange,
+                routingKey: aim.routingKey,
                 body: body(),
                 mandatory: mandatory && channel === 0,
                 properties: {
@@ -382,6 +400,8 @@ export const observe = (
             const { channel, more, priority, queue } = command
             const results: Array<string> = []
             for (let i = 0; i <= more; i++) {
+              // The dead letters of two queues come to a third one in any order.
+              if (i > 0) yield* settled
               results.push(
                 yield* resultOf(
                   laneOf(channel).channel.publish({
@@ -551,16 +571,15 @@ export const observe = (
     for (let i = 0; i < counts.channels; i++) yield* openLane(i)
 
     const setup: ReadonlyArray<Command> = [
-      ...sequence.exchanges.map(({ type }, exchange): Command => ({
+      ...sequence.exchanges.map((options, exchange): Command => ({
         _tag: "DeclareExchange",
         exchange,
-        type,
-        autoDelete: false,
         internal: 1,
-        alternate: counts.exchanges
+        ...options
       })),
       ...sequence.queues.map(({ kind }, queue): Command => ({ _tag: "DeclareQueue", channel: 1, queue, kind })),
-      ...sequence.bindings
+      ...sequence.bindings,
+      ...sequence.exchangeBindings
     ]
     const observed: Array<Observed> = []
     for (const command of setup) {

@@ -372,7 +372,7 @@ class BrokerVhost implements Vhost, QueueHost {
 
   /** The names of the queues that a message goes to, each once, in the order in which RabbitMQ serves them. */
   private find(message: Message, keys: ReadonlyArray<string>): ReadonlyArray<string> {
-    if (message.exchange === "") return keys.length === 1 ? keys : [...new Set(keys)].sort()
+    if (message.exchange === "") return keys.length === 1 ? keys : [...new Set(keys)].sort().reverse()
     const queues = new Set<string>()
     const seen = new Set([message.exchange])
     const pending = [message.exchange]
@@ -392,7 +392,7 @@ class BrokerVhost implements Vhost, QueueHost {
       })
       if (!isTaken && exchange.alternate !== undefined) follow(exchange.alternate)
     }
-    return queues.size < 2 ? [...queues] : [...queues].sort()
+    return queues.size < 2 ? [...queues] : [...queues].sort().reverse()
   }
 
   // ---------------------------------------------------------------------------
