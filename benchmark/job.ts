@@ -36,7 +36,7 @@ export interface Job extends Place {
   readonly inFlight: number
   /** 0: no acknowledgement. */
   readonly prefetch: number
-  /** Channels that publishes take turns on. */
+  /** Channels that publishes take turns on; ours alone are asked for more than one. */
   readonly channels: number
   /** How often the count is repeated. */
   readonly repeat: number

@@ -1,7 +1,22 @@
 /**
  * What a measured phase costs its process.
  */
+import { readFileSync } from "node:fs"
 import type { Sample } from "./job.ts"
+
+/**
+ * The largest resident size of this process, in bytes. `getrusage` would count what the parent had when it forked, so
+ * the kernel is asked where that is possible.
+ */
+const peak = (): number => {
+  try {
+    const [, kibibytes] = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync("/proc/self/status", "utf8")) ?? []
+    if (kibibytes !== undefined) return Number(kibibytes) * 1024
+  } catch {
+    // Not Linux.
+  }
+  return process.resourceUsage().maxRSS * 1024
+}
 
 /** Measures one phase. */
 export class Meter {
@@ -22,7 +37,7 @@ export class Meter {
   }
 
   sample(extra: Sample["extra"] = {}): Sample {
-    return { seconds: this.seconds, cpu: this.micros, peak: process.resourceUsage().maxRSS * 1024, extra }
+    return { seconds: this.seconds, cpu: this.micros, peak: peak(), extra }
   }
 }
 

@@ -40,7 +40,14 @@ class Delivering {
     const { consumerTag, queue } = consume
     this.one = Result.getOrThrow(AmqpProtocol.encodeContent({
       channel,
-      method: { _tag: "basic.deliver", consumerTag, deliveryTag: 0, redelivered: false, exchange: "", routingKey: queue },
+      method: {
+        _tag: "basic.deliver",
+        consumerTag,
+        deliveryTag: 0,
+        redelivered: false,
+        exchange: "",
+        routingKey: queue
+      },
       properties: { contentType, deliveryMode: 1 },
       body: new Uint8Array(Number(size)).fill(0x61)
     }))

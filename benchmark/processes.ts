@@ -8,6 +8,7 @@ import { tmpdir } from "node:os"
 import * as Path from "node:path"
 import { createInterface } from "node:readline"
 import { promisify } from "node:util"
+import type { CodecFigures } from "./codec.ts"
 import { type ClientName, type Job, nativeClient, type Sample, toArguments } from "./job.ts"
 
 const exec = promisify(execFile)
@@ -57,20 +58,22 @@ export const output = async (program: string, args: ReadonlyArray<string>): Prom
 export const sampleOf = async (
   client: ClientName,
   job: Job,
-  native: string | undefined,
-  nodeOptions: ReadonlyArray<string> = []
+  native: string | undefined
 ): Promise<Sample> => {
   const json = client === nativeClient && native !== undefined
     ? await output(native, toArguments(job))
     : await output(process.execPath, [
       "--expose-gc",
-      ...nodeOptions,
       script("worker.ts"),
       client,
       JSON.stringify(job)
     ])
   return JSON.parse(json)
 }
+
+/** Runs the micro-benchmarks of one codec in a process of its own. */
+export const codecSampleOf = async (client: ClientName, times: number): Promise<CodecFigures> =>
+  JSON.parse(await output(process.execPath, [script("codec.ts"), client, String(times)]))
 
 /** A script that prints one line when it is ready, and lives until its standard input ends. */
 export class Server {

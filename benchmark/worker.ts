@@ -2,7 +2,7 @@
  * One client, one workload, one process: `node worker.ts <client> <job as JSON>` prints its sample as JSON.
  */
 import type { Connect, Connection } from "./clients/client.ts"
-import { type ClientName, type Job, type Sample } from "./job.ts"
+import type { ClientName, Job, Sample } from "./job.ts"
 import { Meter, percentile } from "./measure.ts"
 
 const clients: Partial<Record<ClientName, () => Promise<{ readonly connect: Connect }>>> = {

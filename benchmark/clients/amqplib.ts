@@ -17,19 +17,18 @@ const optionsOf = (job: Job): amqplib.Options.Publish => ({
 })
 
 const plain = async (model: amqplib.ChannelModel, job: Job, body: Buffer): Promise<Publish> => {
-  const channels = await Promise.all(Array.from({ length: job.channels }, () => model.createChannel()))
+  const channel = await model.createChannel()
   const options = optionsOf(job)
   return async (count) => {
     for (let i = 0; i < count; i++) {
-      const channel = channels[i % channels.length]
-      if (channel?.publish("", job.queue, body, options) === false) await once(channel, "drain")
+      if (!channel.publish("", job.queue, body, options)) await once(channel, "drain")
     }
-    for (const channel of channels) await channel.checkQueue(job.queue)
+    await channel.checkQueue(job.queue)
   }
 }
 
 const confirmed = async (model: amqplib.ChannelModel, job: Job, body: Buffer): Promise<Publish> => {
-  const channels = await Promise.all(Array.from({ length: job.channels }, () => model.createConfirmChannel()))
+  const channel = await model.createConfirmChannel()
   const options = optionsOf(job)
   return (count) => {
     const { promise, reject, resolve } = deferred()
@@ -37,7 +36,8 @@ const confirmed = async (model: amqplib.ChannelModel, job: Job, body: Buffer): P
     let confirmed = 0
     const send = (): void => {
       if (sent === count) return
-      channels[sent++ % channels.length]?.publish("", job.queue, body, options, onConfirm)
+      sent++
+      channel.publish("", job.queue, body, options, onConfirm)
     }
     const onConfirm = (error: unknown): void => {
       if (error !== null) return reject(error)

@@ -33,7 +33,7 @@ export type Connect = (job: Job) => Promise<Connection>
 export const concurrency = 10
 
 /** Work in order, so many at a time; for clients that have no such thing. */
-export const limited = <A>(limit: number, work: (item: A) => Promise<void>): ((item: A) => void) => {
+export const limited = <A>(limit: number, work: (item: A) => Promise<void>): (item: A) => void => {
   const waiting: Array<A> = []
   let running = 0
   const next = (): void => {

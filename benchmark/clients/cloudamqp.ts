@@ -19,17 +19,14 @@ const urlOf = (job: Job): string =>
   `amqp://guest:guest@${job.host}:${job.port}/%2f${job.frameMax > 0 ? `?frameMax=${job.frameMax}` : ""}`
 
 const makePublisher = async (client: AMQPClient, job: Job, body: Uint8Array): Promise<Publish> => {
-  const channels = await Promise.all(Array.from({ length: job.channels }, () => client.channel()))
-  if (job.kind !== "publish") await Promise.all(channels.map((channel) => channel.confirmSelect()))
+  const channel = await client.channel()
+  if (job.kind !== "publish") await channel.confirmSelect()
   const properties = propertiesOf(job)
-  const [first] = channels
-  if (first === undefined) throw new Error("no channel")
-  const send = (i: number): Promise<number> =>
-    (channels[i % channels.length] ?? first).basicPublish("", job.queue, body, properties, job.mandatory)
+  const send = (): Promise<number> => channel.basicPublish("", job.queue, body, properties, job.mandatory)
   const batches = async (count: number, size: number): Promise<void> => {
     for (let sent = 0; sent < count;) {
       const promises: Array<Promise<number>> = []
-      for (let i = 0; i < size && sent < count; i++) promises.push(send(sent++))
+      for (let i = 0; i < size && sent < count; i++, sent++) promises.push(send())
       await Promise.all(promises)
     }
   }
@@ -37,7 +34,7 @@ const makePublisher = async (client: AMQPClient, job: Job, body: Uint8Array): Pr
     case "publish":
       return async (count) => {
         await batches(count, plainWindow)
-        for (const channel of channels) await channel.queueDeclare(job.queue, { passive: true })
+        await channel.queueDeclare(job.queue, { passive: true })
       }
     case "batch":
       return (count) => batches(count, job.inFlight)
@@ -45,7 +42,7 @@ const makePublisher = async (client: AMQPClient, job: Job, body: Uint8Array): Pr
       return async (count) => {
         let sent = 0
         const loop = async (): Promise<void> => {
-          while (sent < count) await send(sent++)
+          while (sent++ < count) await send()
         }
         await Promise.all(Array.from({ length: job.inFlight }, loop))
       }

@@ -39,7 +39,8 @@ const plain = (job: Job, body: Uint8Array) =>
     return (count: number) =>
       Effect.gen(function*() {
         for (let i = 0; i < count; i++) yield* (channels[i % channels.length] ?? first).publish(message)
-        for (const channel of channels) yield* channel.queueDeclarePassive(job.queue)
+        // With more than one channel nobody but the null peer is spoken to, which reads all of them in their order.
+        yield* first.queueDeclarePassive(job.queue)
       })
   })
 
@@ -81,7 +82,10 @@ const consume = (job: Job, total: number, onMessage: (body: Uint8Array) => void)
       const done = yield* Deferred.make<void>()
       let seen = 0
       const handler = (message: AmqpMessage) =>
-        Effect.andThen(read(message), Effect.suspend(() => ++seen < total ? Effect.void : Deferred.succeed(done, undefined)))
+        Effect.andThen(
+          read(message),
+          Effect.suspend(() => ++seen < total ? Effect.void : Deferred.succeed(done, undefined))
+        )
       const options = { prefetch: job.prefetch, concurrency, onFailure: AmqpConsumer.requeue }
       yield* Effect.raceFirst(AmqpConsumer.run(job.queue, handler, options), Deferred.await(done))
     })

@@ -2,7 +2,7 @@
  * rabbitmq-client, by its documentation: the raw channel for publishing and plain consuming, which is its cheapest path,
  * `createConsumer` for handlers whose end acknowledges, `createRPCClient` for requests.
  */
-import { type Channel, Connection, type Envelope, type RPCClient } from "rabbitmq-client"
+import { Connection, type Envelope, type RPCClient } from "rabbitmq-client"
 import { contentType, headers, type Job } from "../job.ts"
 import { concurrency, type Connect, deferred, type Publish } from "./client.ts"
 
@@ -22,16 +22,14 @@ const envelopeOf = (job: Job): Envelope => ({
 
 const makePublisher = async (rabbit: Connection, job: Job, bytes: Uint8Array): Promise<Publish> => {
   const body = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const first = await rabbit.acquire()
-  const others = await Promise.all(Array.from({ length: job.channels - 1 }, () => rabbit.acquire()))
-  const channels: ReadonlyArray<Channel> = [first, ...others]
-  if (job.kind !== "publish") await Promise.all(channels.map((channel) => channel.confirmSelect()))
+  const channel = await rabbit.acquire()
+  if (job.kind !== "publish") await channel.confirmSelect()
   const envelope = envelopeOf(job)
-  const send = (i: number): Promise<void> => (channels[i % channels.length] ?? first).basicPublish(envelope, body)
+  const send = (): Promise<void> => channel.basicPublish(envelope, body)
   const batches = async (count: number, size: number): Promise<void> => {
     for (let sent = 0; sent < count;) {
       const promises: Array<Promise<void>> = []
-      for (let i = 0; i < size && sent < count; i++) promises.push(send(sent++))
+      for (let i = 0; i < size && sent < count; i++, sent++) promises.push(send())
       await Promise.all(promises)
     }
   }
@@ -39,7 +37,7 @@ const makePublisher = async (rabbit: Connection, job: Job, bytes: Uint8Array): P
     case "publish":
       return async (count) => {
         await batches(count, plainWindow)
-        for (const channel of channels) await channel.queueDeclare({ queue: job.queue, passive: true })
+        await channel.queueDeclare({ queue: job.queue, passive: true })
       }
     case "batch":
       return (count) => batches(count, job.inFlight)
@@ -47,7 +45,7 @@ const makePublisher = async (rabbit: Connection, job: Job, bytes: Uint8Array): P
       return async (count) => {
         let sent = 0
         const loop = async (): Promise<void> => {
-          while (sent < count) await send(sent++)
+          while (sent++ < count) await send()
         }
         await Promise.all(Array.from({ length: job.inFlight }, loop))
       }
