@@ -2,7 +2,8 @@
  * `npm run bench`: every client through every workload, side by side. One process per client and workload, clients
  * interleaved, several rounds, medians. A run of everything writes its tables, its figures and its chart into `docs/`.
  *
- * `--quick` is a short form that shows that all of it works, `--rounds n` (5), `--only id,id`, `--clients a,b`, `--list`.
+ * `--quick` is a short form that shows that all of it works, `--rounds n` (5), `--only id,id`, `--clients a,b`, `--list`,
+ * `--profile folder` for a profile of each process.
  */
 import { Effect, Redacted } from "effect"
 import { readFile, writeFile } from "node:fs/promises"
@@ -30,13 +31,14 @@ const { values } = parseArgs({
     only: { type: "string" },
     clients: { type: "string" },
     quick: { type: "boolean", default: false },
+    profile: { type: "string" },
     list: { type: "boolean", default: false }
   }
 })
 
 const usage = (problem: string): never => {
   process.stderr.write(
-    `${problem}\nusage: npm run bench -- [--quick] [--rounds n] [--only id,id] [--clients a,b] [--list]\n`
+    `${problem}\nusage: npm run bench -- [--quick] [--rounds n] [--only id,id] [--clients a,b] [--profile folder] [--list]\n`
   )
   process.exit(2)
 }
@@ -66,7 +68,11 @@ const ids = chosen([...workloads, ...others].map(({ id }) => id), values.only)
 const selected = workloads.filter(({ id }) => ids.includes(id))
   .map((workload) => values.quick ? shortened(workload) : workload)
 let clients = chosen(clientNames, values.clients)
-const isFull = values.only === undefined && values.clients === undefined && !values.quick
+const nodeOptions = values.profile === undefined
+  ? []
+  : ["--cpu-prof", "--cpu-prof-interval=200", `--cpu-prof-dir=${Path.resolve(values.profile)}`]
+const isFull = values.only === undefined && values.clients === undefined && !values.quick &&
+  values.profile === undefined
 
 // -----------------------------------------------------------------------------
 // measuring
@@ -165,7 +171,7 @@ const main = Effect.scoped(Effect.gen(function*() {
               ? { queue: `bench.${++names}`, warmQueue: `bench.${names}.warm` }
               : { queue: `null.${size}.${count}`, warmQueue: `null.${size}.${warm}` }
             const job: Job = { ...workload.job, ...address, ...queues }
-            const measured = attempt(`${workload.title}, ${client}`, () => sampleOf(client, job, native))
+            const measured = attempt(`${workload.title}, ${client}`, () => sampleOf(client, job, native, nodeOptions))
             const sample = yield* Effect.scoped(Effect.andThen(prepare(job), measured))
             if (sample !== undefined) samples.push({ workload: workload.id, client, sample })
           }

@@ -58,12 +58,14 @@ export const output = async (program: string, args: ReadonlyArray<string>): Prom
 export const sampleOf = async (
   client: ClientName,
   job: Job,
-  native: string | undefined
+  native: string | undefined,
+  nodeOptions: ReadonlyArray<string>
 ): Promise<Sample> => {
   const json = client === nativeClient && native !== undefined
     ? await output(native, toArguments(job))
     : await output(process.execPath, [
       "--expose-gc",
+      ...nodeOptions,
       script("worker.ts"),
       client,
       JSON.stringify(job)
