@@ -38,7 +38,7 @@ import {
   type Value,
   void_
 } from "./internal/tableValue.ts"
-import { Reader, utf8Decode, Writer } from "./internal/wire.ts"
+import { Reader, Writer } from "./internal/wire.ts"
 
 export type {
   Bool,
@@ -545,8 +545,11 @@ const readTagged = (reader: Reader, tag: number, depth: number): Value => {
 }
 
 const readText = (reader: Reader): string | Uint8Array => {
-  const text = reader.longString()
-  return utf8Decode(text) ?? text.slice()
+  const start = reader.offset
+  const text = reader.longText()
+  if (text !== undefined) return text
+  reader.offset = start
+  return reader.longString().slice()
 }
 
 /** Without a `bigint` for the numbers that do not need one. */
