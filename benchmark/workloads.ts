@@ -52,20 +52,20 @@ const MiB = 1024 * KiB
 
 const withBroker: ReadonlyArray<Workload> = [
   workload("publish", "publish", { kind: "publish", warm: 30_000, count: 120_000 }, { cpuJs: 0.25, cpuC: 0.6 }),
-  workload("confirm", "confirmed publish, 256 in flight", { kind: "confirm", warm: 20_000, count: 60_000 }, {
+  workload("confirm", "confirmed publish, 256 in flight", { kind: "confirm", warm: 40_000, count: 60_000 }, {
     cpuJs: 0.6,
     cpuC: 0.8
   }),
-  workload("mandatory", "the same, mandatory", { kind: "confirm", warm: 20_000, count: 60_000, mandatory: true }),
-  workload("batch", "publishAll, 1,000 at a time", { kind: "batch", warm: 20_000, count: 60_000, inFlight: 1000 }, {
+  workload("mandatory", "the same, mandatory", { kind: "confirm", warm: 40_000, count: 60_000, mandatory: true }),
+  workload("batch", "publishAll, 1,000 at a time", { kind: "batch", warm: 40_000, count: 60_000, inFlight: 1000 }, {
     cpuOwn: { workload: "confirm", ratio: 0.7 }
   }),
-  workload("consume", "consume, no ack", { kind: "consume", warm: 20_000, count: 80_000 }, { cpuJs: 0.75, cpuC: 1.8 }),
-  workload("ack", "consume + ack, prefetch 300", { kind: "consume", prefetch: 300, warm: 20_000, count: 60_000 }, {
+  workload("consume", "consume, no ack", { kind: "consume", warm: 40_000, count: 80_000 }, { cpuJs: 0.75, cpuC: 1.8 }),
+  workload("ack", "consume + ack, prefetch 300", { kind: "consume", prefetch: 300, warm: 40_000, count: 60_000 }, {
     cpuJs: 0.65,
     cpuC: 1.1
   }),
-  workload("run", "handlers, 10 at a time, prefetch 300", { kind: "run", prefetch: 300, warm: 20_000, count: 60_000 }),
+  workload("run", "handlers, 10 at a time, prefetch 300", { kind: "run", prefetch: 300, warm: 40_000, count: 60_000 }),
   workload("headers-out", "confirmed publish, 5 headers", {
     kind: "confirm",
     headers: true,
