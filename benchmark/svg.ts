@@ -16,7 +16,7 @@ const colors: Record<ClientName, string> = {
 }
 
 const width = 760
-const left = 230
+const left = 260
 const right = 60
 const bar = 13
 const gap = 16

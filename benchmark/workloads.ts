@@ -148,11 +148,12 @@ export const workloads: ReadonlyArray<Workload> = [
   flat("channels-1000", "publish on 1,000 channels", { kind: "publish", count: 300_000, channels: 1_000 }),
   flat("unconfirmed-1", "confirmed publish, 1 in flight", { kind: "confirm", warm: 2_000, count: 20_000, inFlight: 1 }),
   flat("unconfirmed-256", "confirmed publish, 256 in flight", { kind: "confirm", count: 200_000 }),
-  flat("unconfirmed-10k", "confirmed publish, 10,000 in flight", {
+  flat("unconfirmed-10k", "confirmed publish, 10,000 in flight, a fiber for each", {
     kind: "confirm",
     count: 200_000,
     inFlight: 10_000
-  })
+  }),
+  flat("unconfirmed-all", "publishAll, 10,000 in flight", { kind: "batch", count: 200_000, inFlight: 10_000 })
 ]
 
 /** A tenth of the work. */
