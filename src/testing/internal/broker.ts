@@ -15,6 +15,9 @@ import type { Limits, Services } from "./services.ts"
 import { Timers } from "./timers.ts"
 import { makeVhost } from "./vhost.ts"
 
+/** How many queues in a row a dead letter may pass in one turn. */
+const maxGenerations = 100
+
 const halfHour = 30 * 60 * 1000
 
 /** What a client is that comes while the broker is stopped: its link is reset already. */
@@ -112,14 +115,25 @@ class BrokerCore implements Core, Services {
 
   deliver(): void {
     if (this.paused) return
+    let generations = 0
+    let left = 0
     while (true) {
       for (const queue of this.marked) {
         this.marked.delete(queue)
         queue.pump()
       }
-      const letter = this.letters.shift()
-      if (letter === undefined) return
-      letter()
+      if (left === 0) {
+        left = this.letters.length
+        if (left === 0) return
+        generations++
+        // Dead letters may turn in a circle for ever, as they do in RabbitMQ: whoever shares the thread goes on meanwhile.
+        if (generations > maxGenerations) {
+          this.timers.after(1, () => {})
+          return
+        }
+      }
+      left--
+      this.letters.shift()?.()
     }
   }
 
