@@ -78,6 +78,8 @@ export class StoredQueue implements Queue {
 
   readonly publish = (message: Message): boolean => {
     const { deadLetters, maxPriority, overflow } = this.settings
+    // What a consumer would have taken since the last turn is not in the way of it.
+    if (overflow !== "drop-head" && this.refuses(message)) this.pump()
     if (overflow !== "drop-head" && this.refuses(message)) {
       if (overflow === "reject-publish-dlx" && deadLetters !== undefined) this.giveUp(message, "maxlen")
       return false
