@@ -44,6 +44,7 @@ export default defineConfig({
           name: "embedded",
           include: ["test/integration/**/*.test.ts"],
           exclude: [
+            "test/integration/benchmark.test.ts", // brings its own brokers
             "test/integration/chaos.test.ts", // kills its node's process
             "test/integration/cluster.test.ts", // has no nodes to lose
             "test/integration/examples.test.ts", // brings its own brokers
