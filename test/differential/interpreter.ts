@@ -85,6 +85,16 @@ const seen = (delivery: AmqpUnacknowledged): string => {
   )
 }
 
+/** The queue that a message died in last; nobody has promised in which order the dead letters of two queues meet. */
+const origin = ({ properties }: AmqpUnacknowledged): string => {
+  const deaths = properties.headers?.["x-death"]
+  return Array.isArray(deaths) ? JSON.stringify(deaths[0]?.queue) : ""
+}
+
+/** In the order that was promised. */
+const byOrigin = (deliveries: ReadonlyArray<AmqpUnacknowledged>): ReadonlyArray<AmqpUnacknowledged> =>
+  deliveries.toSorted((a, b) => origin(a).localeCompare(origin(b)))
+
 // -----------------------------------------------------------------------------
 // what there is
 // -----------------------------------------------------------------------------
@@ -282,7 +292,7 @@ export const observe = (
       const events: Array<string> = []
       for (const subscription of [...subscriptions]) {
         const { end, fresh, lane, name } = subscription
-        for (const delivery of fresh.splice(0)) {
+        for (const delivery of byOrigin(fresh.splice(0))) {
           events.push(`${name} ${seen(delivery)}`)
           if (delivery instanceof AmqpDelivery) held.push({ source: name, lane, delivery })
         }
@@ -597,18 +607,19 @@ export const observe = (
       observed.push({ command: JSON.stringify(command), result, events, queues })
     }
 
-    // What is left, in its order.
+    // What is left.
     for (const lane of lanes) yield* lane.channel.close
     yield* settled
     for (const [queue, owner] of owners) {
-      const events: Array<string> = []
-      while (true) {
+      const left: Array<AmqpUnacknowledged> = []
+      let end = ""
+      while (end === "") {
         const got = yield* probe(owner ?? 1, (channel) => channel.get({ queue: queueName(queue), noAck: true }))
-        if (Result.isFailure(got)) events.push(said(got.failure))
-        if (Result.isFailure(got) || Option.isNone(got.success)) break
-        events.push(seen(got.success.value.delivery))
+        if (Result.isFailure(got)) end = said(got.failure)
+        else if (Option.isNone(got.success)) end = "empty"
+        else left.push(got.success.value.delivery)
       }
-      observed.push({ command: `what is left in q${queue}`, result: "", events, queues: [] })
+      observed.push({ command: `what is left in q${queue}`, result: end, events: byOrigin(left).map(seen), queues: [] })
     }
 
     // Nothing of it stays.
