@@ -109,22 +109,30 @@ export class Unsettled {
     this.deliveries = new Map(all.map((delivery) => [delivery.deliveryTag, delivery]))
   }
 
-  /** Tells the queues of deliveries that were taken, each of all of its own at once. */
+  /**
+   * Tells the queues of deliveries that were taken, each of all of its own at once. What goes back to a classic queue
+   * does so consumer by consumer, and is delivered again in between, as RabbitMQ does it.
+   */
   settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
-    this.consumers.settled(deliveries)
     let failure: unknown
-    for (const [queue, group] of Map.groupBy(deliveries, ({ queue }) => queue)) {
-      const entries = group.map(({ entry }) => entry)
+    for (const [queue, all] of Map.groupBy(deliveries, ({ queue }) => queue)) {
+      const [group = [], ...others] = outcome === "requeue" && queue.type === "classic" ? byConsumer(all) : [all]
       try {
-        queue.settle(entries, failure === undefined ? outcome : "abandon")
+        this.settleAt(queue, group, failure === undefined ? outcome : "abandon")
       } catch (error) {
         // A stream takes nothing back. The connection will end, and these with it.
         failure = error
-        queue.settle(entries, "abandon")
+        queue.settle(group.map(({ entry }) => entry), "abandon")
       }
-      this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: group.length })
+      for (const other of others) this.services.agenda.later(() => this.settleAt(queue, other, outcome))
     }
     if (failure !== undefined) throw failure
+  }
+
+  private settleAt(queue: Queue, deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
+    this.consumers.settled(deliveries)
+    queue.settle(deliveries.map(({ entry }) => entry), outcome)
+    this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: deliveries.length })
   }
 
   /** Gives everything back, and is not interested in time any more. */
@@ -133,3 +141,9 @@ export class Unsettled {
     this.settle(this.takeAll(), "abandon")
   }
 }
+
+/** By consumer tag; what `basic.get` took comes first. */
+const byConsumer = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<ReadonlyArray<Delivery>> =>
+  [...Map.groupBy(deliveries, ({ consumer }) => consumer?.tag ?? "")]
+    .sort(([one], [other]) => one < other ? -1 : 1)
+    .map(([, group]) => group)
