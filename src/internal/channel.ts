@@ -49,80 +49,121 @@ export interface OpenChannel extends Pick<Consuming, "consumeWith"> {
   readonly state: ChannelState
 }
 
+const declareExchange = (
+  exchange: string,
+  options: {
+    readonly type: string
+    readonly passive: boolean
+    readonly durable?: boolean | undefined
+    readonly autoDelete?: boolean | undefined
+    readonly internal?: boolean | undefined
+    readonly arguments?: InputTable | undefined
+  }
+) => ({
+  _tag: "exchange.declare" as const,
+  exchange,
+  type: options.type,
+  passive: options.passive,
+  durable: options.durable ?? false,
+  autoDelete: options.autoDelete ?? false,
+  internal: options.internal ?? false,
+  noWait: false,
+  arguments: options.arguments ?? noArguments
+})
+
+const bindExchange = <Tag extends "exchange.bind" | "exchange.unbind">(_tag: Tag, options: ExchangeBindOptions) => ({
+  _tag,
+  destination: options.destination,
+  source: options.source,
+  routingKey: options.routingKey ?? "",
+  noWait: false,
+  arguments: options.arguments ?? noArguments
+})
+
+const declareQueue = (
+  queue: string,
+  options: {
+    readonly passive: boolean
+    readonly durable?: boolean | undefined
+    readonly exclusive?: boolean | undefined
+    readonly autoDelete?: boolean | undefined
+    readonly arguments?: InputTable | undefined
+  }
+) => ({
+  _tag: "queue.declare" as const,
+  queue,
+  passive: options.passive,
+  durable: options.durable ?? false,
+  exclusive: options.exclusive ?? false,
+  autoDelete: options.autoDelete ?? false,
+  noWait: false,
+  arguments: options.arguments ?? noArguments
+})
+
+const bindQueue = <Tag extends "queue.bind" | "queue.unbind">(_tag: Tag, options: QueueBindOptions) => ({
+  _tag,
+  queue: options.queue,
+  exchange: options.exchange,
+  routingKey: options.routingKey ?? "",
+  noWait: false,
+  arguments: options.arguments ?? noArguments
+})
+
+const toQueueInfo = ({ consumerCount, messageCount, queue }: QueueInfo): QueueInfo => ({
+  queue,
+  messageCount,
+  consumerCount
+})
+
+/** The transactions of a channel: made with the first, for most channels have none. */
+const makeTransaction = (state: ChannelState): AmqpChannel["transaction"] => {
+  const transacting = Semaphore.makeUnsafe(1)
+  const select = command(state, { _tag: "tx.select" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
+  const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
+  const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
+
+  const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        state.inTransaction = true
+        if (state.mode !== "tx") yield* select
+        const exit = yield* Effect.exit(restore(effect))
+        if (Exit.isFailure(exit)) {
+          // A channel that is gone has rolled back.
+          yield* Effect.ignore(rollback)
+          return yield* exit
+        }
+        yield* commit
+        const returned = state.takeReturned()
+        if (returned.length === 0) return exit.value
+        return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
+      }).pipe(
+        // Not before the end is answered: what others do until then waits behind it, and is of the next transaction.
+        Effect.ensuring(Effect.sync(() => {
+          state.inTransaction = false
+        }))
+      )
+    )
+
+  return <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
+    Effect.flatMap(OpenTransactions, (open) =>
+      open.includes(state)
+        // It would wait for itself.
+        ? Effect.die(new Error(`a transaction inside a transaction of channel ${state.id}`))
+        : transacting.withPermit(
+          commitOrRollback(Effect.provideService(effect, OpenTransactions, [...open, state]))
+        ))
+}
+
 /** A channel over its state. `closeTimeout` limits each step of closing. */
 export const makeChannel = (session: Session, state: ChannelState, closeTimeout: Duration.Duration): OpenChannel => {
   const bounded = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<void> =>
     Effect.ignore(Effect.timeoutOption(Effect.interruptible(effect), closeTimeout))
 
-  const { cancel, consume, consumeWith } = makeConsuming(session, state, bounded)
-
-  // --- exchanges and queues
-
-  const declareExchange = (
-    exchange: string,
-    options: {
-      readonly type: string
-      readonly passive: boolean
-      readonly durable?: boolean | undefined
-      readonly autoDelete?: boolean | undefined
-      readonly internal?: boolean | undefined
-      readonly arguments?: InputTable | undefined
-    }
-  ) => ({
-    _tag: "exchange.declare" as const,
-    exchange,
-    type: options.type,
-    passive: options.passive,
-    durable: options.durable ?? false,
-    autoDelete: options.autoDelete ?? false,
-    internal: options.internal ?? false,
-    noWait: false,
-    arguments: options.arguments ?? noArguments
-  })
-
-  const bindExchange = <Tag extends "exchange.bind" | "exchange.unbind">(_tag: Tag, options: ExchangeBindOptions) => ({
-    _tag,
-    destination: options.destination,
-    source: options.source,
-    routingKey: options.routingKey ?? "",
-    noWait: false,
-    arguments: options.arguments ?? noArguments
-  })
-
-  const declareQueue = (
-    queue: string,
-    options: {
-      readonly passive: boolean
-      readonly durable?: boolean | undefined
-      readonly exclusive?: boolean | undefined
-      readonly autoDelete?: boolean | undefined
-      readonly arguments?: InputTable | undefined
-    }
-  ) => ({
-    _tag: "queue.declare" as const,
-    queue,
-    passive: options.passive,
-    durable: options.durable ?? false,
-    exclusive: options.exclusive ?? false,
-    autoDelete: options.autoDelete ?? false,
-    noWait: false,
-    arguments: options.arguments ?? noArguments
-  })
-
-  const bindQueue = <Tag extends "queue.bind" | "queue.unbind">(_tag: Tag, options: QueueBindOptions) => ({
-    _tag,
-    queue: options.queue,
-    exchange: options.exchange,
-    routingKey: options.routingKey ?? "",
-    noWait: false,
-    arguments: options.arguments ?? noArguments
-  })
-
-  const toQueueInfo = ({ consumerCount, messageCount, queue }: QueueInfo): QueueInfo => ({
-    queue,
-    messageCount,
-    consumerCount
-  })
+  // What few channels use is made when it is used; with the small ring of confirms that spares 1.7 KiB of 9.1.
+  let madeConsuming: Consuming | undefined
+  const consuming = (): Consuming => madeConsuming ??= makeConsuming(session, state, bounded)
+  let madeTransaction: AmqpChannel["transaction"] | undefined
 
   /** Deletes a queue without waiting for it. */
   const forgetQueue = (queue: string): void => {
@@ -175,43 +216,6 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
 
   const ifOpen = (operation: string) =>
     Effect.suspend(() => state.isClosed ? Effect.fail(channelClosed(state, operation)) : Effect.void)
-
-  const transacting = Semaphore.makeUnsafe(1)
-  const select = command(state, { _tag: "tx.select" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
-  const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
-  const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
-
-  const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*() {
-        state.inTransaction = true
-        if (state.mode !== "tx") yield* select
-        const exit = yield* Effect.exit(restore(effect))
-        if (Exit.isFailure(exit)) {
-          // A channel that is gone has rolled back.
-          yield* Effect.ignore(rollback)
-          return yield* exit
-        }
-        yield* commit
-        const returned = state.takeReturned()
-        if (returned.length === 0) return exit.value
-        return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
-      }).pipe(
-        // Not before the end is answered: what others do until then waits behind it, and is of the next transaction.
-        Effect.ensuring(Effect.sync(() => {
-          state.inTransaction = false
-        }))
-      )
-    )
-
-  const transaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
-    Effect.flatMap(OpenTransactions, (open) =>
-      open.includes(state)
-        // It would wait for itself.
-        ? Effect.die(new Error(`a transaction inside a transaction of channel ${state.id}`))
-        : transacting.withPermit(
-          commitOrRollback(Effect.provideService(effect, OpenTransactions, [...open, state]))
-        ))
 
   // --- the end
 
@@ -305,8 +309,10 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
       request(state, { _tag: "basic.qos", prefetchSize: 0, prefetchCount, global }, { soft: [], onReply: nothing }),
     publish: (message) => publish(state, message),
     get,
-    consume,
-    cancel,
+    get consume() {
+      return consuming().consume
+    },
+    cancel: (consumerTag) => consuming().cancel(consumerTag),
     ack: (options) => settle(options, { _tag: "Ack" }),
     nack: ({ requeue = true, ...options }) => settle(options, { _tag: "Nack", requeue }),
     reject: ({ deliveryTag, requeue = true }: RefuseOptions & { readonly deliveryTag: number }) =>
@@ -324,10 +330,10 @@ export const makeChannel = (session: Session, state: ChannelState, closeTimeout:
       Effect.andThen(ifOpen("waitForConfirms"), confirmsIdle(state)),
       ifOpen("waitForConfirms")
     ),
-    transaction,
+    transaction: (effect) => (madeTransaction ??= makeTransaction(state))(effect),
     flow: (active) => command(state, { _tag: "channel.flow", active }, { soft: [], onReply: nothing }),
     close,
     closed: Effect.map(gone, () => channelClosed(state, "channel"))
   }
-  return { channel, state, consumeWith }
+  return { channel, state, consumeWith: (options, make) => consuming().consumeWith(options, make) }
 }

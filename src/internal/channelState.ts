@@ -116,7 +116,6 @@ const noProperties: PropertiesInput = {}
 export class ChannelState {
   readonly id: number
   readonly lane: Lane
-  readonly confirms: Confirms
   /** What a publish on this channel promises. */
   mode: "plain" | "confirm" | "tx" = "plain"
   /** Whether what is published now will be committed or rolled back. */
@@ -124,6 +123,7 @@ export class ChannelState {
   /** Why it is closed; meaningful once `isClosed`. */
   closeCause: ChannelCloseCause = undefined
   private readonly host: ChannelHost
+  private madeConfirms: Confirms | undefined
   private state: State = "opening"
   /** Whether `channel.close-ok` was written. */
   private closeAnswered = false
@@ -147,11 +147,15 @@ export class ChannelState {
     this.lane = lane
     this.host = host
     this.settlements = new Settlements(lane, host.later)
-    this.confirms = new Confirms({
-      later: host.later,
+  }
+
+  /** Made when first asked for: 0.7 KiB that a channel does without on which nobody publishes. */
+  get confirms(): Confirms {
+    return this.madeConfirms ??= new Confirms({
+      later: this.host.later,
       settle: (waiter, outcome) => {
-        host.expect(-1)
-        host.settlePublish(waiter, outcome)
+        this.host.expect(-1)
+        this.host.settlePublish(waiter, outcome)
       }
     })
   }

@@ -54,8 +54,8 @@ export class Confirms {
   limit = Infinity
   /** The lowest number that may be unsettled. */
   private oldest = 1
-  /** A ring of a power of two entries, indexed by the low bits of the number. */
-  private ring: Array<PublishWaiter | undefined> = new Array<PublishWaiter | undefined>(64)
+  /** A ring of a power of two entries, indexed by the low bits of the number; small until somebody confirms (0.5 KiB). */
+  private ring: Array<PublishWaiter | undefined> = [undefined]
   private readonly hooks: ConfirmsHooks
   private readonly idle = new Set<() => void>()
   private readonly waiting = new Set<() => void>()

@@ -208,8 +208,9 @@ export const publishConfirmed = (channel: ChannelState, message: Publish): Effec
   })
 
 /** Waits until every publish in confirm mode has its outcome. */
-export const confirmsIdle = ({ confirms }: ChannelState): Effect.Effect<void> =>
+export const confirmsIdle = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
+    const { confirms } = channel
     if (confirms.unsettled === 0) return resume(Effect.void)
     const callback = () => resume(Effect.void)
     confirms.onIdle(callback)
