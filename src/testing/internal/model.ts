@@ -89,7 +89,7 @@ export interface Taken {
   readonly remaining: number
 }
 
-/** A queue of any type. `internal/queue.ts` and `internal/streamQueue.ts` have the implementations. */
+/** A queue of any type. `storedQueue.ts` and `streamQueue.ts` have the implementations. */
 export interface Queue {
   readonly name: string
   readonly type: QueueType

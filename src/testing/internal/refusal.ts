@@ -27,22 +27,18 @@ export const refuse = (replyCode: number) => {
   return (text: string): Refusal => new Refusal({ replyCode, replyText: `${name} - ${text}` })
 }
 
-export const contentTooLarge = refuse(311)
 export const accessRefused = refuse(403)
 export const notFound = refuse(404)
 export const resourceLocked = refuse(405)
 export const preconditionFailed = refuse(406)
 export const connectionForced = refuse(320)
 export const frameError = refuse(501)
-export const syntaxError = refuse(502)
 export const commandInvalid = refuse(503)
 export const channelError = refuse(504)
 export const unexpectedFrame = refuse(505)
-export const resourceError = refuse(506)
 export const notAllowed = refuse(530)
 /** Also for what RabbitMQ has and this broker has not: it never pretends. */
 export const notImplemented = refuse(540)
-export const internalError = refuse(541)
 
 /** A reply text, cut as RabbitMQ does it to what a short string holds. */
 const shortened = (text: string): string => {
