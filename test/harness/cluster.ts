@@ -5,7 +5,7 @@
 import { Effect, type Scope } from "effect"
 import { randomBytes } from "node:crypto"
 import type { BrokerError } from "./exec.ts"
-import { listen } from "./listen.ts"
+import { freePort } from "./listen.ts"
 import { type BrokerNode, makeNode } from "./rabbitmq.ts"
 
 /** Three nodes that are one broker. */
@@ -13,7 +13,7 @@ export type Cluster = readonly [BrokerNode, BrokerNode, BrokerNode]
 
 /** Starts three nodes and joins them (20 to 30 s); the end of the scope kills them. */
 export const makeCluster: Effect.Effect<Cluster, BrokerError, Scope.Scope> = Effect.gen(function*() {
-  const epmdPort = yield* Effect.scoped(listen(() => {}))
+  const epmdPort = yield* freePort
   const node = makeNode({ shared: { cookie: randomBytes(16).toString("hex"), epmdPort } })
   const cluster = yield* Effect.all([node, node, node], { concurrency: "unbounded" })
   // All at once: those that would be left alone would wait for the others before they stop in order.

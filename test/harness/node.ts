@@ -17,7 +17,7 @@ import * as Path from "node:path"
 import { type Certs, makeCerts } from "./certs.ts"
 import { BrokerError, exec } from "./exec.ts"
 import { type Programs, programs } from "./install.ts"
-import { listen } from "./listen.ts"
+import { freePort } from "./listen.ts"
 
 /** What a test may want different in a node of its own. */
 export interface NodeOptions {
@@ -101,9 +101,6 @@ const defaults = (address: NodeAddress, certs: Certs): Record<string, string> =>
   "auth_mechanisms.4": "RABBIT-CR-DEMO"
 })
 
-/** Ports that were free a moment ago. */
-const freePorts = Effect.scoped(Effect.all([listen(() => {}), listen(() => {}), listen(() => {}), listen(() => {})]))
-
 /** Standard input: the process group of the node while it runs, an empty line when it does not; then end of file. */
 const guardScript = `
 while read -r pid; do group=$pid; done
@@ -135,7 +132,7 @@ const serverScript = `ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"; 
 export const makeNodeProcess = (options: NodeOptions): Effect.Effect<NodeProcess, BrokerError, Scope.Scope> =>
   Effect.gen(function*() {
     const found = yield* programs
-    const [port, tlsPort, distPort, ownEpmdPort] = yield* freePorts
+    const [port, tlsPort, distPort, ownEpmdPort] = yield* Effect.all([freePort, freePort, freePort, freePort])
     const { cookie, epmdPort } = options.shared ?? { cookie: randomBytes(16).toString("hex"), epmdPort: ownEpmdPort }
     const { address, guard } = yield* Effect.acquireRelease(
       Effect.promise(async () => {

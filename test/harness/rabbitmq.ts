@@ -167,7 +167,8 @@ export const makeControl = (address: NodeAddress): RabbitControl => {
           {error, not_found} -> ok
         end`),
     pause: until(signal("SIGSTOP"), signal("SIGCONT")),
-    stopApp: until(run("rabbit:stop()"), run("rabbit:start()"))
+    // Without it no test after this one would find its broker.
+    stopApp: Effect.acquireRelease(run("rabbit:stop()"), () => Effect.orDie(run("rabbit:start()")))
   }
 }
 

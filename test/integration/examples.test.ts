@@ -6,7 +6,7 @@ import { Effect } from "effect"
 import { type ChildProcess, spawn } from "node:child_process"
 import * as Path from "node:path"
 import { noLeaks } from "../harness/leaks.ts"
-import { listen } from "../harness/listen.ts"
+import { freePort } from "../harness/listen.ts"
 import { onVhost, Vhost } from "../harness/shared.ts"
 
 const root = Path.resolve(import.meta.dirname, "../..")
@@ -60,7 +60,7 @@ describe("npm start", () => {
 
   it.live("says in one line that the broker cannot be reached, without the password", () =>
     Effect.gen(function*() {
-      const port = yield* Effect.scoped(listen(() => {}))
+      const port = yield* freePort
       const { code, stderr } = yield* run(process.execPath, [wordcount], {
         AMQP_URL: `amqp://user:secret@127.0.0.1:${port}`
       })

@@ -14,7 +14,7 @@ import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { listen } from "../harness/listen.ts"
+import { freePort } from "../harness/listen.ts"
 import { makeProxy } from "../harness/proxy.ts"
 import { makeScripted } from "../harness/scripted.ts"
 import { canControl, isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
@@ -28,9 +28,6 @@ const credentials = (username: string, password: string): AmqpAuth.Credentials =
 })
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
-
-/** A port on which nobody listens. */
-const closedPort = Effect.scoped(listen(() => {}))
 
 /** A user who may do everything in the vhost, until the scope ends. */
 const makeUser = Effect.fnUntraced(function*(username: string, password: string) {
@@ -223,7 +220,7 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
 
   it.effect("HS21 a closed port is ConnectFailed at once", () =>
     Effect.gen(function*() {
-      const port = yield* closedPort
+      const port = yield* freePort
       for (const host of ["127.0.0.1", "localhost"]) {
         const reason = yield* refusal({ url: "amqp://localhost", host, port }).pipe(Effect.timeout("1 second"))
         assert.deepInclude(reason, { _tag: "ConnectFailed", code: "ECONNREFUSED", endpoint: `amqp://${host}:${port}` })
@@ -241,7 +238,7 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
 
   it.effect("HS21 after a refused connection nothing keeps the process alive", () =>
     Effect.gen(function*() {
-      const port = yield* closedPort
+      const port = yield* freePort
       const program = yield* runProgram(`
         import { Effect } from "effect"
         import * as AmqpConnection from "src/AmqpConnection.ts"

@@ -7,7 +7,7 @@ import type * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { internals } from "../../src/AmqpConnection.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { listen } from "../harness/listen.ts"
+import { freePort } from "../harness/listen.ts"
 import { makeProxy } from "../harness/proxy.ts"
 import { canControl, isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { runProgram } from "./program.ts"
@@ -127,7 +127,7 @@ layer(onVhost, { excludeTestServices: true })("a connection that is cut", (it) =
 
   it.effect("F31 F33 a dead endpoint costs nothing but its refusal: the next one is taken, also the next time", () =>
     noLeaks(Effect.gen(function*() {
-      const port = yield* Effect.scoped(listen(() => {}))
+      const port = yield* freePort
       const proxy = yield* makeProxy(yield* Broker)
       const endpoints = [{ host: "127.0.0.1", port }, { host: proxy.host, port: proxy.port }]
       const connection = yield* connect({ endpoints, reconnect: soon })
