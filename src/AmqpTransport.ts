@@ -55,6 +55,22 @@ export interface Endpoint {
 }
 
 /**
+ * A socket that carries AMQP.
+ *
+ * **Details**
+ *
+ * The chunks it yields must not be overwritten, because small messages are views of them, except those that `reuse` is
+ * called with: at once, when they have been read and nothing of them is kept, as it is with pieces of large bodies.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TransportSocket extends Socket.Socket {
+  /** Takes back a chunk; to do nothing is allowed. */
+  readonly reuse?: ((chunk: Uint8Array) => void) | undefined
+}
+
+/**
  * Connects to endpoints.
  *
  * @category models
@@ -63,10 +79,9 @@ export interface Endpoint {
 export interface AmqpTransport {
   /**
    * A fresh socket for each call, which dials when its reader is acquired: a connection that fails is a
-   * `SocketOpenError`, TLS that fails a `SocketUpgradeError`. A socket must not be used for a second connection, and the
-   * chunks it yields must not be overwritten later.
+   * `SocketOpenError`, TLS that fails a `SocketUpgradeError`. A socket must not be used for a second connection.
    */
-  readonly connect: (endpoint: Endpoint) => Effect.Effect<Socket.Socket, AmqpConnectionError>
+  readonly connect: (endpoint: Endpoint) => Effect.Effect<TransportSocket, AmqpConnectionError>
 }
 
 /**

@@ -18,6 +18,9 @@ const allocate = (size: number): Uint8Array => {
   }
 }
 
+/** Of a content as large as this the header is copied, so that its chunk, all the rest of which is copied, can be reused. */
+const largeSize = 64 * 1024
+
 /** A content that is being received. The fields are valid once `header`, `body` or `bodyEnd` has returned `true`. */
 export class Assembler {
   /** What holds the content header. */
@@ -47,9 +50,11 @@ export class Assembler {
     if (this.phase !== "header") throw violation(505, "a content header came without its method")
     const size = readHeaderFields(reader)
     if (size > maxSize) throw violation(501, `a content of ${size} bytes, the limit is ${maxSize}`)
-    this.headerBytes = reader.bytes
-    this.headerStart = reader.offset
-    this.headerEnd = reader.end
+    const { bytes, end, offset } = reader
+    const isLarge = size >= largeSize
+    this.headerBytes = isLarge ? view(bytes, offset, end).slice() : bytes
+    this.headerStart = isLarge ? 0 : offset
+    this.headerEnd = isLarge ? end - offset : end
     this.size = size
     this.received = 0
     this.content = noBytes
@@ -57,17 +62,19 @@ export class Assembler {
     return size === 0
   }
 
-  /** A piece of a body frame. */
-  body(bytes: Uint8Array, start: number, end: number): void {
+  /** A piece of a body frame. Returns whether the content is a view of it, which it is where it lies in one piece. */
+  body(bytes: Uint8Array, start: number, end: number): boolean {
     if (this.phase !== "body") throw violation(505, "a body frame came without its content header")
     const length = end - start
     if (length > this.size - this.received) throw violation(501, "a content is longer than its header says")
-    if (length === this.size) this.content = view(bytes, start, end)
+    const isWhole = length === this.size
+    if (isWhole) this.content = view(bytes, start, end)
     else {
       if (this.received === 0) this.content = allocate(this.size)
       this.content.set(view(bytes, start, end), this.received)
     }
     this.received += length
+    return isWhole
   }
 
   /** The end of a body frame. Returns whether the content is complete. */

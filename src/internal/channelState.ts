@@ -459,13 +459,18 @@ export class ChannelState {
     if (reader.remaining !== 0) throw violation(502, `${reader.remaining} bytes after the fields of basic.deliver`)
   }
 
-  onHeader(reader: Reader): void {
-    if (this.isDeaf) return
-    if (this.assembler.header(reader, this.host.maxMessageSize)) this.onContent()
+  /** Returns whether the bytes of the header are kept. */
+  onHeader(reader: Reader): boolean {
+    if (this.isDeaf) return false
+    const isComplete = this.assembler.header(reader, this.host.maxMessageSize)
+    const isKept = this.assembler.headerBytes === reader.bytes
+    if (isComplete) this.onContent()
+    return isKept
   }
 
-  onBody(bytes: Uint8Array, start: number, end: number): void {
-    if (!this.isDeaf) this.assembler.body(bytes, start, end)
+  /** Returns whether the bytes are kept. */
+  onBody(bytes: Uint8Array, start: number, end: number): boolean {
+    return !this.isDeaf && this.assembler.body(bytes, start, end)
   }
 
   onBodyEnd(): void {

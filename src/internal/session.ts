@@ -118,6 +118,8 @@ export class Session {
   private resume: (() => void) | undefined
   /** The first bytes, until it is clear that the peer speaks AMQP. */
   private preamble: Uint8Array | undefined = new Uint8Array(0)
+  /** Whether something of the chunk that is being parsed is referred to: fields of methods, headers, small bodies. */
+  private isKept = false
   private receivedSinceTick = false
   private writtenSinceTick = false
   private silentTicks = 0
@@ -159,15 +161,18 @@ export class Session {
 
   // --- reading
 
-  /** Takes a batch of chunks; afterwards runs what they caused. */
-  receive(chunks: ReadonlyArray<Uint8Array>): void {
+  /** Takes a batch of chunks; afterwards runs what they caused. Gives back at once those of which nothing is kept. */
+  receive(chunks: ReadonlyArray<Uint8Array>, reuse?: (chunk: Uint8Array) => void): void {
     this.receivedSinceTick = true
     this.inBatch = true
     try {
       for (const chunk of chunks) {
         if (this.state === "closed") break
         const bytes = this.preamble === undefined ? chunk : this.checkPreamble(chunk)
-        if (bytes !== undefined) this.parser.push(bytes)
+        if (bytes === undefined) continue
+        this.isKept = false
+        this.parser.push(bytes)
+        if (!this.isKept) reuse?.(chunk)
       }
     } catch (error) {
       this.onViolation(error)
@@ -214,6 +219,7 @@ export class Session {
     onMethod: (id, reader) => {
       const methodId = reader.u32()
       if (methodId === deliverId && id !== 0) return this.channel(id)?.onDeliver(reader, this.text)
+      this.isKept = true
       const method = readMethodFields(methodId, reader)
       if (!methods[method._tag].server) throw violation(503, `${method._tag} is for clients to send`)
       const ofConnection = methodId >>> 16 === connectionClass
@@ -221,8 +227,12 @@ export class Session {
       if (id === 0) this.onConnectionMethod(method)
       else this.channel(id)?.onMethod(method)
     },
-    onHeader: (id, reader) => this.channel(id)?.onHeader(reader),
-    onBody: (id, bytes, start, end) => this.channel(id)?.onBody(bytes, start, end),
+    onHeader: (id, reader) => {
+      if (this.channel(id)?.onHeader(reader)) this.isKept = true
+    },
+    onBody: (id, bytes, start, end) => {
+      if (this.channel(id)?.onBody(bytes, start, end)) this.isKept = true
+    },
     onBodyEnd: (id) => this.channel(id)?.onBodyEnd(),
     // Any byte counts as a sign of life.
     onHeartbeat: () => {}

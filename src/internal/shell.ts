@@ -15,7 +15,14 @@ import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
 import { AmqpConnectionError, ConnectFailed, HandshakeTimeout } from "../AmqpError.ts"
-import { AmqpTransport, type Endpoint, formatEndpoint, lostError, openError } from "../AmqpTransport.ts"
+import {
+  AmqpTransport,
+  type Endpoint,
+  formatEndpoint,
+  lostError,
+  openError,
+  type TransportSocket
+} from "../AmqpTransport.ts"
 import type { HandshakeOptions, Negotiated } from "./handshake.ts"
 import { Session, type SessionHooks } from "./session.ts"
 
@@ -66,12 +73,13 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
 
 const readAll = (
   session: Session,
-  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>
+  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
+  reuse: TransportSocket["reuse"]
 ): Effect.Effect<never, Socket.SocketError> => {
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
-      session.receive(chunks)
+      session.receive(chunks, reuse)
       return session.isPaused ? resumed : Effect.void
     }),
     { disableYield: true }
@@ -122,7 +130,7 @@ export const open = (
       const dial = Effect.gen(function*() {
         const socket = yield* transport.connect(endpoint)
         const pull = yield* Effect.mapError(Socket.readerBytes(socket), (error) => openError(error, endpoint))
-        return { pull, writer: yield* socket.writer }
+        return { pull, writer: yield* socket.writer, reuse: socket.reuse }
       }).pipe(
         Effect.timeoutOrElse({
           duration: connectTimeout,
@@ -138,7 +146,7 @@ export const open = (
             )
         })
       )
-      const { pull, writer } = yield* restore(Scope.provide(dial, scope)).pipe(
+      const { pull, reuse, writer } = yield* restore(Scope.provide(dial, scope)).pipe(
         Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
       )
 
@@ -150,7 +158,7 @@ export const open = (
         Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
       )
       const writing = yield* writeAll(session, writer).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
-      yield* readAll(session, pull).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
+      yield* readAll(session, pull, reuse).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
       session.start()
 
       // Whatever ends the session: let its last words out, then close the socket.

@@ -757,6 +757,68 @@ describe("ML18 ML21 ML22 the cuts of the network", () => {
   }, { arbitrary: { runs: 100 } })
 })
 
+describe("a chunk of which nothing is kept", () => {
+  const sizes = [0, 1, 5000, 64 * 1024 - 1, 64 * 1024, 200_000]
+  const bodies = sizes.map((size, i) => pattern(size, i))
+  const sent = concat(bodies.map((body, i) => {
+    const fields = { exchange: `e${i}`, routingKey: `k${i}` }
+    return content(1, deliver("c", i + 1, fields), body, { messageId: `m${i}`, headers: { i } })
+  }))
+
+  /** Cuts what is sent into chunks, each of which is overwritten as soon as it is given back. */
+  const overwriting = (sizeOf: (i: number) => number): void => {
+    const peer = new Peer().open()
+    const consumer = peer.consume(peer.channel(), "c")
+    for (let at = 0, i = 0; at < sent.length; i++) {
+      const end = at + sizeOf(i)
+      peer.session.receive([sent.slice(at, end)], (chunk) => void chunk.fill(0xff))
+      at = end
+    }
+    const received: Array<TestDelivery> = []
+    consumer.pull((pulled) => {
+      if (!("_tag" in pulled)) received.push(...pulled)
+    })
+    assert.lengthOf(received, sizes.length)
+    for (const [i, { body, exchange, properties, routingKey }] of received.entries()) {
+      assert.strictEqual(Buffer.compare(body, bodies[i] ?? bytes("none")), 0)
+      assert.deepStrictEqual([exchange, routingKey, properties], [`e${i}`, `k${i}`, {
+        messageId: `m${i}`,
+        headers: { i }
+      }])
+    }
+  }
+
+  it.prop("may be overwritten at once, however it is cut", [
+    Arbitrary.array(Arbitrary.schema(Schema.Int.check(Schema.isBetween({ minimum: 100, maximum: 100_000 }))), {
+      minLength: 1,
+      maxLength: 20
+    })
+  ], ([cuts]) => {
+    overwriting((i) => cuts[i % cuts.length] ?? 1)
+  }, { arbitrary: { runs: 100 } })
+
+  it("is one of a large body, also with its method and its header", () => {
+    const whole = new Peer().open()
+    whole.consume(whole.channel(), "c")
+    const large = content(1, deliver("c", 1), pattern(200_000))
+    const chunks = [large.subarray(0, 64 * 1024), large.subarray(64 * 1024, 128 * 1024), large.subarray(128 * 1024)]
+    const reused: Array<number> = []
+    whole.session.receive(chunks, (chunk) => void reused.push(chunks.indexOf(chunk)))
+    assert.deepStrictEqual(reused, [0, 1, 2])
+  })
+
+  it("is none with a small body, a header, or a method whose fields are handed on", () => {
+    const peer = new Peer().open()
+    const channel = peer.channel()
+    peer.consume(channel, "c")
+    const small = content(1, deliver("c", 1), "small")
+    const header = headerFrame(1, 5, {})
+    for (const chunk of [small, frame(1, getOk(2)), concat([header, bodyFrames(1, bytes("small"))])]) {
+      peer.session.receive([chunk], () => assert.fail("it is given back"))
+    }
+  })
+})
+
 describe("names", () => {
   it("are remembered by bytes of their own", () => {
     const peer = new Peer().open()

@@ -79,6 +79,24 @@ describe("the embedded broker over TCP", () => {
       assert.strictEqual(small?.text, "small")
     }).pipe(Effect.scoped, Effect.provide(served)))
 
+  it.live("hands out messages of any size, none of which changes later", () =>
+    Effect.gen(function*() {
+      const connection = yield* connect()
+      const channel = yield* Effect.provideService(AmqpChannel.open, Connection, connection)
+      yield* channel.queueDeclare({ queue: "mixed" })
+      const sizes = [10, 70_000, 500, 1024 * 1024, 16 * 1024, 16 * 1024, 300_000, 3]
+      const bodies = Array.from({ length: 64 }, (_, i) => Buffer.alloc(sizes[i % sizes.length] ?? 0, `${i}.`))
+      for (const [i, body] of bodies.entries()) {
+        yield* channel.publish({ routingKey: "mixed", body, properties: { messageId: String(i) } })
+      }
+      const { deliveries } = yield* channel.consume({ queue: "mixed", noAck: true })
+      const received = yield* Stream.runCollect(Stream.take(deliveries, bodies.length))
+      for (const [i, { body, properties }] of received.entries()) {
+        assert.strictEqual(properties.messageId, String(i))
+        assert.isTrue(bodies[i]?.equals(body))
+      }
+    }).pipe(Effect.scoped, Effect.provide(served)))
+
   it.live("drops a client that speaks something else, and serves the others", () =>
     Effect.gen(function*() {
       const { port } = yield* NodeAmqpBroker.Address
