@@ -21,6 +21,21 @@ const allocate = (size: number): Uint8Array => {
 /** Of a content as large as this the header is copied, so that its chunk, all the rest of which is copied, can be reused. */
 const largeSize = 64 * 1024
 
+/** Below this the objects around bodies fill V8's young generation soon enough. */
+const heavySize = 8 * 1024
+
+const ballast: { last: ReadonlyArray<number> } = { last: [] }
+
+/**
+ * Takes half as much of V8's heap, for nothing, as a body has outside of it. What is outside is freed by young
+ * collections as well, but sets off only full ones, every 64 MB, and each marks the whole heap: 20 MB in a program with
+ * Effect. With ballast the young ones come first. Consuming 16 KiB takes 15 us instead of 23, 1 MiB 600 instead of 1,300.
+ */
+const weigh = (size: number): void => {
+  // Of 64 KiB at most: V8 keeps much larger objects elsewhere.
+  for (let slots = size >>> 4; slots > 0; slots -= 8192) ballast.last = new Array(Math.min(slots, 8192))
+}
+
 /** A content that is being received. The fields are valid once `header`, `body` or `bodyEnd` has returned `true`. */
 export class Assembler {
   /** What holds the content header. */
@@ -81,6 +96,7 @@ export class Assembler {
   bodyEnd(): boolean {
     if (this.phase !== "body") throw violation(505, "a body frame came without its content header")
     if (this.received < this.size) return false
+    if (this.size >= heavySize) weigh(this.size)
     this.phase = "idle"
     return true
   }
