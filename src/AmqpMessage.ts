@@ -84,7 +84,7 @@ export const readProperties = (reader: Reader): Properties => {
  * **Gotchas**
  *
  * `body` is a view into the buffer that was received: copy it (`body.slice()`) to keep it for long, or a small message
- * keeps 64 KiB alive.
+ * keeps up to 256 KiB alive.
  *
  * @category models
  * @since 0.1.0

@@ -123,8 +123,11 @@ const dial = <S extends NetSocket>(
     })
   ))
 
-/** What is received goes into memory of this size, read after read; it is let go with the last view of it. */
-const slabSize = 64 * 1024
+/** What is received goes into slabs of this size, read after read; one is let go with the last view of it. */
+const leastSlab = 64 * 1024
+
+/** Slabs are up to this size where reads are large: fewer turns, and fewer bodies of some KiB that lie across two. */
+const mostSlab = 256 * 1024
 
 /** With less room than this the next read begins a new slab. */
 const leastRead = 16 * 1024
@@ -138,7 +141,9 @@ const highWater = 256 * 1024
  */
 class Inbox {
   /** Where the next read goes. */
-  private room: Uint8Array = Buffer.allocUnsafeSlow(slabSize)
+  private room: Uint8Array = Buffer.allocUnsafeSlow(leastSlab)
+  /** Of the next slab: four reads like the last one. */
+  private slabSize = leastSlab
   private chunks: Array<Uint8Array> = []
   private size = 0
   private waiter:
@@ -151,25 +156,30 @@ class Inbox {
   readonly onread: OnReadOpts = {
     // Asked for after each callback.
     buffer: () => {
-      if (this.room.length < leastRead) this.room = Buffer.allocUnsafeSlow(slabSize)
+      if (this.room.length < leastRead) this.room = Buffer.allocUnsafeSlow(this.slabSize)
       return this.room
     },
     callback: (size, bytes) => {
       this.chunks.push(bytes.subarray(0, size))
       this.size += size
       this.room = bytes.subarray(size)
+      this.slabSize = Math.max(leastSlab, Math.min(4 * size, mostSlab))
       this.drain()
       this.stopped = this.size >= highWater
       return !this.stopped
     }
   }
 
-  /** The chunk before the room becomes part of it again. Too late once the system has the room: then nothing changes. */
+  /**
+   * The chunk before the room becomes part of it again, if that is enough for the reads there are. It changes nothing
+   * where the system has the room already.
+   */
   readonly reuse = (chunk: Uint8Array): void => {
     const { room } = this
-    if (chunk.buffer === room.buffer && chunk.byteOffset + chunk.length === room.byteOffset) {
-      this.room = new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length + room.length)
-    }
+    const size = chunk.length + room.length
+    if (
+      size >= this.slabSize && chunk.buffer === room.buffer && chunk.byteOffset + chunk.length === room.byteOffset
+    ) this.room = new Uint8Array(chunk.buffer, chunk.byteOffset, size)
   }
 
   /** Listens to the end of the socket that was made with `onread`. */
