@@ -154,7 +154,7 @@ export class ChannelState {
     return this.madeConfirms ??= new Confirms({
       later: this.host.later,
       settle: (waiter, outcome) => {
-        this.host.expect(-1)
+        this.host.expect(outcome._tag === "Confirmed" ? -outcome.count : -1)
         this.host.settlePublish(waiter, outcome)
       }
     })
@@ -613,7 +613,7 @@ export class ChannelState {
     this.settlements.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.confirms.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.has(waiter) }))
+    this.confirms.fail(cause, refused)
     for (const consumer of this.consumers.values()) consumer.end({ _tag: "ChannelClosed", cause })
     this.consumers.clear()
     this.releaseFlow()
