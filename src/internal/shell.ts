@@ -27,6 +27,8 @@ export interface ShellOptions extends HandshakeOptions {
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
+  /** Shortest time between two reads of an open connection. */
+  readonly readInterval: Duration.Duration
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -64,15 +66,23 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/** Bytes of a read after which the next one need not wait: there is more, and enough has gathered. */
+const enough = 16 * 1024
+
+const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => chunks.reduce((size, { length }) => size + length, 0)
+
 const readAll = (
   session: Session,
-  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>
+  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
+  interval: Duration.Duration
 ): Effect.Effect<never, Socket.SocketError> => {
+  const rest = Duration.isZero(interval) ? Effect.void : Effect.sleep(interval)
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks)
-      return session.isPaused ? resumed : Effect.void
+      if (session.isPaused) return resumed
+      return session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
     }),
     { disableYield: true }
   )
@@ -98,7 +108,7 @@ export const open = (
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function*() {
-      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout } = options
+      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout, readInterval } = options
       const scope = yield* Scope.fork(yield* Effect.scope)
       const ended = Deferred.makeUnsafe<AmqpConnectionError>()
       const opened = Deferred.makeUnsafe<Negotiated, AmqpConnectionError>()
@@ -150,7 +160,7 @@ export const open = (
         Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
       )
       const writing = yield* writeAll(session, writer).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
-      yield* readAll(session, pull).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
+      yield* readAll(session, pull, readInterval).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
       session.start()
 
       // Whatever ends the session: let its last words out, then close the socket.
