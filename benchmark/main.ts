@@ -3,7 +3,7 @@
  * interleaved, several rounds, medians. A run of everything writes its tables, its figures and its chart into `docs/`.
  *
  * `--quick` is a short form that shows that all of it works, `--rounds n` (5), `--only id,id`, `--clients a,b`, `--list`,
- * `--profile folder` for a profile of each process.
+ * `--profile folder` for profiles of each process: its time, and what is on its heap in the end.
  */
 import { Effect, Redacted } from "effect"
 import { readFile, writeFile } from "node:fs/promises"
@@ -70,7 +70,10 @@ const selected = workloads.filter(({ id }) => ids.includes(id))
 let clients = chosen(clientNames, values.clients)
 const nodeOptions = values.profile === undefined
   ? []
-  : ["--cpu-prof", "--cpu-prof-interval=200", `--cpu-prof-dir=${Path.resolve(values.profile)}`]
+  : [
+    ...["--cpu-prof", "--cpu-prof-interval=200", `--cpu-prof-dir=${Path.resolve(values.profile)}`],
+    ...["--heap-prof", `--heap-prof-dir=${Path.resolve(values.profile)}`]
+  ]
 const isFull = values.only === undefined && values.clients === undefined && !values.quick &&
   values.profile === undefined
 
