@@ -442,9 +442,11 @@ export const run: {
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
       (reason) => new AmqpConsumerFailed({ queue: labelOf(toQueues(queue)), phase: "options", reason })
     )
-    const handlers = yield* FiberSet.make<void>()
+    const handlers = yield* FiberSet.make<unknown>()
     const fork = yield* FiberSet.runtime(handlers)<R>()
     const slots = Semaphore.makeUnsafe(concurrency)
+    const take = slots.take(1)
+    const release = slots.release(1)
     const failed = Deferred.makeUnsafe<never, E | Cause.TimeoutError>()
 
     const limited = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, E | Cause.TimeoutError, R> =>
@@ -462,13 +464,14 @@ export const run: {
       return (isDisposition(onFailure) ? onFailure : onFailure(exit.cause, delivery)).settle(delivery)
     }
 
-    const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<void, never, R> =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.exit(restore(Effect.suspend(() => limited(delivery)))).pipe(
-          Effect.flatMap((exit) => settle(delivery, exit)),
-          Effect.ensuring(slots.release(1)),
-          Effect.asVoid
-        )
+    /** In a fiber that cannot be interrupted, but for the handler. */
+    const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, never, R> =>
+      Effect.onExit(
+        Effect.flatMap(
+          Effect.exit(Effect.interruptible(Effect.suspend(() => limited(delivery)))),
+          (exit) => settle(delivery, exit)
+        ),
+        () => release
       )
 
     /**
@@ -477,8 +480,9 @@ export const run: {
      */
     const start = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown> =>
       Effect.flatMap(
-        slots.take(1),
-        (): Effect.Effect<unknown> => delivery.isStale ? slots.release(1) : Effect.sync(() => fork(handle(delivery)))
+        take,
+        (): Effect.Effect<unknown> =>
+          delivery.isStale ? release : Effect.sync(() => fork(handle(delivery), { uninterruptible: true }))
       )
 
     const drain = Effect.ignore(Effect.timeoutOption(Effect.interruptible(FiberSet.awaitEmpty(handlers)), drainTimeout))
