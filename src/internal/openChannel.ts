@@ -5,10 +5,10 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpError.ts"
-import { makeChannel, type OpenChannel } from "./channel.ts"
+import { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import type { CommandError } from "./channelTypes.ts"
 import { command } from "./requests.ts"
@@ -32,6 +32,10 @@ const allocate = (session: Session, id: number | undefined): Effect.Effect<Chann
   return Effect.fail(new AmqpConnectionError({ reason }))
 }
 
+/** Closes a channel with the scope. The finalizer keeps nothing but the channel. */
+const closing = (open: OpenChannel): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.flatMap(Effect.scope, (scope) => Scope.addFinalizerExit(scope, () => open.close))
+
 /** Opens a channel of this session and closes it with the scope. `closeTimeout` limits each step of closing. */
 export const openChannelOn = (
   session: Session,
@@ -39,16 +43,14 @@ export const openChannelOn = (
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function*() {
-      const state = yield* Effect.suspend(() => allocate(session, id))
-      const open = makeChannel(session, state, closeTimeout)
-      yield* Effect.addFinalizer(() => open.channel.close)
-      yield* restore(command(state, { _tag: "channel.open" }, {
+    Effect.flatMap(allocate(session, id), (state) => {
+      const open = new OpenChannel(session, state, closeTimeout)
+      const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
-        onReply: () => {},
+        onReply: () => open,
         onLateReply: () => state.close()
-      }))
-      return open
+      })
+      return Effect.andThen(closing(open), restore(opening))
     })
   )
 
