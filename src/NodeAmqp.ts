@@ -7,7 +7,7 @@
  */
 /// <reference types="node" />
 import * as NodeSocket from "@effect/platform-node/NodeSocket"
-import * as Arr from "effect/Array"
+import type * as Arr from "effect/Array"
 import type * as Config from "effect/Config"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -130,17 +130,14 @@ const slabSize = 64 * 1024
 /** With less room than this the next read begins a new slab. */
 const leastRead = 16 * 1024
 
-/** Received bytes that nobody has pulled, from which the socket is not read. */
-const highWater = 256 * 1024
-
 /**
  * The read side of a TCP socket, below Node's stream: no buffer of 64 KiB for each read, and no copy where several have
- * gathered. Consuming and confirms cost a tenth less for it.
+ * gathered. Consuming and confirms cost a tenth less for it. The socket is read while somebody waits for what it brings.
  */
 class Inbox {
   private slab = Buffer.allocUnsafeSlow(slabSize)
-  private chunks: Array<Uint8Array> = []
-  private size = 0
+  /** What came while nobody waited. */
+  private chunk: Uint8Array | undefined
   private waiter:
     | ((effect: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>) => void)
     | undefined
@@ -151,11 +148,11 @@ class Inbox {
   readonly onread: OnReadOpts = {
     buffer: () => this.slab,
     callback: (size, bytes) => {
-      this.chunks.push(bytes.subarray(0, size))
-      this.size += size
+      this.chunk = bytes.subarray(0, size)
       this.slab = this.slab.length - size < leastRead ? Buffer.allocUnsafeSlow(slabSize) : this.slab.subarray(size)
       this.drain()
-      this.stopped = this.size >= highWater
+      // Whoever was served may wait for more already.
+      this.stopped = this.waiter === undefined
       return !this.stopped
     }
   }
@@ -173,17 +170,12 @@ class Inbox {
   }
 
   private drain(): void {
-    const { chunks, error, waiter } = this
+    const { chunk, error, waiter } = this
     if (waiter === undefined) return
-    if (Arr.isReadonlyArrayNonEmpty(chunks)) {
-      this.chunks = []
-      this.size = 0
+    if (chunk !== undefined) {
+      this.chunk = undefined
       this.waiter = undefined
-      if (this.stopped) {
-        this.stopped = false
-        this.socket?.resume()
-      }
-      waiter(Effect.succeed(chunks))
+      waiter(Effect.succeed([chunk]))
     } else if (error !== undefined) {
       this.waiter = undefined
       waiter(Effect.fail(error))
@@ -194,6 +186,10 @@ class Inbox {
     this.waiter = resume
     this.drain()
     if (this.waiter !== resume) return
+    if (this.stopped) {
+      this.stopped = false
+      this.socket?.resume()
+    }
     return Effect.sync(() => {
       if (this.waiter === resume) this.waiter = undefined
     })

@@ -154,7 +154,7 @@ export class ChannelState {
     return this.madeConfirms ??= new Confirms({
       later: this.host.later,
       settle: (waiter, outcome) => {
-        this.host.expect(-1)
+        this.host.expect(outcome._tag === "Confirmed" ? -outcome.count : -1)
         this.host.settlePublish(waiter, outcome)
       }
     })
@@ -626,7 +626,7 @@ export class ChannelState {
     this.madeSettlements?.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.madeConfirms?.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.has(waiter) }))
+    this.madeConfirms?.fail(cause, refused)
     for (const consumer of this.madeConsumers?.values() ?? []) consumer.end({ _tag: "ChannelClosed", cause })
     this.madeConsumers?.clear()
     this.releaseFlow()

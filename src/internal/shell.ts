@@ -27,6 +27,8 @@ export interface ShellOptions extends HandshakeOptions {
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
+  /** Shortest time between two reads of an open connection. */
+  readonly readInterval: Duration.Duration
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -64,15 +66,23 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/** Bytes of a read after which the next one need not wait: there is more, and enough has gathered. */
+const enough = 16 * 1024
+
+const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => chunks.reduce((size, { length }) => size + length, 0)
+
 const readAll = (
   session: Session,
-  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>
+  pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
+  interval: Duration.Duration
 ): Effect.Effect<never, Socket.SocketError> => {
+  const rest = Duration.isZero(interval) ? Effect.void : Effect.sleep(interval)
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks)
-      return session.isPaused ? resumed : Effect.void
+      if (session.isPaused) return resumed
+      return session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
     }),
     { disableYield: true }
   )
@@ -99,7 +109,7 @@ export const open = (
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function*() {
-      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout } = options
+      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout, readInterval } = options
       const outer = yield* Effect.scope
       const scope = yield* Scope.fork(outer)
       const transport = yield* AmqpTransport
@@ -175,7 +185,7 @@ export const open = (
           new HandshakeTimeout({ step: session.phase, timeoutMillis: Duration.toMillis(handshakeTimeout) }))
         writing = yield* fork(writeAll(session, writer))
         session.start()
-        return yield* readAll(session, pull)
+        return yield* readAll(session, pull, readInterval)
       })
       deadline(connectTimeout, () =>
         new ConnectFailed({
