@@ -32,6 +32,9 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
   return new AmqpConnectionError({ reason })
 }
 
+/** A function of its own, which keeps nothing but the channel. */
+const closing = (open: OpenChannel) => () => open.close
+
 /** Opens a channel of this session and closes it with the scope. `closeTimeout` limits each step of closing. */
 export const openChannelOn = (
   session: Session,
@@ -48,7 +51,7 @@ export const openChannelOn = (
         onReply: () => open,
         onLateReply: () => state.close()
       })
-      return Effect.andThen(Scope.addFinalizerExit(scope, () => open.close), restore(opening))
+      return Effect.andThen(Scope.addFinalizerExit(scope, closing(open)), restore(opening))
     })
   )
 
