@@ -210,12 +210,12 @@ const makeWith = (
       queue: QueueRef
     ): Stream.Stream<AmqpSupervisedDelivery, AmqpConsumerFailed> =>
       Stream.unwrap(Effect.gen(function*() {
-        const { channel, consumeWith, state } = to.open
+        const { channel, consuming, state } = to.open
         const name = yield* Effect.mapError(resolveQueue(connection, queue), failedIn("consume"))
         const count = prefetchCount
         yield* Effect.mapError(channel.qos({ prefetchCount: count }), failedIn("qos"))
         // In the scope of the attachment: deliveries of a former prefetch are still to be settled.
-        const consumer = yield* consumeWith<AmqpSupervisedDelivery>(
+        const consumer = yield* consuming.consumeWith<AmqpSupervisedDelivery>(
           { queue: name, exclusive: options.exclusive, arguments: options.arguments },
           (deliveryTag, redelivered, exchange, routingKey, content) =>
             new AmqpSupervisedDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
