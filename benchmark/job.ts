@@ -42,6 +42,8 @@ export interface Job extends Place {
   readonly repeat: number
   /** Frames of this size are asked for; 0 leaves it to the client. */
   readonly frameMax: number
+  /** In milliseconds; only ours has it. */
+  readonly readInterval: number
 }
 
 export const defaults: Omit<Job, "kind" | keyof Place> = {
@@ -54,7 +56,8 @@ export const defaults: Omit<Job, "kind" | keyof Place> = {
   prefetch: 0,
   channels: 1,
   repeat: 1,
-  frameMax: 0
+  frameMax: 0,
+  readInterval: 0
 }
 
 /** What a process has measured. */

@@ -3,7 +3,7 @@
  * interleaved, several rounds, medians. A run of everything writes its tables, its figures and its chart into `docs/`.
  *
  * `--quick` is a short form that shows that all of it works, `--rounds n` (5), `--only id,id`, `--clients a,b`, `--list`,
- * `--profile folder` for a profile of each process.
+ * `--profile folder` for profiles of each process: its time, and what is on its heap in the end.
  */
 import { Effect, Redacted } from "effect"
 import { readFile, writeFile } from "node:fs/promises"
@@ -19,7 +19,7 @@ import { codecSampleOf, compile, compileNative, sampleOf, Server } from "./proce
 import { makeQueues } from "./queues.ts"
 import { json, ours, type Results, summary, tables } from "./report.ts"
 import { chart } from "./svg.ts"
-import { type Group, shortened, type Workload, workloads } from "./workloads.ts"
+import { type Group, isOfBroker, shortened, type Workload, workloads } from "./workloads.ts"
 
 // -----------------------------------------------------------------------------
 // options
@@ -70,7 +70,10 @@ const selected = workloads.filter(({ id }) => ids.includes(id))
 let clients = chosen(clientNames, values.clients)
 const nodeOptions = values.profile === undefined
   ? []
-  : ["--cpu-prof", "--cpu-prof-interval=200", `--cpu-prof-dir=${Path.resolve(values.profile)}`]
+  : [
+    ...["--cpu-prof", "--cpu-prof-interval=200", `--cpu-prof-dir=${Path.resolve(values.profile)}`],
+    ...["--heap-prof", `--heap-prof-dir=${Path.resolve(values.profile)}`]
+  ]
 const isFull = values.only === undefined && values.clients === undefined && !values.quick &&
   values.profile === undefined
 
@@ -105,9 +108,9 @@ const server = (name: string, ...args: ReadonlyArray<string>) =>
     (server) => Effect.promise(() => server.stop())
   )
 
-/** Who is measured: the C client has no handlers, and whether a cost stays what it is, is a question about ours. */
+/** Who is measured: the C client has no handlers, and some questions are about ours alone. */
 const isAble = (client: ClientName, { group, job }: Workload): boolean =>
-  group === "flat" ? client === ours : client !== nativeClient || job.kind !== "run"
+  group === "flat" || group === "interval" ? client === ours : client !== nativeClient || job.kind !== "run"
 
 /** Nobody is always the first, on a machine that has just been idle. */
 const rotated = <A>(all: ReadonlyArray<A>, by: number): ReadonlyArray<A> => {
@@ -167,7 +170,7 @@ const main = Effect.scoped(Effect.gen(function*() {
           for (const client of rotated(clients.filter((client) => isAble(client, workload)), round)) {
             progress(`round ${round + 1} of ${rounds}: ${workload.title}, ${client}`)
             const { count, size, warm } = workload.job
-            const queues = workload.group === "broker"
+            const queues = isOfBroker(workload.group)
               ? { queue: `bench.${++names}`, warmQueue: `bench.${names}.warm` }
               : { queue: `null.${size}.${count}`, warmQueue: `null.${size}.${warm}` }
             const job: Job = { ...workload.job, ...address, ...queues }
@@ -179,7 +182,7 @@ const main = Effect.scoped(Effect.gen(function*() {
       }
     })
 
-  if (selected.some(({ group }) => group === "broker")) {
+  if (selected.some(({ group }) => isOfBroker(group))) {
     progress("starting a RabbitMQ node")
     const { amqpUrl, host, port } = yield* makeNode()
     const prepare = (job: Job) =>
@@ -188,11 +191,11 @@ const main = Effect.scoped(Effect.gen(function*() {
         Effect.asVoid(job.kind === "request" ? server("responder.ts", host, String(port), job.queue) : Effect.void)
       )
     yield* Effect.provide(
-      rows(["broker"], { host, port }, prepare),
+      rows(["broker", "interval"], { host, port }, prepare),
       NodeAmqp.layer({ url: Redacted.make(amqpUrl), connectionName: "bench" })
     )
   }
-  if (selected.some(({ group }) => group !== "broker")) {
+  if (selected.some(({ group }) => !isOfBroker(group))) {
     const { line } = yield* server("nullPeer.ts")
     yield* rows(["ceiling", "flat"], { host: "127.0.0.1", port: Number(line) }, () => Effect.void)
   }

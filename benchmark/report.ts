@@ -5,7 +5,7 @@ import { type CodecFigures, operations } from "./codec.ts"
 import type { Footprint } from "./footprint.ts"
 import { type ClientName, nativeClient, type Sample } from "./job.ts"
 import { median } from "./measure.ts"
-import type { Workload } from "./workloads.ts"
+import { isOfBroker, type Workload } from "./workloads.ts"
 
 /** Everything that a run has measured. */
 export interface Results {
@@ -84,7 +84,7 @@ export const verdictsOf = (results: Results, workload: Workload): ReadonlyArray<
   if (cpuOwn !== undefined) {
     const other = results.workloads.find(({ id }) => id === cpuOwn.workload)
     const cell = other === undefined ? undefined : cellOf(results, other, ours)
-    if (cell !== undefined) atMost("CPU / our confirmed publish", own.cpu / cell.cpu, cpuOwn.ratio)
+    if (cell !== undefined) atMost(`CPU / our ${cpuOwn.workload}`, own.cpu / cell.cpu, cpuOwn.ratio)
   }
   return verdicts
 }
@@ -149,7 +149,7 @@ const extras = (results: Results): string => {
     p99: (value) => `${digits(value)} µs`,
     bytesPerChannel: (value) => `${digits(value / KiB)} KiB`
   }
-  const rows = results.workloads.filter(({ group }) => group === "broker").flatMap((workload) =>
+  const rows = results.workloads.filter(({ group }) => isOfBroker(group)).flatMap((workload) =>
     Object.entries(names).flatMap(([key, text]) => {
       const values = results.clients.map((client) => cellOf(results, workload, client)?.extra[key])
       return values.every((value) => value === undefined)
@@ -160,12 +160,14 @@ const extras = (results: Results): string => {
   return rows.length === 0 ? "" : markdown(["latency and memory", ...results.clients], rows)
 }
 
-const flat = (results: Results): string => {
-  const rows = results.workloads.filter(({ group }) => group === "flat").flatMap((workload) => {
+const alone = (results: Results, wanted: Workload["group"]): string => {
+  const rows = results.workloads.filter(({ group }) => group === wanted).flatMap((workload) => {
     const cell = cellOf(results, workload, ours)
-    return cell === undefined ? [] : [[workload.title, digits(cell.cpu), digits(cell.rate), digits(cell.peak / MiB)]]
+    if (cell === undefined) return []
+    const verdicts = verdictsOf(results, workload).map(verdictText).join(", ")
+    return [[workload.title, digits(cell.cpu), digits(cell.rate), digits(cell.peak / MiB), verdicts]]
   })
-  return rows.length === 0 ? "" : markdown(["ours alone", "µs CPU", "rate/s", "peak MiB"], rows)
+  return rows.length === 0 ? "" : markdown(["ours alone", "µs CPU", "rate/s", "peak MiB", "wanted"], rows)
 }
 
 const codecs = ({ codecs }: Results): string => {
@@ -194,9 +196,10 @@ export const tables = (results: Results): string =>
   [
     ["Against RabbitMQ", comparison(results, "broker")],
     ["Against a peer that does nothing", comparison(results, "ceiling")],
+    ["Against RabbitMQ, with a `readInterval` of 1 ms", alone(results, "interval")],
     ["Latency, and memory of a channel", extras(results)],
     ["Peak memory of the process", memory(results)],
-    ["Does the cost of a message stay what it is?", flat(results)],
+    ["Does the cost of a message stay what it is?", alone(results, "flat")],
     ["The codecs by themselves", codecs(results)],
     ["Before anything is done", footprints(results)]
   ].filter(([, table]) => table !== "").map(([title, table]) => `### ${title}\n\n${table}`).join("\n\n")

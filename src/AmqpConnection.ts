@@ -191,17 +191,23 @@ const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Res
 /** The states of a connection, for those who ask and those who watch. */
 class StatusBoard {
   current: Status = { _tag: "Connecting" }
-  readonly hub: PubSub.PubSub<Status>
+  /** Made for the first who watches. */
+  private hub: PubSub.PubSub<Status> | undefined
   private session: OpenSession | undefined
-
-  constructor(hub: PubSub.PubSub<Status>) {
-    this.hub = hub
-    this.set(this.current)
-  }
 
   set(status: Status): void {
     this.current = status
-    PubSub.publishUnsafe(this.hub, status)
+    if (this.hub !== undefined) PubSub.publishUnsafe(this.hub, status)
+  }
+
+  get changes(): Stream.Stream<Status> {
+    return Stream.unwrap(Effect.map(PubSub.unbounded<Status>({ replay: 1 }), (made) => {
+      if (this.hub === undefined) {
+        this.hub = made
+        this.set(this.current)
+      }
+      return Stream.takeUntil(Stream.fromPubSub(this.hub), ({ _tag }) => _tag === "Closed")
+    }))
   }
 
   /** An epoch begins; its broker may be short of resources from the first moment on. */
@@ -269,7 +275,7 @@ export const make = (
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
     yield* Effect.fromResult(checkSendable(options, resolved))
-    const board = new StatusBoard(yield* PubSub.unbounded<Status>({ replay: 1 }))
+    const board = new StatusBoard()
     const supervisor = yield* supervise({
       attempt: (epoch) => attempt(options, resolved, board, epoch),
       reconnect: options.reconnect ?? defaultReconnect,
@@ -288,7 +294,7 @@ export const make = (
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
       [internals]: () => inner,
       status: Effect.sync(() => board.current),
-      changes: Stream.takeUntil(Stream.fromPubSub(board.hub), ({ _tag }) => _tag === "Closed"),
+      changes: board.changes,
       server: Effect.map(session, ({ negotiated }) => toServer(negotiated)),
       updateSecret: (secret, reason = "renewed") =>
         Effect.flatMap(session, (open) => updateSecret(open.session, secret, reason)),

@@ -210,12 +210,12 @@ const makeWith = (
       queue: QueueRef
     ): Stream.Stream<AmqpSupervisedDelivery, AmqpConsumerFailed> =>
       Stream.unwrap(Effect.gen(function*() {
-        const { channel, consumeWith, state } = to.open
+        const { channel, consuming, state } = to.open
         const name = yield* Effect.mapError(resolveQueue(connection, queue), failedIn("consume"))
         const count = prefetchCount
         yield* Effect.mapError(channel.qos({ prefetchCount: count }), failedIn("qos"))
         // In the scope of the attachment: deliveries of a former prefetch are still to be settled.
-        const consumer = yield* consumeWith<AmqpSupervisedDelivery>(
+        const consumer = yield* consuming.consumeWith<AmqpSupervisedDelivery>(
           { queue: name, exclusive: options.exclusive, arguments: options.arguments },
           (deliveryTag, redelivered, exchange, routingKey, content) =>
             new AmqpSupervisedDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
@@ -442,9 +442,11 @@ export const run: {
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
       (reason) => new AmqpConsumerFailed({ queue: labelOf(toQueues(queue)), phase: "options", reason })
     )
-    const handlers = yield* FiberSet.make<void>()
+    const handlers = yield* FiberSet.make<unknown>()
     const fork = yield* FiberSet.runtime(handlers)<R>()
     const slots = Semaphore.makeUnsafe(concurrency)
+    const take = slots.take(1)
+    const release = slots.release(1)
     const failed = Deferred.makeUnsafe<never, E | Cause.TimeoutError>()
 
     const limited = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, E | Cause.TimeoutError, R> =>
@@ -462,13 +464,14 @@ export const run: {
       return (isDisposition(onFailure) ? onFailure : onFailure(exit.cause, delivery)).settle(delivery)
     }
 
-    const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<void, never, R> =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.exit(restore(Effect.suspend(() => limited(delivery)))).pipe(
-          Effect.flatMap((exit) => settle(delivery, exit)),
-          Effect.ensuring(slots.release(1)),
-          Effect.asVoid
-        )
+    /** In a fiber that cannot be interrupted, but for the handler. */
+    const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, never, R> =>
+      Effect.onExit(
+        Effect.flatMap(
+          Effect.exit(Effect.interruptible(Effect.suspend(() => limited(delivery)))),
+          (exit) => settle(delivery, exit)
+        ),
+        () => release
       )
 
     /**
@@ -477,8 +480,9 @@ export const run: {
      */
     const start = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown> =>
       Effect.flatMap(
-        slots.take(1),
-        (): Effect.Effect<unknown> => delivery.isStale ? slots.release(1) : Effect.sync(() => fork(handle(delivery)))
+        take,
+        (): Effect.Effect<unknown> =>
+          delivery.isStale ? release : Effect.sync(() => fork(handle(delivery), { uninterruptible: true }))
       )
 
     const drain = Effect.ignore(Effect.timeoutOption(Effect.interruptible(FiberSet.awaitEmpty(handlers)), drainTimeout))

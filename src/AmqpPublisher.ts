@@ -39,7 +39,7 @@ import {
 } from "./AmqpError.ts"
 import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
 import type { CommandError } from "./internal/channelTypes.ts"
-import { type BatchEntry, type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
+import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
 import { make as makeChannel } from "./internal/publisherChannel.ts"
 import { confirmsIdle, contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
 
@@ -238,13 +238,15 @@ const completing = (options: Options) => {
   const { exchange = "", mandatory = true, persistent = true } = options
   const deliveryMode = persistent ? 2 : 1
   const properties: PropertiesInput = { deliveryMode }
+  const complete = (given: PropertiesInput | undefined): PropertiesInput => {
+    if (given === undefined) return properties
+    return given.deliveryMode === undefined ? { ...given, deliveryMode } : given
+  }
   return (message: Publish): Publish => ({
     exchange: message.exchange ?? exchange,
     routingKey: message.routingKey,
     body: message.body,
-    properties: message.properties === undefined
-      ? properties
-      : { ...message.properties, deliveryMode: message.properties.deliveryMode ?? deliveryMode },
+    properties: complete(message.properties),
     mandatory: message.mandatory ?? mandatory
   })
 }
@@ -298,10 +300,10 @@ export const make = (
       })
 
     /** One attempt for each. */
-    const publishEach = (entries: ReadonlyArray<BatchEntry>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+    const publishEach = (messages: ReadonlyArray<Publish>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
       Effect.suspend(() => {
         const batch = new PublishBatch(channel)
-        return Effect.map(Effect.andThen(batch.add(entries), batch.settled), () => batch.takeFailures())
+        return Effect.map(Effect.andThen(batch.add(messages), batch.settled), () => batch.takeFailures())
       })
 
     /** Goes on from the failures of the first attempt. */
@@ -338,8 +340,9 @@ export const make = (
       })
       const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
         if (attempts === 0) return sort
-        return Effect.flatMap(publishEach(failures), (left) => {
-          failures = left
+        const indexes = failures.map(({ index }) => index)
+        return Effect.flatMap(publishEach(failures.map(({ message }) => message)), (left) => {
+          failures = left.map((failure) => ({ ...failure, index: indexes[failure.index] ?? failure.index }))
           return sort
         })
       })
@@ -350,11 +353,11 @@ export const make = (
     }
 
     const publishUntilConfirmed = (
-      entries: ReadonlyArray<BatchEntry>,
+      messages: ReadonlyArray<Publish>,
       options: ResendOptions
     ): Effect.Effect<ReadonlyArray<Unpublished>> =>
       Effect.flatMap(
-        publishEach(entries),
+        publishEach(messages),
         (failures) => failures.length === 0 ? Effect.succeed([]) : resendEach(failures, options)
       )
 
@@ -362,9 +365,8 @@ export const make = (
     function publish(message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
     function publish(message: Publish, options: NoResendOptions | ResendOptions = {}) {
       if (options.resend === undefined) return publishOnce(complete(message))
-      const entry = { index: 0, message: identified(complete(message)) }
       return Effect.flatMap(
-        publishUntilConfirmed([entry], options),
+        publishUntilConfirmed([identified(complete(message))], options),
         ([failure]) => failure === undefined ? Effect.void : Effect.fail(failure.error)
       )
     }
@@ -375,14 +377,14 @@ export const make = (
     ): Effect.Effect<void, AmqpBatchError> =>
       Effect.suspend(() => {
         const prepare = options.resend === undefined ? complete : (message: Publish) => identified(complete(message))
-        const entries = Array.from(messages, (message, index) => ({ index, message: prepare(message) }))
+        const prepared = Array.from(messages, prepare)
         const published: Effect.Effect<ReadonlyArray<BatchFailure | Unpublished>> = options.resend === undefined
-          ? publishEach(entries)
-          : publishUntilConfirmed(entries, options)
+          ? publishEach(prepared)
+          : publishUntilConfirmed(prepared, options)
         return Effect.flatMap(published, (failed) => {
           if (failed.length === 0) return Effect.void
           const failures = failed.map(({ error, index }) => ({ index, error })).sort((a, b) => a.index - b.index)
-          return Effect.fail(new AmqpBatchError({ total: entries.length, failures }))
+          return Effect.fail(new AmqpBatchError({ total: prepared.length, failures }))
         })
       })
 
@@ -394,11 +396,8 @@ export const make = (
         Effect.suspend(() => {
           const batch = new PublishBatch(channel)
           const recovering = Semaphore.makeUnsafe(1)
-          let count = 0
           const feed = upstream.pipe(
-            Effect.flatMap((messages) =>
-              batch.add(messages.map((message) => ({ index: count++, message: prepare(message) })))
-            ),
+            Effect.flatMap((messages) => batch.add(messages.map(prepare))),
             Effect.forever({ disableYield: true }),
             Pull.catchDone(() => batch.settled)
           )

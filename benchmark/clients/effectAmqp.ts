@@ -131,7 +131,10 @@ const requester = (queue: string, body: Uint8Array) =>
 
 export const connect: Connect = async (job) => {
   const runtime = ManagedRuntime.make(Layer.merge(
-    NodeAmqp.layer({ url: Redacted.make(`amqp://guest:guest@${job.host}:${job.port}/%2f`) }),
+    NodeAmqp.layer({
+      url: Redacted.make(`amqp://guest:guest@${job.host}:${job.port}/%2f`),
+      readInterval: job.readInterval
+    }),
     Layer.effect(Scope.Scope, Effect.scope)
   ))
   await runtime.context()

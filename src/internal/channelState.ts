@@ -130,34 +130,46 @@ export class ChannelState {
   /** Whether the broker has asked for content to stop (`channel.flow`). */
   private stopped = false
   /** Those who wait to publish, each with what stands for it at the connection's gate. */
-  private readonly flowWaiting = new Map<() => void, () => void>()
+  private madeFlowWaiting: Map<() => void, () => void> | undefined
   private readonly pending: Array<Pending> = []
   private readonly assembler = new Assembler()
   /** The method of the content that is being received. */
   private content: BasicGetOk | BasicReturn | undefined
   /** The delivery that is being received; its fields are reused. */
   private readonly delivery = { consumerTag: "", deliveryTag: 0, redelivered: false, exchange: "", routingKey: "" }
-  private readonly consumers = new Map<string, ConsumerEntry>()
-  private readonly settlements: Settlements
+  private madeConsumers: Map<string, ConsumerEntry> | undefined
+  private madeSettlements: Settlements | undefined
   private returnedInTx: Array<AmqpMessageReturned> = []
-  private readonly onClosedCallbacks = new Set<() => void>()
+  private onClosedCallbacks: Array<() => void> = []
 
   constructor(id: number, lane: Lane, host: ChannelHost) {
     this.id = id
     this.lane = lane
     this.host = host
-    this.settlements = new Settlements(lane, host.later)
   }
 
-  /** Made when first asked for: 0.7 KiB that a channel does without on which nobody publishes. */
+  // These are made when first asked for: a channel that needs none of them does without 1.7 KiB.
+
   get confirms(): Confirms {
     return this.madeConfirms ??= new Confirms({
       later: this.host.later,
       settle: (waiter, outcome) => {
-        this.host.expect(-1)
+        this.host.expect(outcome._tag === "Confirmed" ? -outcome.count : -1)
         this.host.settlePublish(waiter, outcome)
       }
     })
+  }
+
+  private get settlements(): Settlements {
+    return this.madeSettlements ??= new Settlements(this.lane, this.host.later)
+  }
+
+  private get consumers(): Map<string, ConsumerEntry> {
+    return this.madeConsumers ??= new Map()
+  }
+
+  private get flowWaiting(): Map<() => void, () => void> {
+    return this.madeFlowWaiting ??= new Map()
   }
 
   get epoch(): number {
@@ -172,7 +184,7 @@ export class ChannelState {
   // --- writing
 
   private write(method: Method<InputTable>): void {
-    this.settlements.flush()
+    this.flushAcks()
     const writer = this.lane.writer
     try {
       writeMethodFrame(writer, this.id, method, this.lane.frameMax)
@@ -244,7 +256,7 @@ export class ChannelState {
         reason: "without confirmSelect or a transaction nobody would learn of the message's return"
       })
     }
-    this.settlements.flush()
+    this.flushAcks()
     const writer = this.lane.writer
     try {
       const paired = mandatory && confirmed
@@ -295,7 +307,7 @@ export class ChannelState {
 
   /** Writes the acknowledgements of this turn. */
   flushAcks(): void {
-    this.settlements.flush()
+    this.madeSettlements?.flush()
   }
 
   /** Deliveries that are not settled. */
@@ -360,7 +372,7 @@ export class ChannelState {
   }
 
   private releaseFlow(): void {
-    for (const callback of this.flowWaiting.keys()) {
+    for (const callback of this.madeFlowWaiting?.keys() ?? []) {
       this.offFlow(callback)
       this.host.later(callback)
     }
@@ -538,11 +550,12 @@ export class ChannelState {
   /** Calls back once the broker has forgotten this channel; at once if it has. */
   onClosed(callback: () => void): void {
     if (this.state === "closed") callback()
-    else this.onClosedCallbacks.add(callback)
+    else this.onClosedCallbacks.push(callback)
   }
 
   offClosed(callback: () => void): void {
-    this.onClosedCallbacks.delete(callback)
+    const at = this.onClosedCallbacks.indexOf(callback)
+    if (at >= 0) this.onClosedCallbacks.splice(at, 1)
   }
 
   private onCloseOk(): void {
@@ -615,19 +628,18 @@ export class ChannelState {
     this.state = state
     this.closeCause = cause
     this.assembler.reset()
-    this.settlements.clear()
+    this.madeSettlements?.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.confirms.fail((waiter) => ({ _tag: "ChannelClosed", cause, own: refused.has(waiter) }))
-    for (const consumer of this.consumers.values()) consumer.end({ _tag: "ChannelClosed", cause })
-    this.consumers.clear()
+    this.madeConfirms?.fail(cause, refused)
+    for (const consumer of this.madeConsumers?.values() ?? []) consumer.end({ _tag: "ChannelClosed", cause })
+    this.madeConsumers?.clear()
     this.releaseFlow()
   }
 
   private gone(): void {
     this.state = "closed"
     this.host.onGone(this)
-    for (const callback of this.onClosedCallbacks) this.host.later(callback)
-    this.onClosedCallbacks.clear()
+    for (const callback of this.onClosedCallbacks.splice(0)) this.host.later(callback)
   }
 }

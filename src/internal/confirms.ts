@@ -12,25 +12,29 @@ import type { ChannelCloseCause } from "../AmqpError.ts"
 import { type AmqpMessage, pairingPrefix } from "../AmqpMessage.ts"
 import type { BasicReturn } from "./spec.ts"
 
-/** What became of a publish. */
-export type PublishOutcome =
-  | { readonly _tag: "Confirmed" }
-  | { readonly _tag: "Nacked" }
-  | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
-  /** `own`: this publish provoked the end of the channel. */
-  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly own: boolean }
-  /** No confirm came in time; one that comes later is ignored. */
-  | { readonly _tag: "TimedOut"; readonly timeoutMillis: number }
+/** What a publish failed with. */
+export type PublishOutcomeFailure =
+  & (
+    | { readonly _tag: "Nacked" }
+    | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
+    /** `own`: this publish provoked the end of the channel. */
+    | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly own: boolean }
+    /** No confirm came in time; one that comes later is ignored. */
+    | { readonly _tag: "TimedOut"; readonly timeoutMillis: number }
+  )
+  & { readonly sequence: number }
 
-/** A publish that waits for its outcome. */
+/** What became of so many publishes of a waiter, or of the one with this number. */
+export type PublishOutcome = { readonly _tag: "Confirmed"; readonly count: number } | PublishOutcomeFailure
+
+/** Waits for the outcome of a publish, or of several to one exchange. */
 export interface PublishWaiter {
   readonly exchange: string
   readonly onOutcome: (outcome: PublishOutcome) => void
 }
 
-/** Shared by all confirms: nothing is allocated per acknowledgement. */
-const confirmed: PublishOutcome = { _tag: "Confirmed" }
-const nacked: PublishOutcome = { _tag: "Nacked" }
+/** Shared by all that are confirmed alone: nothing is allocated per acknowledgement. */
+const confirmed: PublishOutcome = { _tag: "Confirmed", count: 1 }
 
 /** Keeps the number of a publish whose waiter has given up. */
 const expired: PublishWaiter = { exchange: "", onOutcome: () => {} }
@@ -83,16 +87,44 @@ export class Confirms {
 
   /** `basic.ack` or `basic.nack` from the broker. Numbers that are settled or unknown are ignored. */
   settle(tag: number, multiple: boolean, acknowledged: boolean): void {
-    const outcome = acknowledged ? confirmed : nacked
-    if (!multiple) return this.resolve(tag, outcome)
+    if (!multiple) return this.settleOne(tag, acknowledged)
     const last = tag === 0 ? this.latest : Math.min(tag, this.latest)
-    for (let sequence = this.oldest; sequence <= last; sequence++) this.resolve(sequence, outcome)
+    if (acknowledged) return this.confirmUpTo(last)
+    for (let sequence = this.oldest; sequence <= last; sequence++) this.settleOne(sequence, false)
+  }
+
+  private settleOne(sequence: number, acknowledged: boolean): void {
+    this.resolve(sequence, acknowledged ? confirmed : { _tag: "Nacked", sequence })
+  }
+
+  /** One outcome for all that one waiter has there. */
+  private confirmUpTo(last: number): void {
+    const mask = this.ring.length - 1
+    let waiter: PublishWaiter | undefined
+    let count = 0
+    let total = 0
+    for (let sequence = this.oldest; sequence <= last; sequence++) {
+      const next = this.ring[sequence & mask]
+      if (next === undefined) continue
+      this.ring[sequence & mask] = undefined
+      if (next !== waiter && waiter !== undefined) {
+        this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
+        count = 0
+      }
+      waiter = next
+      count++
+      total++
+    }
+    if (waiter === undefined) return
+    this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
+    this.onSettled(total)
   }
 
   /** `basic.return` of the publish with this pairing tag. */
   returned(tag: string | undefined, method: BasicReturn, message: AmqpMessage): void {
     if (tag === undefined) return
-    this.resolve(Number.parseInt(tag.slice(pairingPrefix.length), 36), { _tag: "Returned", method, message })
+    const sequence = Number.parseInt(tag.slice(pairingPrefix.length), 36)
+    this.resolve(sequence, { _tag: "Returned", sequence, method, message })
   }
 
   private waiter(sequence: number): PublishWaiter | undefined {
@@ -103,11 +135,15 @@ export class Confirms {
   private resolve(sequence: number, outcome: PublishOutcome): void {
     const waiter = this.waiter(sequence)
     if (waiter === undefined) return
-    const mask = this.ring.length - 1
-    this.ring[sequence & mask] = undefined
-    this.unsettled--
-    while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
+    this.ring[sequence & (this.ring.length - 1)] = undefined
     this.hooks.settle(waiter, outcome)
+    this.onSettled(1)
+  }
+
+  private onSettled(count: number): void {
+    const mask = this.ring.length - 1
+    this.unsettled -= count
+    while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
     if (this.unsettled === 0) this.releaseIdle()
     if (this.waiting.size === 0 || this.admitting) return
     this.admitting = true
@@ -143,11 +179,12 @@ export class Confirms {
 
   // --- the end
 
-  /** The channel is gone: every unsettled publish learns why. */
-  fail(outcomeOf: (waiter: PublishWaiter) => PublishOutcome): void {
+  /** The channel is gone: every unsettled publish learns why, and whether it is to blame. */
+  fail(cause: ChannelCloseCause, refused: ReadonlySet<PublishWaiter>): void {
     for (let sequence = this.oldest; sequence <= this.latest; sequence++) {
       const waiter = this.waiter(sequence)
-      if (waiter !== undefined) this.resolve(sequence, outcomeOf(waiter))
+      if (waiter === undefined) continue
+      this.resolve(sequence, { _tag: "ChannelClosed", sequence, cause, own: refused.has(waiter) })
     }
     this.releaseIdle()
   }
@@ -156,12 +193,12 @@ export class Confirms {
    * The publishes up to and including a number have waited for too long. They stay unsettled for the broker, and so
    * count until it answers.
    */
-  expire(last: number, outcome: PublishOutcome): void {
+  expire(last: number, timeoutMillis: number): void {
     for (let sequence = this.oldest; sequence <= last; sequence++) {
       const waiter = this.waiter(sequence)
       if (waiter === undefined || waiter === expired) continue
       this.ring[sequence & (this.ring.length - 1)] = expired
-      this.hooks.later(() => waiter.onOutcome(outcome))
+      this.hooks.later(() => waiter.onOutcome({ _tag: "TimedOut", sequence, timeoutMillis }))
     }
   }
 

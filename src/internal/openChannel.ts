@@ -5,23 +5,23 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpError.ts"
-import { makeChannel, type OpenChannel } from "./channel.ts"
-import type { ChannelState } from "./channelState.ts"
+import { OpenChannel } from "./channel.ts"
+import { ChannelState } from "./channelState.ts"
 import type { CommandError } from "./channelTypes.ts"
 import { command } from "./requests.ts"
 import type { Session } from "./session.ts"
 
-/** A channel of a number that is free. */
-const allocate = (session: Session, id: number | undefined): Effect.Effect<ChannelState, CommandError> => {
-  if (session.error !== undefined) return Effect.fail(session.error)
+/** A channel of that number, or of any that is free; or why there is none. */
+const allocate = (session: Session, id: number | undefined): ChannelState | AmqpConnectionError | AmqpEncodeError => {
+  if (session.error !== undefined) return session.error
   const state = session.openChannel(id)
-  if (state !== undefined) return Effect.succeed(state)
+  if (state !== undefined) return state
   if (id !== undefined) {
     const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
-    return Effect.fail(new AmqpEncodeError({ path: "id", reason }))
+    return new AmqpEncodeError({ path: "id", reason })
   }
   const reason = new ResourceError({
     replyCode: 506,
@@ -29,8 +29,11 @@ const allocate = (session: Session, id: number | undefined): Effect.Effect<Chann
     classId: 20,
     methodId: 10
   })
-  return Effect.fail(new AmqpConnectionError({ reason }))
+  return new AmqpConnectionError({ reason })
 }
+
+/** A function of its own, which keeps nothing but the channel. */
+const closing = (open: OpenChannel) => () => open.close
 
 /** Opens a channel of this session and closes it with the scope. `closeTimeout` limits each step of closing. */
 export const openChannelOn = (
@@ -39,16 +42,16 @@ export const openChannelOn = (
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function*() {
-      const state = yield* Effect.suspend(() => allocate(session, id))
-      const open = makeChannel(session, state, closeTimeout)
-      yield* Effect.addFinalizer(() => open.channel.close)
-      yield* restore(command(state, { _tag: "channel.open" }, {
+    Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
+      const state = allocate(session, id)
+      if (!(state instanceof ChannelState)) return Effect.fail(state)
+      const open = new OpenChannel(session, state, closeTimeout)
+      const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
-        onReply: () => {},
+        onReply: () => open,
         onLateReply: () => state.close()
-      }))
-      return open
+      })
+      return Effect.andThen(Scope.addFinalizerExit(scope, closing(open)), restore(opening))
     })
   )
 

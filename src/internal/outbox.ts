@@ -44,8 +44,7 @@ const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => {
 export class Lane {
   readonly channel: number
   readonly outbox: Outbox
-  /** Frames behind a large body, or behind `hold`. */
-  private readonly own = new Writer()
+  private madeOwn: Writer | undefined
   private readonly queue: Array<Segment> = []
 
   constructor(outbox: Outbox, channel: number) {
@@ -57,9 +56,15 @@ export class Lane {
     return this.outbox.frameMax
   }
 
+  /** Frames behind a large body, or behind `hold`: most channels have none. */
+  private get own(): Writer {
+    return this.madeOwn ??= new Writer()
+  }
+
   /** Where the next frame of this channel is encoded. */
   get writer(): Writer {
-    return this.queue.length > 0 || this.own.pending > 0 ? this.own : this.outbox.shared
+    const { madeOwn } = this
+    return this.queue.length > 0 || (madeOwn !== undefined && madeOwn.pending > 0) ? this.own : this.outbox.shared
   }
 
   /** Makes what was encoded into `writer` part of the output. */

@@ -1,49 +1,67 @@
 /**
- * Publishes that are waited for together: one object per message, one Effect per wait.
+ * Publishes that are waited for together: one Effect per wait, and nothing per message that is confirmed.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
 import { AmqpEncodeError } from "../AmqpError.ts"
 import type { Publish } from "../AmqpMessage.ts"
+import type { ChannelState } from "./channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
 import type { PublisherChannel } from "./publisherChannel.ts"
 import { contentGate, type PublishError, publishFailure, takesContent } from "./requests.ts"
 
-/** A message of a batch. */
-export interface BatchEntry {
+/** A message of a batch that was not confirmed. */
+export interface BatchFailure {
+  /** Its place among all that were added. */
   readonly index: number
   readonly message: Publish
-}
-
-/** A message of a batch that was not confirmed. */
-export interface BatchFailure extends BatchEntry {
   readonly error: PublishError
 }
 
-class EntryWaiter implements PublishWaiter {
+/** Messages that were published one behind the other, to the same exchange: one waiter for all of them. */
+class Run implements PublishWaiter {
   readonly exchange: string
-  private readonly entry: BatchEntry
   private readonly batch: PublishBatch
+  private readonly messages: ReadonlyArray<Publish>
+  /** From the number of a publish to its place among the messages. */
+  private readonly shift: number
+  /** The place of the first of the messages in the batch. */
+  private readonly first: number
 
-  constructor(entry: BatchEntry, batch: PublishBatch) {
-    this.exchange = entry.message.exchange ?? ""
-    this.entry = entry
+  constructor(
+    batch: PublishBatch,
+    channel: ChannelState,
+    messages: ReadonlyArray<Publish>,
+    place: number,
+    first: number
+  ) {
+    this.exchange = messages[place]?.exchange ?? ""
     this.batch = batch
+    this.messages = messages
+    this.shift = place - (channel.confirms.latest + 1)
+    this.first = first
+  }
+
+  /** Whether the next publish of the channel is the next of this run. */
+  takes(message: Publish): boolean {
+    return (message.exchange ?? "") === this.exchange
   }
 
   onOutcome(outcome: PublishOutcome): void {
-    this.batch.onOutcome(
-      outcome._tag === "Confirmed"
-        ? undefined
-        : { ...this.entry, error: publishFailure(this.entry.message, outcome) }
-    )
+    if (outcome._tag === "Confirmed") return this.batch.onConfirmed(outcome.count)
+    const place = outcome.sequence + this.shift
+    const message = this.messages[place]
+    if (message === undefined) return
+    this.batch.onFailed({ index: this.first + place, message, error: publishFailure(message, outcome) })
   }
 }
 
 /** A batch that messages are added to. */
 export class PublishBatch {
   private readonly channel: PublisherChannel
+  /** Messages that were added. */
+  private size = 0
   /** Messages that are written and have no outcome. */
   private unsettled = 0
   private failures: Array<BatchFailure> = []
@@ -54,38 +72,52 @@ export class PublishBatch {
   }
 
   /** Writes messages in order, as fast as they are taken. What they fail with is for `takeFailures`. */
-  add(entries: ReadonlyArray<BatchEntry>): Effect.Effect<void> {
-    return Effect.suspend(() => this.addFrom(entries, 0))
+  add(messages: ReadonlyArray<Publish>): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const first = this.size
+      this.size += messages.length
+      return this.addFrom(messages, 0, first)
+    })
   }
 
-  private addFrom(entries: ReadonlyArray<BatchEntry>, from: number): Effect.Effect<void> {
-    for (let i = from; i < entries.length; i++) {
+  private addFrom(messages: ReadonlyArray<Publish>, from: number, first: number): Effect.Effect<void> {
+    let run: Run | undefined
+    for (let i = from; i < messages.length; i++) {
       const state = this.channel.open
       if (state === undefined) {
         return Effect.matchEffect(this.channel.opened, {
-          onSuccess: () => this.addFrom(entries, i),
+          onSuccess: () => this.addFrom(messages, i, first),
           // Nothing of the rest is sent: it would wait as long again, message by message.
-          onFailure: (error) => Effect.sync(() => this.fail(entries.slice(i).map((entry) => ({ ...entry, error }))))
+          onFailure: (error) =>
+            Effect.sync(() =>
+              this.fail(messages.slice(i).map((message, j) => ({ index: first + i + j, message, error })))
+            )
         })
       }
-      if (!takesContent(state)) return Effect.flatMap(contentGate(state), () => this.addFrom(entries, i))
-      const entry = entries[i]
-      if (entry === undefined) continue
+      if (!takesContent(state)) return Effect.flatMap(contentGate(state), () => this.addFrom(messages, i, first))
+      const message = messages[i]
+      if (message === undefined) continue
+      if (run === undefined || !run.takes(message)) run = new Run(this, state, messages, i, first)
       try {
-        state.publish(entry.message, new EntryWaiter(entry, this))
+        state.publish(message, run)
         this.unsettled++
       } catch (error) {
         if (!(error instanceof AmqpEncodeError)) throw error
-        this.fail([{ ...entry, error }])
+        run = undefined
+        this.fail([{ index: first + i, message, error }])
       }
     }
     return Effect.void
   }
 
-  onOutcome(failure: BatchFailure | undefined): void {
+  onConfirmed(count: number): void {
+    this.unsettled -= count
+    if (this.unsettled === 0) this.notify()
+  }
+
+  onFailed(failure: BatchFailure): void {
     this.unsettled--
-    if (failure !== undefined) this.fail([failure])
-    else if (this.unsettled === 0) this.notify()
+    this.fail([failure])
   }
 
   private fail(failures: ReadonlyArray<BatchFailure>): void {

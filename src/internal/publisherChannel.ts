@@ -89,7 +89,7 @@ const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.
   return Effect.forever(Effect.delay(
     Effect.sync(() => {
       latest.push(confirms.latest)
-      if (latest.length > looks) confirms.expire(latest.shift() ?? 0, { _tag: "TimedOut", timeoutMillis })
+      if (latest.length > looks) confirms.expire(latest.shift() ?? 0, timeoutMillis)
     }),
     timeoutMillis / looks
   ))

@@ -18,7 +18,7 @@ import {
 } from "../AmqpError.ts"
 import type { Publish } from "../AmqpMessage.ts"
 import type { ChannelState, ReplyTo, Request, RequestName } from "./channelState.ts"
-import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import type { PublishOutcome, PublishOutcomeFailure, PublishWaiter } from "./confirms.ts"
 import type { ReceivedContent } from "./frames.ts"
 
 /** The tags of the refusals that an operation can meet. */
@@ -117,10 +117,7 @@ export type PublishError =
   | AmqpEncodeError
 
 /** Why a publish has failed. */
-export const publishFailure = (
-  message: Publish,
-  outcome: Exclude<PublishOutcome, { readonly _tag: "Confirmed" }>
-): PublishError => {
+export const publishFailure = (message: Publish, outcome: PublishOutcomeFailure): PublishError => {
   const { exchange = "", routingKey = "" } = message
   switch (outcome._tag) {
     case "Nacked":

@@ -34,6 +34,8 @@ export interface ShellOptions extends HandshakeOptions {
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
+  /** Shortest time between two reads of an open connection. */
+  readonly readInterval: Duration.Duration
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -71,16 +73,23 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/** Bytes of a read after which the next one need not wait: there is more, and enough has gathered. */
+const enough = 16 * 1024
+
+const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => chunks.reduce((size, { length }) => size + length, 0)
+
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
-  reuse: TransportSocket["reuse"]
+  { interval, reuse }: { readonly interval: Duration.Duration; readonly reuse: TransportSocket["reuse"] }
 ): Effect.Effect<never, Socket.SocketError> => {
+  const rest = Duration.isZero(interval) ? Effect.void : Effect.sleep(interval)
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
-      return session.isPaused ? resumed : Effect.void
+      if (session.isPaused) return resumed
+      return session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
     }),
     { disableYield: true }
   )
@@ -97,8 +106,9 @@ const beat = (session: Session, seconds: number): Effect.Effect<void> =>
     }
   })
 
-const isLost = ({ reason }: AmqpConnectionError): boolean =>
-  reason._tag === "ConnectionLost" || reason._tag === "HeartbeatTimeout"
+/** Whether the socket takes no last words: it is gone or dead, or nobody answers on it. */
+const isLost = ({ reason: { _tag } }: AmqpConnectionError): boolean =>
+  _tag === "ConnectionLost" || _tag === "HeartbeatTimeout" || _tag === "HandshakeTimeout"
 
 /** Connects, and opens a session. The scope that is given ends it in good order. */
 export const open = (
@@ -106,79 +116,99 @@ export const open = (
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function*() {
-      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout } = options
-      const scope = yield* Scope.fork(yield* Effect.scope)
-      const ended = Deferred.makeUnsafe<AmqpConnectionError>()
+      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout, readInterval } = options
+      const outer = yield* Effect.scope
+      const scope = yield* Scope.fork(outer)
+      const transport = yield* AmqpTransport
+      const runFork = Effect.runForkWith(yield* Effect.context())
       const opened = Deferred.makeUnsafe<Negotiated, AmqpConnectionError>()
+      const ended = Deferred.makeUnsafe<AmqpConnectionError>()
+      let writer: Socket.Writer | undefined
+      let writing: Fiber.Fiber<void> | undefined
+      let clock: Fiber.Fiber<void> | undefined
+
+      // One wait at a time: for the dial, for the handshake, for the next heartbeat. A race for each takes two fibers.
+      const onClock = (effect: Effect.Effect<void>): void => {
+        clock?.interruptUnsafe()
+        clock = runFork(effect)
+      }
+
+      // Whatever ends the session: let its last words out, then close the socket.
+      const finish = (error: AmqpConnectionError): Effect.Effect<void> =>
+        (writing === undefined || isLost(error)
+          ? Effect.void
+          : Effect.timeoutOption(Fiber.await(writing), closeTimeout)).pipe(
+            Effect.andThen(Scope.close(scope, Exit.void)),
+            Effect.andThen(Effect.sync(() => {
+              Deferred.doneUnsafe(ended, Effect.succeed(error))
+              Deferred.doneUnsafe(opened, Effect.fail(error))
+            }))
+          )
 
       const session = new Session({
         ...options,
         schedule: queueMicrotask,
         hooks: {
-          onOpen: (negotiated) => void Deferred.doneUnsafe(opened, Effect.succeed(negotiated)),
+          onOpen: (negotiated) => {
+            const { heartbeat } = negotiated.limits
+            onClock(heartbeat === 0 ? Effect.void : beat(session, heartbeat))
+            Deferred.doneUnsafe(opened, Effect.succeed(negotiated))
+          },
           onBlocked: options.onBlocked,
           onUnblocked: options.onUnblocked,
           onEnd: (error) => {
-            Deferred.doneUnsafe(opened, Effect.fail(error))
-            Deferred.doneUnsafe(over, Effect.succeed(error))
+            clock?.interruptUnsafe()
+            runFork(finish(error))
           }
         }
       })
-      const over = Deferred.makeUnsafe<AmqpConnectionError>()
 
-      const transport = yield* AmqpTransport
-      const dial = Effect.gen(function*() {
+      /** Runs at once, until the socket is closed; a failure is the end of the session. */
+      const fork = (effect: Effect.Effect<void, AmqpConnectionError | Socket.SocketError>) =>
+        effect.pipe(
+          Effect.catch((error) =>
+            Effect.sync(() =>
+              session.onSocketEnd(Socket.isSocketError(error) ? lostError(error, endpoint, session.phase) : error)
+            )
+          ),
+          // A fault of this library must not leave behind a connection that nobody reads or writes.
+          Effect.catchDefect((defect) =>
+            Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
+          ),
+          Effect.forkIn(scope, { startImmediately: true })
+        )
+
+      const deadline = (duration: Duration.Duration, reason: () => AmqpConnectionError["reason"]): void =>
+        onClock(Effect.andThen(
+          Effect.sleep(duration),
+          Effect.sync(() => session.onSocketEnd(new AmqpConnectionError({ reason: reason() })))
+        ))
+
+      const connected = Effect.gen(function*() {
         const socket = yield* transport.connect(endpoint)
         const pull = yield* Effect.mapError(Socket.readerBytes(socket), (error) => openError(error, endpoint))
-        return { pull, writer: yield* socket.writer, reuse: socket.reuse }
-      }).pipe(
-        Effect.timeoutOrElse({
-          duration: connectTimeout,
-          orElse: () =>
-            Effect.fail(
-              new AmqpConnectionError({
-                reason: new ConnectFailed({
-                  endpoint: formatEndpoint(endpoint),
-                  code: "",
-                  detail: `no connection after ${Duration.toMillis(connectTimeout)} ms`
-                })
-              })
-            )
-        })
-      )
-      const { pull, reuse, writer } = yield* restore(Scope.provide(dial, scope)).pipe(
-        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
-      )
+        writer = yield* socket.writer
+        deadline(handshakeTimeout, () =>
+          new HandshakeTimeout({ step: session.phase, timeoutMillis: Duration.toMillis(handshakeTimeout) }))
+        writing = yield* fork(writeAll(session, writer))
+        session.start()
+        return yield* readAll(session, pull, { interval: readInterval, reuse: socket.reuse })
+      })
+      deadline(connectTimeout, () =>
+        new ConnectFailed({
+          endpoint: formatEndpoint(endpoint),
+          code: "",
+          detail: `no connection after ${Duration.toMillis(connectTimeout)} ms`
+        }))
+      yield* fork(Scope.provide(connected, scope))
 
-      const endedBySocket = Effect.catch((error: Socket.SocketError) =>
-        Effect.sync(() => session.onSocketEnd(lostError(error, endpoint, session.phase)))
-      )
-      // A fault of this library must not leave behind a connection that nobody reads or writes.
-      const endedByDefect = Effect.catchDefect((defect) =>
-        Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
-      )
-      const writing = yield* writeAll(session, writer).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
-      yield* readAll(session, pull, reuse).pipe(endedBySocket, endedByDefect, Effect.forkIn(scope))
-      session.start()
-
-      // Whatever ends the session: let its last words out, then close the socket.
-      yield* Deferred.await(over).pipe(
-        Effect.flatMap((error) =>
-          // A socket that is gone or dead takes no last words.
-          (isLost(error) ? Effect.void : Effect.timeoutOption(Fiber.await(writing), closeTimeout)).pipe(
-            Effect.andThen(Scope.close(scope, Exit.void)),
-            Effect.andThen(Deferred.succeed(ended, error))
-          )
-        ),
-        Effect.forkDetach({ startImmediately: true })
-      )
       // A broker that does not answer in time is left, whoever still waits for the close. The socket goes with what it
       // has not sent: its peer may not read either.
       const leave = Effect.sleep(closeTimeout).pipe(
-        Effect.andThen(Effect.sync(() => {
+        Effect.andThen(Effect.suspend(() => {
           session.onSocketEnd(session.lost("the broker did not answer connection.close"))
-        })),
-        Effect.andThen(Effect.ignore(writer.write(new Socket.CloseEvent(1000))))
+          return Effect.ignore(writer?.write(new Socket.CloseEvent(1000)) ?? Effect.void)
+        }))
       )
       const close = Effect.uninterruptibleMask((restore) =>
         Effect.gen(function*() {
@@ -189,30 +219,14 @@ export const open = (
           yield* restore(Deferred.await(ended))
         })
       )
-      const handshake = Effect.timeoutOrElse(Deferred.await(opened), {
-        duration: handshakeTimeout,
-        orElse: () =>
-          Effect.fail(
-            new AmqpConnectionError({
-              reason: new HandshakeTimeout({
-                step: session.phase,
-                timeoutMillis: Duration.toMillis(handshakeTimeout)
-              })
-            })
-          )
-      })
-      // A race is only interrupted as a whole where it stands in an interruptible region as a whole.
-      const negotiated = yield* restore(handshake).pipe(
+      const negotiated = yield* restore(Deferred.await(opened)).pipe(
         // Before open-ok there is no close to be negotiated.
         Effect.onError(() => {
           session.onSocketEnd(session.lost("the attempt was given up"))
           return Deferred.await(ended)
         })
       )
-      if (negotiated.limits.heartbeat > 0) {
-        yield* Effect.forkIn(beat(session, negotiated.limits.heartbeat), scope)
-      }
-      yield* Effect.addFinalizer(() => close)
+      yield* Scope.addFinalizer(outer, close)
       return { session, endpoint, negotiated, ended: Deferred.await(ended), close }
     })
   )

@@ -86,16 +86,19 @@ export const make = <R>(
     let next = Deferred.makeUnsafe<OpenSession, AmqpConnectionError>()
     let lastError: AmqpConnectionError | undefined
 
+    const restored = Effect.gen(function*() {
+      const open = yield* options.attempt(epoch + 1)
+      for (const restorer of restorers) yield* restorer(open.session)
+      return open
+    })
+
     /** One attempt in a scope of its own, with everything restored. */
     const attempt = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         const own = yield* Scope.fork(scope)
-        const open = yield* restore(
-          Effect.tap(
-            Scope.provide(options.attempt(epoch + 1), own),
-            ({ session }) => Effect.forEach(restorers, (restorer) => restorer(session), { discard: true })
-          )
-        ).pipe(Effect.onError((cause) => Scope.close(own, Exit.failCause(cause))))
+        const open = yield* restore(Scope.provide(restored, own)).pipe(
+          Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
+        )
         if (open.session.error !== undefined) {
           yield* Scope.close(own, Exit.void)
           return yield* open.session.error
@@ -142,12 +145,14 @@ export const make = <R>(
     const supervise = (begin: Epoch): Effect.Effect<AmqpConnectionError, never, R> =>
       Effect.gen(function*() {
         let { open, scope } = begin
-        let step = yield* steps
+        // Made with the first loss, not with each connection.
+        let step: Effect.Success<typeof steps> | undefined
         for (;;) {
           const since = clock.currentTimeMillisUnsafe()
           const error = yield* open.ended
           yield* Scope.close(scope, Exit.void)
-          if (clock.currentTimeMillisUnsafe() - since >= Duration.toMillis(stable)) step = yield* steps
+          if (clock.currentTimeMillisUnsafe() - since >= Duration.toMillis(stable)) step = undefined
+          step ??= yield* steps
           const result = yield* Effect.result(reopen(step, error))
           if (result._tag === "Failure") return result.failure
           ;({ open, scope } = result.success)
@@ -165,11 +170,14 @@ export const make = <R>(
       })
 
     const begin = yield* first
-    const supervising = yield* supervise(begin).pipe(Effect.flatMap(end), Effect.forkIn(scope))
+    const supervising = yield* supervise(begin).pipe(
+      Effect.flatMap(end),
+      Effect.forkIn(scope, { startImmediately: true })
+    )
 
     const shutdown = Fiber.interrupt(supervising).pipe(
       Effect.andThen(Effect.suspend(() => current?.open.close ?? Effect.void)),
-      Effect.andThen(end(closedByClient()))
+      Effect.andThen(Effect.suspend(() => end(closedByClient())))
     )
     let isClosing = false
     // Goes on, within its bound, when the one who asked for it waits no longer.

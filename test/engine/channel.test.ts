@@ -854,7 +854,7 @@ describe("publishing", () => {
     const heard = peer.publish(channel, { body: "good" })
     assert.deepStrictEqual(peer.lines(), ["1 basic.publish", "1 header 4", "1 body 4"])
     peer.reply(1, { _tag: "basic.ack", deliveryTag: 1, multiple: false })
-    assert.deepStrictEqual(heard, [{ _tag: "Confirmed" }])
+    assert.deepStrictEqual(heard, [{ _tag: "Confirmed", count: 1 }])
   })
 
   it("of a body that is neither text nor bytes is a defect, and writes nothing", () => {
@@ -879,7 +879,7 @@ describe("publishing", () => {
     const heard = peer.publish(channel)
     peer.reply(1, { _tag: "confirm.select-ok" }, { _tag: "basic.ack", deliveryTag: 1, multiple: false })
     assert.strictEqual(select[0]?._tag, "Reply")
-    assert.deepStrictEqual(heard, [{ _tag: "Confirmed" }])
+    assert.deepStrictEqual(heard, [{ _tag: "Confirmed", count: 1 }])
   })
 
   it("takes a number in confirm mode, whether somebody waits or not", () => {
@@ -890,7 +890,7 @@ describe("publishing", () => {
     peer.reply(1, { _tag: "basic.ack", deliveryTag: 1, multiple: false })
     assert.deepStrictEqual(heard, [])
     peer.reply(1, { _tag: "basic.ack", deliveryTag: 2, multiple: false })
-    assert.deepStrictEqual(heard, [{ _tag: "Confirmed" }])
+    assert.deepStrictEqual(heard, [{ _tag: "Confirmed", count: 1 }])
   })
 
   it("CF06 pairs each return with its own publish, among equal ones", () => {
@@ -980,8 +980,8 @@ describe("unconfirmed publishes of a channel that the broker closes", () => {
     peer.session.onSocketEnd(peer.session.lost("EOF"))
     peer.turn()
     assert.deepStrictEqual(heard, [
-      [{ _tag: "ChannelClosed", cause: undefined, own: false }],
-      [{ _tag: "ChannelClosed", cause: peer.end, own: false }]
+      [{ _tag: "ChannelClosed", sequence: 1, cause: undefined, own: false }],
+      [{ _tag: "ChannelClosed", sequence: 1, cause: peer.end, own: false }]
     ])
   })
 })

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { AmqpMessage } from "../../src/AmqpMessage.ts"
-import { Confirms, pairingTag, type PublishOutcome } from "../../src/internal/confirms.ts"
+import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "../../src/internal/confirms.ts"
 import type { BasicReturn } from "../../src/internal/spec.ts"
 
 const method: BasicReturn = {
@@ -23,16 +23,29 @@ const recorded = () => {
     settle: (waiter, outcome) => waiter.onOutcome(outcome)
   })
   let number = 0
-  const publish = (exchange = ""): void => {
-    const name = ++number
-    confirms.add({ exchange, onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
+  const publish = (count = 1): void => {
+    for (let i = 0; i < count; i++) {
+      const name = ++number
+      confirms.add({ exchange: "", onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
+    }
+  }
+  /** With one waiter for all, whose outcomes are written down as `run 3 Confirmed`, or as those of their numbers. */
+  const publishRun = (count: number): void => {
+    const first = number + 1
+    number += count
+    const waiter: PublishWaiter = {
+      exchange: "",
+      onOutcome: (outcome) => {
+        if (outcome._tag !== "Confirmed") return void log.push(`${outcome.sequence} ${outcome._tag}`)
+        for (let i = 0; i < outcome.count; i++) log.push(`run ${first} Confirmed`)
+      }
+    }
+    for (let i = 0; i < count; i++) confirms.add(waiter)
   }
   return {
     confirms,
-    publish: (count = 1) => {
-      for (let i = 0; i < count; i++) publish()
-    },
-    publishTo: publish,
+    publish,
+    publishRun,
     /** What happened since the last call. */
     log: () => log.splice(0),
     turn: () => {
@@ -40,8 +53,6 @@ const recorded = () => {
     }
   }
 }
-
-const closed: PublishOutcome = { _tag: "ChannelClosed", cause: undefined, own: false }
 
 describe("acknowledgements", () => {
   it("number publishes from 1", () => {
@@ -65,6 +76,23 @@ describe("acknowledgements", () => {
     assert.strictEqual(confirms.unsettled, 1)
     confirms.settle(6, true, false)
     assert.deepStrictEqual(log(), ["6 Nacked"])
+  })
+
+  it("tell a waiter of several publishes once how many were confirmed, and of each that was not", () => {
+    const { confirms } = recorded()
+    const heard: Array<PublishOutcome> = []
+    const waiter: PublishWaiter = { exchange: "", onOutcome: (outcome) => void heard.push(outcome) }
+    for (let i = 0; i < 6; i++) confirms.add(waiter)
+    confirms.settle(2, false, true)
+    confirms.settle(4, true, true)
+    confirms.settle(6, true, false)
+    assert.deepStrictEqual(heard, [
+      { _tag: "Confirmed", count: 1 },
+      { _tag: "Confirmed", count: 3 },
+      { _tag: "Nacked", sequence: 5 },
+      { _tag: "Nacked", sequence: 6 }
+    ])
+    assert.strictEqual(confirms.unsettled, 0)
   })
 
   it("speak of all with tag 0 and multiple, and of none with tag 0 alone", () => {
@@ -162,25 +190,32 @@ describe("the end", () => {
     publish(4)
     confirms.settle(2, false, true)
     log()
-    confirms.fail(() => closed)
+    confirms.fail(undefined, new Set())
     assert.deepStrictEqual(log(), ["1 ChannelClosed", "3 ChannelClosed", "4 ChannelClosed"])
     assert.strictEqual(confirms.unsettled, 0)
-    confirms.fail(() => closed)
+    confirms.fail(undefined, new Set())
     confirms.settle(0, true, true)
     assert.deepStrictEqual(log(), [])
   })
 
-  it("can be told for each publish apart", () => {
-    const { confirms, publishTo } = recorded()
-    publishTo("a")
-    publishTo("b")
-    const seen: Array<string> = []
-    assert.deepStrictEqual(confirms.waiters().map(({ exchange }) => exchange), ["a", "b"])
-    confirms.fail(({ exchange }) => {
-      seen.push(exchange)
-      return closed
-    })
-    assert.deepStrictEqual(seen, ["a", "b"])
+  it("tells each publish whether it is to blame", () => {
+    const { confirms } = recorded()
+    const heard: Array<PublishOutcome> = []
+    const [guilty, innocent] = ["a", "b"].map((exchange): PublishWaiter => ({
+      exchange,
+      onOutcome: (outcome) => void heard.push(outcome)
+    }))
+    if (guilty === undefined || innocent === undefined) return assert.fail("two waiters")
+    for (const waiter of [innocent, guilty, innocent, guilty]) confirms.add(waiter)
+    confirms.settle(2, false, true)
+    assert.deepStrictEqual(confirms.waiters().map(({ exchange }) => exchange), ["b", "b", "a"])
+    confirms.fail(undefined, new Set([guilty]))
+    assert.deepStrictEqual(heard, [
+      { _tag: "Confirmed", count: 1 },
+      { _tag: "ChannelClosed", sequence: 1, cause: undefined, own: false },
+      { _tag: "ChannelClosed", sequence: 3, cause: undefined, own: false },
+      { _tag: "ChannelClosed", sequence: 4, cause: undefined, own: true }
+    ])
   })
 })
 
@@ -213,7 +248,7 @@ describe("onIdle", () => {
     let calls = 0
     publish(2)
     confirms.onIdle(() => calls++)
-    confirms.fail(() => closed)
+    confirms.fail(undefined, new Set())
     turn()
     assert.strictEqual(calls, 1)
   })
@@ -222,22 +257,27 @@ describe("onIdle", () => {
 describe("any sequence of publishes and answers", () => {
   /** The truth, slowly: a map from number to waiter. */
   class Model {
-    readonly waiting = new Set<number>()
+    readonly waiting = new Map<number, string>()
     readonly log: Array<string> = []
     latest = 0
 
-    publish(): void {
-      this.waiting.add(++this.latest)
+    publish(count: number, together: boolean): void {
+      const first = this.latest + 1
+      for (let i = 0; i < count; i++) {
+        const number = ++this.latest
+        this.waiting.set(number, together ? `run ${first}` : `${number}`)
+      }
     }
 
     settle(tag: number, multiple: boolean, outcome: string): void {
-      for (const number of [...this.waiting]) {
+      for (const number of [...this.waiting.keys()]) {
         if (multiple ? tag === 0 || number <= tag : number === tag) this.resolve(number, outcome)
       }
     }
 
     resolve(number: number, outcome: string): void {
-      if (this.waiting.delete(number)) this.log.push(`${number} ${outcome}`)
+      const name = this.waiting.get(number)
+      if (this.waiting.delete(number)) this.log.push(`${outcome === "Confirmed" ? name : number} ${outcome}`)
     }
   }
 
@@ -245,7 +285,8 @@ describe("any sequence of publishes and answers", () => {
   const Operation = Schema.Union([
     Schema.Struct({
       name: Schema.tag("publish"),
-      count: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 90 }))
+      count: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 90 })),
+      together: Schema.Boolean
     }),
     Schema.Struct({ name: Schema.tag("settle"), tag: Tag, multiple: Schema.Boolean, ack: Schema.Boolean }),
     Schema.Struct({ name: Schema.tag("return"), tag: Tag })
@@ -254,13 +295,14 @@ describe("any sequence of publishes and answers", () => {
   it.prop("has the outcomes of a map, in the same order", [
     Arbitrary.array(Arbitrary.schema(Operation), { minLength: 1, maxLength: 60 })
   ], ([operations]) => {
-    const { confirms, log, publish } = recorded()
+    const { confirms, log, publish, publishRun } = recorded()
     const model = new Model()
     for (const operation of operations) {
       switch (operation.name) {
         case "publish":
-          publish(operation.count)
-          for (let i = 0; i < operation.count; i++) model.publish()
+          if (operation.together) publishRun(operation.count)
+          else publish(operation.count)
+          model.publish(operation.count, operation.together)
           break
         case "settle":
           confirms.settle(operation.tag, operation.multiple, operation.ack)
@@ -275,8 +317,8 @@ describe("any sequence of publishes and answers", () => {
       assert.strictEqual(confirms.latest, model.latest)
       assert.lengthOf(confirms.waiters(), model.waiting.size)
     }
-    confirms.fail(() => closed)
-    for (const number of [...model.waiting]) model.resolve(number, "ChannelClosed")
+    confirms.fail(undefined, new Set())
+    for (const number of [...model.waiting.keys()]) model.resolve(number, "ChannelClosed")
     assert.deepStrictEqual(log(), model.log)
   }, { arbitrary: { runs: 500 } })
 })

@@ -104,7 +104,7 @@ describe("the end", () => {
     const error = session.error
     assert.strictEqual(reasonOf(error), reason)
     assert.deepStrictEqual(requests, requests.map(() => [{ _tag: "Failure", cause: error, own: false }]))
-    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", cause: error, own: false }])
+    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", sequence: 1, cause: error, own: false }])
     assert.deepStrictEqual(waiting, [{ _tag: "ChannelClosed", cause: error }])
     assert.deepStrictEqual(pull(buffered), [[1]])
     assert.deepStrictEqual(pull(buffered), [{ _tag: "ChannelClosed", cause: error }])

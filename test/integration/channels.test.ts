@@ -3,7 +3,7 @@
  * fibers on one channel.
  */
 import { assert, layer } from "@effect/vitest"
-import { Effect, Exit, Fiber, Predicate, Scope, Stream } from "effect"
+import { Effect, Exit, Fiber, Option, Predicate, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import { Broker } from "../harness/broker.ts"
@@ -102,6 +102,18 @@ layer(onVhost, { excludeTestServices: true })("channels", (it) => {
       }),
       { channelMax: 10 }
     ))
+
+  it.effect("operations can be taken off their channel", () =>
+    onConnection(Effect.gen(function*() {
+      const { ack, close, confirmSelect, get, publish, queueDeclare } = yield* AmqpChannel.open
+      const { queue } = yield* queueDeclare({ exclusive: true })
+      yield* confirmSelect
+      yield* Effect.forEach(["1", "2"].map((body) => ({ routingKey: queue, body })), publish)
+      const { delivery, messageCount } = Option.getOrThrow(yield* get({ queue }))
+      assert.strictEqual(messageCount, 1)
+      assert.strictEqual(yield* ack({ deliveryTag: delivery.deliveryTag }), "Settled")
+      yield* close
+    })))
 
   it.effect("CH06 closing a channel again, also at the same time and by its scope, sends one close", () =>
     noLeaks(Effect.gen(function*() {

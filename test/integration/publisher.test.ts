@@ -649,6 +649,41 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       assert.deepStrictEqual(yield* bodiesOf(queue), ["1", "2", "4", "5", "7", "8"])
     })))
 
+  it.effect("publishAll to several exchanges: each failure is that of its own message, and the rest is resent", () =>
+    onConnection(Effect.gen(function*() {
+      const queue = yield* makeQueue()
+      const publisher = yield* AmqpPublisher.make()
+      const exchange = uniqueName("missing")
+      const messages = numbered(30, { routingKey: queue }).map((message, i) =>
+        i % 10 === 3 ? { ...message, exchange } : i % 10 === 6 ? { ...message, routingKey: "k".repeat(256) } : message
+      )
+      const error = yield* Effect.flip(publisher.publishAll(messages, { resend: Schedule.forever }))
+      assert.deepStrictEqual(error.failures.map(({ error, index }) => [index, error._tag]), [
+        [3, "AmqpNotFound"],
+        [6, "AmqpEncodeError"],
+        [13, "AmqpNotFound"],
+        [16, "AmqpEncodeError"],
+        [23, "AmqpNotFound"],
+        [26, "AmqpEncodeError"]
+      ])
+      const good = messages.filter((_, i) => i % 10 !== 3 && i % 10 !== 6)
+      assert.deepStrictEqual(new Set(yield* bodiesOf(queue)), new Set(good.map(({ body }) => body)))
+    })))
+
+  it.effect("publishAll that gives up resending lists its messages by their first place", () =>
+    onConnection(Effect.gen(function*() {
+      const queue = yield* makeQueue()
+      const full = yield* makeQueue({ "x-max-length": 0, "x-overflow": "reject-publish" })
+      const publisher = yield* AmqpPublisher.make()
+      const messages = [queue, full, queue, full].map((routingKey) => ({ routingKey, body: "" }))
+      const error = yield* Effect.flip(publisher.publishAll(messages, { resend: Schedule.recurs(2) }))
+      assert.deepStrictEqual(error.failures.map(({ error, index }) => [index, error._tag]), [
+        [1, "AmqpResendFailed"],
+        [3, "AmqpResendFailed"]
+      ])
+      assert.lengthOf(yield* bodiesOf(queue), 2)
+    })))
+
   it.effect("publishAll through a reset: the lost ones are listed, the rest is stored; a resend leaves none", () =>
     throughProxy(({ link, proxy }) =>
       Effect.gen(function*() {

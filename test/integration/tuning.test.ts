@@ -4,6 +4,7 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Duration, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { randomBytes } from "node:crypto"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpError from "../../src/AmqpError.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
@@ -77,6 +78,8 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
       const transport = AmqpTransport.of({ connect: () => Effect.die("dialed") })
       const wrong: ReadonlyArray<readonly [string, AmqpConnection.Options]> = [
         ["frameMax", { frameMax: 4095 }],
+        ["readInterval", { readInterval: "101 millis" }],
+        ["readInterval", { readInterval: -1 }],
         ["frameMax", { frameMax: 1 }],
         ["frameMax", { frameMax: -1 }],
         ["frameMax", { frameMax: 4096.5 }],
@@ -98,6 +101,27 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
         assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, `options.${path}`, JSON.stringify(options))
       }
     }))
+
+  it.effect("with a readInterval all deliveries arrive in order, and large bodies whole", () =>
+    noLeaks(Effect.gen(function*() {
+      const channel = yield* openOn(yield* connect({ readInterval: "5 millis" }))
+      const { queue } = yield* channel.queueDeclare({ exclusive: true })
+      yield* channel.confirmSelect
+      const large = randomBytes(3_000_000)
+      const bodies = Array.from({ length: 3000 }, (_, i) => i === 1000 ? large : Buffer.from(String(i)))
+      yield* Effect.forEach(bodies, (body) => channel.publish({ routingKey: queue, body }), {
+        concurrency: "unbounded",
+        discard: true
+      })
+      yield* channel.qos({ prefetchCount: 300 })
+      const { deliveries } = yield* channel.consume({ queue })
+      const received = yield* deliveries.pipe(
+        Stream.take(bodies.length),
+        Stream.tap((delivery) => delivery.ack),
+        Stream.runCollect
+      )
+      received.forEach(({ body }, i) => assert.isTrue(bodies[i]?.equals(body), `message ${i}`))
+    })))
 
   describe.runIf(canControl)("with a broker that proposes something else", () => {
     it.effect("TU07 a server without limits gets the client's", () =>
@@ -174,12 +198,55 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
     })))
 })
 
-describe("heartbeats, in memory", () => {
-  const open = (broker: MemoryBroker, options: AmqpConnection.Options = {}) =>
-    AmqpConnection.make({ reconnect: noReconnect, ...options }).pipe(
-      Effect.provideService(AmqpTransport, broker.transport)
-    )
+const open = (broker: MemoryBroker, options: AmqpConnection.Options = {}) =>
+  AmqpConnection.make({ reconnect: noReconnect, ...options }).pipe(
+    Effect.provideService(AmqpTransport, broker.transport)
+  )
 
+describe("readInterval, in memory", () => {
+  const blocked = { _tag: "connection.blocked", reason: "x".repeat(200) } as const
+  const unblocked = { _tag: "connection.unblocked" } as const
+  /** The answer to a close is in it. */
+  const nextRead = TestClock.adjust("50 millis")
+  const says = (connection: AmqpConnection.AmqpConnection, tag: AmqpConnection.Status["_tag"]) =>
+    Effect.map(connection.status, ({ _tag }) => assert.strictEqual(_tag, tag))
+
+  it.effect("what comes within it is heard when it is over; what comes later, at once", () =>
+    Effect.gen(function*() {
+      const broker = memoryBroker()
+      const connection = yield* open(broker, { readInterval: "50 millis" })
+      for (let i = 0; i < 3; i++) {
+        yield* nextRead
+        broker.send(blocked)
+        yield* TestClock.adjust(0)
+        yield* says(connection, "Blocked")
+        broker.send(unblocked)
+        yield* TestClock.adjust("49 millis")
+        yield* says(connection, "Blocked")
+        yield* TestClock.adjust("1 millis")
+        yield* says(connection, "Open")
+      }
+    }).pipe(Effect.ensuring(nextRead)))
+
+  it.effect("the next read follows at once where much has gathered, and where nothing is asked for", () =>
+    Effect.gen(function*() {
+      const broker = memoryBroker()
+      const connection = yield* open(broker, { readInterval: "50 millis" })
+      const usual = memoryBroker()
+      const usualConnection = yield* open(usual)
+      yield* nextRead
+      broker.send(...Array.from({ length: 100 }, () => [blocked, unblocked]).flat())
+      usual.send(blocked, unblocked)
+      yield* TestClock.adjust(0)
+      broker.send(blocked)
+      usual.send(blocked)
+      yield* TestClock.adjust(0)
+      yield* says(connection, "Blocked")
+      yield* says(usualConnection, "Blocked")
+    }).pipe(Effect.ensuring(nextRead)))
+})
+
+describe("heartbeats, in memory", () => {
   const beats = (broker: MemoryBroker) => broker.received.filter(({ _tag }) => _tag === "Heartbeat").length
 
   it.effect("TU09 one for each half interval in which nothing else was written, none otherwise", () =>
