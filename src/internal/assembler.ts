@@ -24,6 +24,7 @@ const largeSize = 64 * 1024
 /** Below this the objects around bodies fill V8's young generation soon enough. */
 const heavySize = 8 * 1024
 
+/** Holds what was taken last, or the compiler would leave the rest out. */
 const ballast: { last: ReadonlyArray<number> } = { last: [] }
 
 /**

@@ -107,17 +107,20 @@ export class Confirms {
       const next = this.ring[sequence & mask]
       if (next === undefined) continue
       this.ring[sequence & mask] = undefined
-      if (next !== waiter && waiter !== undefined) {
-        this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
+      if (next !== waiter) {
+        this.confirm(waiter, count)
         count = 0
       }
       waiter = next
       count++
       total++
     }
-    if (waiter === undefined) return
-    this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
-    this.onSettled(total)
+    this.confirm(waiter, count)
+    if (total > 0) this.onSettled(total)
+  }
+
+  private confirm(waiter: PublishWaiter | undefined, count: number): void {
+    if (waiter !== undefined) this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
   }
 
   /** `basic.return` of the publish with this pairing tag. */

@@ -10,7 +10,7 @@
  */
 import { frameOverhead, protocolHeader, writeBodyFrames } from "./frames.ts"
 import { frameBody, frameEnd } from "./spec.ts"
-import { view, Writer } from "./wire.ts"
+import { sizeOf, view, Writer } from "./wire.ts"
 
 /** From here a body goes by reference: a copy of 16 KiB costs about 1 us, as much as the extra writes. */
 export const byReferenceSize = 16 * 1024
@@ -33,12 +33,6 @@ interface Segment {
 }
 
 const noBody = new Uint8Array(0)
-
-const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => {
-  let size = 0
-  for (const chunk of chunks) size += chunk.length
-  return size
-}
 
 /** The frames of one channel, in order. */
 export class Lane {

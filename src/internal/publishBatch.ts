@@ -43,7 +43,7 @@ class Run implements PublishWaiter {
     this.first = first
   }
 
-  /** Whether the next publish of the channel is the next of this run. */
+  /** Whether the message that follows belongs to it. */
   takes(message: Publish): boolean {
     return (message.exchange ?? "") === this.exchange
   }

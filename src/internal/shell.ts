@@ -25,6 +25,7 @@ import {
 } from "../AmqpTransport.ts"
 import type { HandshakeOptions, Negotiated } from "./handshake.ts"
 import { Session, type SessionHooks } from "./session.ts"
+import { sizeOf } from "./wire.ts"
 
 /** What a connection attempt needs to know. */
 export interface ShellOptions extends HandshakeOptions {
@@ -76,20 +77,18 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
 /** Bytes of a read after which the next one need not wait: there is more, and enough has gathered. */
 const enough = 16 * 1024
 
-const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => chunks.reduce((size, { length }) => size + length, 0)
-
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
   { interval, reuse }: { readonly interval: Duration.Duration; readonly reuse: TransportSocket["reuse"] }
 ): Effect.Effect<never, Socket.SocketError> => {
-  const rest = Duration.isZero(interval) ? Effect.void : Effect.sleep(interval)
+  const rest = Duration.isZero(interval) ? undefined : Effect.sleep(interval)
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
       if (session.isPaused) return resumed
-      return session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
+      return rest !== undefined && session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
     }),
     { disableYield: true }
   )

@@ -34,6 +34,13 @@ const highWord = 0x1_0000_0000
 export const view = (bytes: Uint8Array, start: number, end: number): Uint8Array<ArrayBufferLike> =>
   new Uint8Array(bytes.buffer, bytes.byteOffset + start, end - start)
 
+/** Bytes of several chunks. */
+export const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => {
+  let size = 0
+  for (const chunk of chunks) size += chunk.length
+  return size
+}
+
 const checkWellFormed = (value: string, path: string): void => {
   if (!value.isWellFormed()) {
     throw new AmqpEncodeError({ path, reason: "a string with a lone surrogate has no UTF-8 form" })
