@@ -167,8 +167,17 @@ export const makeControl = (address: NodeAddress): RabbitControl => {
           {error, not_found} -> ok
         end`),
     pause: until(signal("SIGSTOP"), signal("SIGCONT")),
-    // Without it no test after this one would find its broker.
-    stopApp: Effect.acquireRelease(run("rabbit:stop()"), () => Effect.orDie(run("rabbit:start()")))
+    // Whoever boots the node looks for its success every 200 ms. Until then `start` says `ok` and does nothing.
+    stopApp: Effect.acquireRelease(
+      run(`
+        case whereis(rabbit_boot) of
+          undefined -> ok;
+          Boot -> Ref = monitor(process, Boot), receive {'DOWN', Ref, _, _, _} -> ok after 60000 -> exit(boots) end
+        end,
+        ok = rabbit:stop()`),
+      // Without it no test after this one would find its broker.
+      () => Effect.orDie(run("ok = rabbit:start(), ready = rabbit_boot_state:get()"))
+    )
   }
 }
 

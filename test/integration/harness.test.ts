@@ -309,13 +309,14 @@ const gone = (folder: string) =>
   })
 
 describe.runIf(isRabbitMQ && canControl)("a node of one's own", () => {
-  it.live("has its own settings, survives its crash, and goes with its scope", () =>
+  it.live("has its own settings, stops and starts at once, survives its crash, and goes with its scope", () =>
     Effect.gen(function*() {
       const scope = yield* Scope.make()
       const node = yield* Scope.provide(
         makeNode({ conf: { max_message_size: "4711" }, advanced: "[{rabbit,[{channel_tick_interval,1000}]}].\n" }),
         scope
       )
+      yield* Effect.scoped(node.stopApp)
       const setting = (key: string) => node.eval(`{ok, V} = application:get_env(rabbit, ${key}), io:format("~p", [V])`)
       assert.strictEqual(yield* setting("max_message_size"), "4711")
       assert.strictEqual(yield* setting("channel_tick_interval"), "1000")
