@@ -309,28 +309,33 @@ const gone = (folder: string) =>
   })
 
 describe.runIf(isRabbitMQ && canControl)("a node of one's own", () => {
-  it.live("has its own settings, stops and starts at once, survives its crash, and goes with its scope", () =>
-    Effect.gen(function*() {
-      const scope = yield* Scope.make()
-      const node = yield* Scope.provide(
-        makeNode({ conf: { max_message_size: "4711" }, advanced: "[{rabbit,[{channel_tick_interval,1000}]}].\n" }),
-        scope
-      )
-      yield* Effect.scoped(node.stopApp)
-      const setting = (key: string) => node.eval(`{ok, V} = application:get_env(rabbit, ${key}), io:format("~p", [V])`)
-      assert.strictEqual(yield* setting("max_message_size"), "4711")
-      assert.strictEqual(yield* setting("channel_tick_interval"), "1000")
-      const connection = yield* dial(node)
-      yield* connection.write(header)
-      yield* readMethod(connection)
-      yield* node.kill9
-      yield* connection.closed
-      yield* node.start
-      assert.strictEqual(yield* login(yield* dial(node), "/", "again"), "10.41")
-      yield* Scope.close(scope, Exit.void)
-      assert.isFalse(existsSync(node.address.folder))
-      assert.strictEqual(yield* (yield* dial(node)).closed, "reset")
-    }), 60_000)
+  it.live(
+    "has its own settings, stops and starts at once, survives its crash, and goes with its scope",
+    () =>
+      Effect.gen(function*() {
+        const scope = yield* Scope.make()
+        const node = yield* Scope.provide(
+          makeNode({ conf: { max_message_size: "4711" }, advanced: "[{rabbit,[{channel_tick_interval,1000}]}].\n" }),
+          scope
+        )
+        yield* Effect.scoped(node.stopApp)
+        const setting = (key: string) =>
+          node.eval(`{ok, V} = application:get_env(rabbit, ${key}), io:format("~p", [V])`)
+        assert.strictEqual(yield* setting("max_message_size"), "4711")
+        assert.strictEqual(yield* setting("channel_tick_interval"), "1000")
+        const connection = yield* dial(node)
+        yield* connection.write(header)
+        yield* readMethod(connection)
+        yield* node.kill9
+        yield* connection.closed
+        yield* node.start
+        assert.strictEqual(yield* login(yield* dial(node), "/", "again"), "10.41")
+        yield* Scope.close(scope, Exit.void)
+        assert.isFalse(existsSync(node.address.folder))
+        assert.strictEqual(yield* (yield* dial(node)).closed, "reset")
+      }),
+    60_000
+  )
 
   it.live("does not outlive the process that started it", () =>
     Effect.gen(function*() {
