@@ -57,7 +57,7 @@ export const defaults: Omit<Job, "kind" | keyof Place> = {
   channels: 1,
   repeat: 1,
   frameMax: 0,
-  readInterval: 0
+  readInterval: 1
 }
 
 /** What a process has measured. */

@@ -110,7 +110,7 @@ const server = (name: string, ...args: ReadonlyArray<string>) =>
 
 /** Who is measured: the C client has no handlers, and some questions are about ours alone. */
 const isAble = (client: ClientName, { group, job }: Workload): boolean =>
-  group === "flat" || group === "interval" ? client === ours : client !== nativeClient || job.kind !== "run"
+  group === "flat" || group === "atOnce" ? client === ours : client !== nativeClient || job.kind !== "run"
 
 /** Nobody is always the first, on a machine that has just been idle. */
 const rotated = <A>(all: ReadonlyArray<A>, by: number): ReadonlyArray<A> => {
@@ -191,7 +191,7 @@ const main = Effect.scoped(Effect.gen(function*() {
         Effect.asVoid(job.kind === "request" ? server("responder.ts", host, String(port), job.queue) : Effect.void)
       )
     yield* Effect.provide(
-      rows(["broker", "interval"], { host, port }, prepare),
+      rows(["broker", "atOnce"], { host, port }, prepare),
       NodeAmqp.layer({ url: Redacted.make(amqpUrl), connectionName: "bench" })
     )
   }

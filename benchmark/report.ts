@@ -196,7 +196,7 @@ export const tables = (results: Results): string =>
   [
     ["Against RabbitMQ", comparison(results, "broker")],
     ["Against a peer that does nothing", comparison(results, "ceiling")],
-    ["Against RabbitMQ, with a `readInterval` of 1 ms", alone(results, "interval")],
+    ["Against RabbitMQ, with `readInterval: 0`", alone(results, "atOnce")],
     ["Latency, and memory of a channel", extras(results)],
     ["Peak memory of the process", memory(results)],
     ["Does the cost of a message stay what it is?", alone(results, "flat")],

@@ -62,7 +62,7 @@ const layers: Readonly<Record<string, Layer>> = {
     title: "shell: the transport service",
     sees: ["A", "C"],
     packages: effect,
-    modules: ["AmqpTransport.ts"]
+    modules: ["AmqpTransport.ts", "internal/readPacing.ts"]
   },
   D: {
     title: "the Effect API",

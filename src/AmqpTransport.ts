@@ -7,6 +7,7 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import type * as Redacted from "effect/Redacted"
@@ -71,6 +72,17 @@ export interface TransportSocket extends Socket.Socket {
 }
 
 /**
+ * How a transport should go about its work.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TransportOptions {
+  /** `readInterval` of the connection's options, which a transport may follow if its reads are costly. */
+  readonly readInterval: Duration.Duration
+}
+
+/**
  * Connects to endpoints.
  *
  * @category models
@@ -81,7 +93,10 @@ export interface AmqpTransport {
    * A fresh socket for each call, which dials when its reader is acquired: a connection that fails is a
    * `SocketOpenError`, TLS that fails a `SocketUpgradeError`. A socket must not be used for a second connection.
    */
-  readonly connect: (endpoint: Endpoint) => Effect.Effect<TransportSocket, AmqpConnectionError>
+  readonly connect: (
+    endpoint: Endpoint,
+    options?: TransportOptions
+  ) => Effect.Effect<TransportSocket, AmqpConnectionError>
 }
 
 /**

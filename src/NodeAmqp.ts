@@ -8,8 +8,10 @@
 /// <reference types="node" />
 import * as NodeSocket from "@effect/platform-node/NodeSocket"
 import type * as Arr from "effect/Array"
+import * as Clock from "effect/Clock"
 import type * as Config from "effect/Config"
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
@@ -21,6 +23,7 @@ import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import * as AmqpConnection from "./AmqpConnection.ts"
 import { AmqpConnectionError, TlsFailed } from "./AmqpError.ts"
 import { AmqpTransport, type Endpoint, formatEndpoint, type TlsOptions, type TransportSocket } from "./AmqpTransport.ts"
+import { ReadPacing } from "./internal/readPacing.ts"
 
 const toBytes = (pem: string | Uint8Array): string | Buffer =>
   typeof pem === "string" ? pem : Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength)
@@ -220,6 +223,25 @@ class Inbox {
   })
 }
 
+/** The clock of the machine: the pace of reads, of which no program can tell, goes on where a test has stopped its own. */
+const machineClock = Clock.Clock.defaultValue()
+
+/** Gathers what comes in many small reads. */
+const paced = (socket: TransportSocket, interval: Duration.Duration): TransportSocket => {
+  if (Duration.isZero(interval)) return socket
+  const rest = machineClock.sleep(interval)
+  const pacedReader = (reader: Socket.Reader): Socket.Reader => {
+    const pacing = new ReadPacing(Duration.toMillis(interval))
+    let waits = false
+    const read = Effect.map(reader.pull, (chunks) => {
+      waits = pacing.afterRead(chunks.reduce((size, { length }) => size + length, 0), performance.now())
+      return chunks
+    })
+    return { ...reader, pull: Effect.suspend(() => waits ? Effect.andThen(rest, read) : read) }
+  }
+  return { ...socket, reader: Effect.map(socket.reader, pacedReader) }
+}
+
 /** Waits until a socket takes more, or is closed, of which its read side tells. */
 const drained = (socket: NetSocket): Effect.Effect<void> =>
   Effect.callback((resume) => {
@@ -273,10 +295,13 @@ const dialTls = (options: ConnectionOptions) => dial(() => connectTls(options), 
  * @since 0.1.0
  */
 export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTransport, {
-  connect: (endpoint) =>
-    endpoint.tls === undefined
-      ? Effect.sync(() => tcpSocket(endpoint))
-      : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.fromDuplex(dialTls(options)))
+  connect: (endpoint, { readInterval } = { readInterval: Duration.zero }) =>
+    Effect.map(
+      endpoint.tls === undefined
+        ? Effect.sync(() => tcpSocket(endpoint))
+        : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.fromDuplex(dialTls(options))),
+      (socket) => paced(socket, readInterval)
+    )
 })
 
 /**

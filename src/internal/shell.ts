@@ -21,22 +21,20 @@ import {
   formatEndpoint,
   lostError,
   openError,
+  type TransportOptions,
   type TransportSocket
 } from "../AmqpTransport.ts"
 import type { HandshakeOptions, Negotiated } from "./handshake.ts"
 import { Session, type SessionHooks } from "./session.ts"
-import { sizeOf } from "./wire.ts"
 
 /** What a connection attempt needs to know. */
-export interface ShellOptions extends HandshakeOptions {
+export interface ShellOptions extends HandshakeOptions, TransportOptions {
   readonly epoch: number
   readonly endpoint: Endpoint
   readonly maxMessageSize: number
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
-  /** Shortest time between two reads of an open connection. */
-  readonly readInterval: Duration.Duration
   readonly onBlocked: SessionHooks["onBlocked"]
   readonly onUnblocked: SessionHooks["onUnblocked"]
 }
@@ -74,21 +72,16 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
-/** Bytes of a read after which the next one need not wait: there is more, and enough has gathered. */
-const enough = 16 * 1024
-
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
-  { interval, reuse }: { readonly interval: Duration.Duration; readonly reuse: TransportSocket["reuse"] }
+  reuse: TransportSocket["reuse"]
 ): Effect.Effect<never, Socket.SocketError> => {
-  const rest = Duration.isZero(interval) ? undefined : Effect.sleep(interval)
   const resumed = Effect.callback<void>((resume) => session.onResume(() => resume(Effect.void)))
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
-      if (session.isPaused) return resumed
-      return rest !== undefined && session.isOpen && sizeOf(chunks) < enough ? rest : Effect.void
+      return session.isPaused ? resumed : Effect.void
     }),
     { disableYield: true }
   )
@@ -184,14 +177,14 @@ export const open = (
         ))
 
       const connected = Effect.gen(function*() {
-        const socket = yield* transport.connect(endpoint)
+        const socket = yield* transport.connect(endpoint, { readInterval })
         const pull = yield* Effect.mapError(Socket.readerBytes(socket), (error) => openError(error, endpoint))
         writer = yield* socket.writer
         deadline(handshakeTimeout, () =>
           new HandshakeTimeout({ step: session.phase, timeoutMillis: Duration.toMillis(handshakeTimeout) }))
         writing = yield* fork(writeAll(session, writer))
         session.start()
-        return yield* readAll(session, pull, { interval: readInterval, reuse: socket.reuse })
+        return yield* readAll(session, pull, socket.reuse)
       })
       deadline(connectTimeout, () =>
         new ConnectFailed({

@@ -560,13 +560,16 @@ export const make = (
       strikes: strikes.stream,
       frames: frames.stream
     }
-    const connect: AmqpTransport["connect"] = (endpoint) =>
+    const connect: AmqpTransport["connect"] = (endpoint, options) =>
       Effect.suspend(() => {
         for (const refusal of refusals) {
           if (--refusal.left <= 0) refusals.delete(refusal)
           return Effect.succeed(refusedSocket)
         }
-        return Effect.map(transport.connect(endpoint), (socket) => faultySocket(socket, formatEndpoint(endpoint), hub))
+        return Effect.map(
+          transport.connect(endpoint, options),
+          (socket) => faultySocket(socket, formatEndpoint(endpoint), hub)
+        )
       })
     return [faults, { connect }]
   })

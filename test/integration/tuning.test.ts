@@ -203,49 +203,6 @@ const open = (broker: MemoryBroker, options: AmqpConnection.Options = {}) =>
     Effect.provideService(AmqpTransport, broker.transport)
   )
 
-describe("readInterval, in memory", () => {
-  const blocked = { _tag: "connection.blocked", reason: "x".repeat(200) } as const
-  const unblocked = { _tag: "connection.unblocked" } as const
-  /** The answer to a close is in it. */
-  const nextRead = TestClock.adjust("50 millis")
-  const says = (connection: AmqpConnection.AmqpConnection, tag: AmqpConnection.Status["_tag"]) =>
-    Effect.map(connection.status, ({ _tag }) => assert.strictEqual(_tag, tag))
-
-  it.effect("what comes within it is heard when it is over; what comes later, at once", () =>
-    Effect.gen(function*() {
-      const broker = memoryBroker()
-      const connection = yield* open(broker, { readInterval: "50 millis" })
-      for (let i = 0; i < 3; i++) {
-        yield* nextRead
-        broker.send(blocked)
-        yield* TestClock.adjust(0)
-        yield* says(connection, "Blocked")
-        broker.send(unblocked)
-        yield* TestClock.adjust("49 millis")
-        yield* says(connection, "Blocked")
-        yield* TestClock.adjust("1 millis")
-        yield* says(connection, "Open")
-      }
-    }).pipe(Effect.ensuring(nextRead)))
-
-  it.effect("the next read follows at once where much has gathered, and where nothing is asked for", () =>
-    Effect.gen(function*() {
-      const broker = memoryBroker()
-      const connection = yield* open(broker, { readInterval: "50 millis" })
-      const usual = memoryBroker()
-      const usualConnection = yield* open(usual)
-      yield* nextRead
-      broker.send(...Array.from({ length: 100 }, () => [blocked, unblocked]).flat())
-      usual.send(blocked, unblocked)
-      yield* TestClock.adjust(0)
-      broker.send(blocked)
-      usual.send(blocked)
-      yield* TestClock.adjust(0)
-      yield* says(connection, "Blocked")
-      yield* says(usualConnection, "Blocked")
-    }).pipe(Effect.ensuring(nextRead)))
-})
-
 describe("heartbeats, in memory", () => {
   const beats = (broker: MemoryBroker) => broker.received.filter(({ _tag }) => _tag === "Heartbeat").length
 
