@@ -37,15 +37,16 @@ const consume = async (connection: Connection, job: Job): Promise<Sample> => {
 }
 
 const request = async (connection: Connection, job: Job): Promise<Sample> => {
-  const call = await connection.requester(job.queue, new Uint8Array(job.size).fill(0x61))
-  for (let i = 0; i < job.warm; i++) await call()
+  const requests = await connection.requester(job.queue, new Uint8Array(job.size).fill(0x61))
+  await requests(job.warm, () => {})
   const latencies: Array<number> = []
   const meter = new Meter()
-  for (let i = 0; i < job.count; i++) {
-    const began = process.hrtime.bigint()
-    await call()
-    latencies.push(Number(process.hrtime.bigint() - began) / 1000)
-  }
+  let began = process.hrtime.bigint()
+  await requests(job.count, () => {
+    const now = process.hrtime.bigint()
+    latencies.push(Number(now - began) / 1000)
+    began = now
+  })
   meter.stop()
   latencies.sort((a, b) => a - b)
   return meter.sample({ p50: percentile(latencies, 0.5), p99: percentile(latencies, 0.99) })

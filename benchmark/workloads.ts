@@ -91,7 +91,7 @@ const withBroker: ReadonlyArray<Workload> = [
   workload(
     "request",
     "request and reply, one at a time",
-    { kind: "request", warm: 2_000, count: 5_000 },
+    { kind: "request", warm: 10_000, count: 15_000 },
     {},
     "request"
   ),

@@ -5,7 +5,7 @@
 import * as amqplib from "amqplib"
 import { once } from "node:events"
 import { contentType, headers, type Job } from "../job.ts"
-import { concurrency, type Connect, deferred, limited, type Publish } from "./client.ts"
+import { concurrency, type Connect, deferred, limited, oneByOne, type Publish } from "./client.ts"
 
 const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
@@ -95,7 +95,7 @@ export const connect: Connect = async (job) => {
       await channel.consume("amq.rabbitmq.reply-to", (message) => {
         if (message !== null) waiting.get(String(message.properties.correlationId))?.()
       }, { noAck: true })
-      return () => {
+      return oneByOne(() => {
         const { promise, resolve } = deferred()
         const correlationId = String(next++)
         waiting.set(correlationId, () => {
@@ -109,7 +109,7 @@ export const connect: Connect = async (job) => {
           replyTo: "amq.rabbitmq.reply-to"
         })
         return promise
-      }
+      })
     },
     openChannels: async (count) => {
       await Promise.all(Array.from({ length: count }, () => model.createChannel()))

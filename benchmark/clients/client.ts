@@ -7,8 +7,8 @@ import type { Job } from "../job.ts"
 /** Publishes so many more messages, and waits as its options say. */
 export type Publish = (count: number) => Promise<void>
 
-/** Sends a request and waits for its reply. */
-export type Request = () => Promise<void>
+/** Sends so many requests, each after the reply to the one before, and calls back with each reply. */
+export type Requests = (count: number, onReply: () => void) => Promise<void>
 
 export interface Connection {
   /**
@@ -22,7 +22,7 @@ export interface Connection {
    */
   readonly consume: (job: Job, total: number, onMessage: (body: Uint8Array) => void) => Promise<void>
   /** To a queue that somebody answers, by RabbitMQ's direct reply-to. */
-  readonly requester: (queue: string, body: Uint8Array) => Promise<Request>
+  readonly requester: (queue: string, body: Uint8Array) => Promise<Requests>
   readonly openChannels: (count: number) => Promise<void>
   readonly close: () => Promise<void>
 }
@@ -31,6 +31,14 @@ export type Connect = (job: Job) => Promise<Connection>
 
 /** Handlers at work in `run`. */
 export const concurrency = 10
+
+/** Requests of clients whose calls are promises. */
+export const oneByOne = (call: () => Promise<unknown>): Requests => async (count, onReply) => {
+  for (let i = 0; i < count; i++) {
+    await call()
+    onReply()
+  }
+}
 
 /** Work in order, so many at a time; for clients that have no such thing. */
 export const limited = <A>(limit: number, work: (item: A) => Promise<void>): (item: A) => void => {

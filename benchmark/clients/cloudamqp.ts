@@ -4,7 +4,7 @@
  */
 import { AMQPClient, type AMQPMessage, type AMQPProperties, AMQPSession } from "@cloudamqp/amqp-client"
 import { contentType, headers, type Job } from "../job.ts"
-import { concurrency, type Connect, deferred, limited, type Publish } from "./client.ts"
+import { concurrency, type Connect, deferred, limited, oneByOne, type Publish } from "./client.ts"
 
 /** Promises of publishes that are waited for together, where the broker confirms nothing. */
 const plainWindow = 1000
@@ -73,9 +73,7 @@ export const connect: Connect = async (job) => {
     },
     requester: async (queue, body) => {
       const rpc = await (await openSession()).rpcClient()
-      return async () => {
-        await rpc.call(queue, body, { contentType, deliveryMode: 1 })
-      }
+      return oneByOne(() => rpc.call(queue, body, { contentType, deliveryMode: 1 }))
     },
     openChannels: async (count) => {
       await Promise.all(Array.from({ length: count }, () => client.channel()))

@@ -126,7 +126,13 @@ const requester = (queue: string, body: Uint8Array) =>
       yield* Deferred.await(reply)
       waiting.delete(correlationId)
     })
-    return { call }
+    return (count: number, onReply: () => void) =>
+      Effect.gen(function*() {
+        for (let i = 0; i < count; i++) {
+          yield* call
+          onReply()
+        }
+      })
   })
 
 export const connect: Connect = async (job) => {
@@ -151,8 +157,8 @@ export const connect: Connect = async (job) => {
     },
     consume: (job, total, onMessage) => run(consume(job, total, onMessage)),
     requester: async (queue, body) => {
-      const { call } = await run(requester(queue, body))
-      return () => run(call)
+      const requests = await run(requester(queue, body))
+      return (count, onReply) => run(requests(count, onReply))
     },
     openChannels: async (count) => {
       await run(inParallel(count, AmqpChannel.open))

@@ -4,7 +4,7 @@
  */
 import { Connection, type Envelope, type RPCClient } from "rabbitmq-client"
 import { contentType, headers, type Job } from "../job.ts"
-import { concurrency, type Connect, deferred, type Publish } from "./client.ts"
+import { concurrency, type Connect, deferred, oneByOne, type Publish } from "./client.ts"
 
 /** Promises of publishes that are waited for together, where the broker confirms nothing. */
 const plainWindow = 1000
@@ -98,9 +98,7 @@ export const connect: Connect = async (job) => {
       const client = rabbit.createRPCClient()
       rpc = client
       const envelope: Envelope = { routingKey: queue, contentType, ...noTimestamp }
-      return async () => {
-        await client.send(envelope, body)
-      }
+      return oneByOne(() => client.send(envelope, body))
     },
     openChannels: async (count) => {
       await Promise.all(Array.from({ length: count }, () => rabbit.acquire()))
