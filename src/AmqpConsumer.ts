@@ -410,7 +410,8 @@ export type Handler<E, R> = (delivery: AmqpSupervisedDelivery) => Effect.Effect<
  * **Details**
  *
  * A handler that succeeds acknowledges, or settles by the `Disposition` that it returns. For one that fails or dies,
- * `onFailure` decides; without it the message goes back to its queue and `run` fails with the handler's cause. A handler
+ * `onFailure` decides; without it, or if it throws, the message goes back to its queue and `run` fails with the cause. Where
+ * `onFailure` is a function it sees the cause; where it is a `Disposition`, a handler that dies is logged as an error. A handler
  * that is interrupted gives its message back. Acknowledgements that are contiguous go out as one.
  *
  * Its end (interruption, the scope, a failure) stops deliveries, waits for handlers that are at work, at most
@@ -438,9 +439,10 @@ export const run: {
 ): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
   Effect.scoped(Effect.gen(function*() {
     const { concurrency = 1, drainTimeout = "30 seconds", handlerTimeout, onFailure } = options
+    const label = labelOf(toQueues(queue))
     yield* Effect.mapError(
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
-      (reason) => new AmqpConsumerFailed({ queue: labelOf(toQueues(queue)), phase: "options", reason })
+      (reason) => new AmqpConsumerFailed({ queue: label, phase: "options", reason })
     )
     const handlers = yield* FiberSet.make<unknown>()
     const fork = yield* FiberSet.runtime(handlers)<R>()
@@ -458,10 +460,16 @@ export const run: {
     ): Effect.Effect<unknown> => {
       if (Exit.isSuccess(exit)) return (isDisposition(exit.value) ? exit.value : ack).settle(delivery)
       if (Cause.hasInterruptsOnly(exit.cause)) return requeue.settle(delivery)
-      if (onFailure === undefined) {
-        return Effect.andThen(requeue.settle(delivery), Deferred.failCause(failed, exit.cause))
-      }
-      return (isDisposition(onFailure) ? onFailure : onFailure(exit.cause, delivery)).settle(delivery)
+      const { cause } = exit
+      const end = (cause: Cause.Cause<E | Cause.TimeoutError>) =>
+        Effect.andThen(requeue.settle(delivery), Deferred.failCause(failed, cause))
+      if (onFailure === undefined) return end(cause)
+      return Effect.suspend(() => {
+        if (!isDisposition(onFailure)) return onFailure(cause, delivery).settle(delivery)
+        // Nobody else hears of it.
+        const logged = Cause.hasDies(cause) ? Effect.logError(`A handler of ${label} died`, cause) : Effect.void
+        return Effect.andThen(logged, onFailure.settle(delivery))
+      }).pipe(Effect.catchCause(end))
     }
 
     /** In a fiber that cannot be interrupted, but for the handler. */

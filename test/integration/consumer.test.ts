@@ -2,7 +2,7 @@
  * Consumers that outlive their connections, on a real broker.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Option, Schedule, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Logger, Option, Schedule, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
@@ -284,6 +284,39 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer", (it) => {
         const died = yield* Effect.exit(AmqpConsumer.run(queue, () => Effect.die(new Error("bug"))))
         assert.isTrue(Exit.isFailure(died) && Cause.hasDies(died.cause))
         assert.strictEqual(yield* channel.queuePurge(queue), 1)
+      })))
+
+    it.effect("an onFailure that throws ends it, and the message goes back", () =>
+      onConnection(Effect.gen(function*() {
+        const { channel, queue } = yield* filled(1)
+        const onFailure = (): AmqpConsumer.Disposition => {
+          throw new Error("no policy")
+        }
+        const died = yield* Effect.exit(AmqpConsumer.run(queue, () => Effect.fail("no"), { onFailure }))
+        assert.include(Exit.isFailure(died) ? Cause.pretty(died.cause) : "", "no policy")
+        assert.strictEqual(yield* channel.queuePurge(queue), 1)
+      })))
+
+    it.effect("a handler that dies is logged where onFailure does not see it; one that fails is not", () =>
+      onConnection(Effect.gen(function*() {
+        const { queue } = yield* filled(3)
+        const logged: Array<string> = []
+        const logger = Logger.make(({ cause, logLevel, message }) => {
+          logged.push(`${logLevel} ${String(message)} ${Cause.pretty(cause)}`)
+        })
+        const seen: Array<string> = []
+        const onFailure = (cause: Cause.Cause<unknown>) => {
+          seen.push(Cause.pretty(cause))
+          return AmqpConsumer.deadLetter
+        }
+        yield* Effect.gen(function*() {
+          yield* untilSeen(queue, 1, () => Effect.die(new Error("bug 1")), { onFailure: AmqpConsumer.deadLetter })
+          yield* untilSeen(queue, 1, () => Effect.fail("no"), { onFailure: AmqpConsumer.deadLetter })
+          yield* untilSeen(queue, 1, () => Effect.die(new Error("bug 2")), { onFailure })
+        }).pipe(Effect.provide(Logger.layer([logger])))
+        assert.strictEqual(logged.length, 1, logged.join("\n"))
+        assert.match(logged[0] ?? "", new RegExp(`^Error A handler of ${queue} died.*bug 1`, "s"))
+        assert.include(seen[0] ?? "", "bug 2")
       })))
 
     it.effect("a handler that takes too long has failed", () =>
