@@ -49,8 +49,13 @@ describe("reads wait for more", () => {
 
   it("not where the peer waits, too; tries are ever rarer", () => {
     const pacing = new ReadPacing(1)
-    assert.isBelow(run(pacing, windowed(800), { to: 10_000 }), 0.05)
+    assert.isBelow(run(pacing, windowed(800), { to: 10_000 }), 0.02)
     assert.isBelow(run(pacing, windowed(800), { from: 10_000, to: 100_000 }), 0.005)
+  })
+
+  it("nor where half as much would come", () => {
+    const halved: Peer = (now, last) => (now - last > 0.5 ? 3200 : 800)
+    assert.isBelow(run(new ReadPacing(1), halved, { to: 10_000 }), 0.05)
   })
 
   it("although the flow changes by the moment", () => {

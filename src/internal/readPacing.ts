@@ -23,6 +23,9 @@ const many = 4
 /** Spans of a try, every second one with waiting: what flows in a span differs from the next by half at times. */
 const spansOfTry = 16
 
+/** After so many of them a try ends in which waiting has brought less than a quarter. */
+const spansOfDoubt = 4
+
 /** Reads that wait have to bring so much of what others bring. */
 const tolerance = 0.8
 
@@ -97,10 +100,10 @@ export class ReadPacing {
         if (reads * interval >= many * time) this.begin("trying", spansOfTry)
         return
       case "trying":
-        if (this.waits) this.waited.add(reads, bytes, time)
-        else this.usual.add(reads, bytes, time)
+        this[this.waits ? "waited" : "usual"].add(reads, bytes, time)
         this.waits = !this.waits
-        if (--this.spansLeft === 0) this.conclude()
+        this.spansLeft--
+        if (this.spansLeft === 0 || this.isHopeless) this.conclude()
         return
       case "waiting":
         if (--this.spansLeft === 0) this.begin("trying", spansOfTry)
@@ -117,6 +120,10 @@ export class ReadPacing {
     if (phase !== "trying") return
     this.usual = new Flow()
     this.waited = new Flow()
+  }
+
+  private get isHopeless(): boolean {
+    return this.spansLeft === spansOfTry - spansOfDoubt && this.waited.byteRate < this.usual.byteRate / 4
   }
 
   private conclude(): void {
