@@ -36,6 +36,8 @@ export interface Job extends Place {
   readonly inFlight: number
   /** 0: no acknowledgement. */
   readonly prefetch: number
+  /** Messages that come in a second while they are consumed; 0: they are there before. */
+  readonly arrivals: number
   /** Channels that publishes take turns on; ours alone are asked for more than one. */
   readonly channels: number
   /** How often the count is repeated. */
@@ -54,6 +56,7 @@ export const defaults: Omit<Job, "kind" | keyof Place> = {
   headers: false,
   inFlight: 256,
   prefetch: 0,
+  arrivals: 0,
   channels: 1,
   repeat: 1,
   frameMax: 0,
@@ -72,9 +75,10 @@ export interface Sample {
   readonly extra: Readonly<Record<string, number>>
 }
 
-export const toArguments = (job: Job): ReadonlyArray<string> =>
+/** `source` publishes what others consume at a rate, each message with the time. */
+export const toArguments = (job: Job, kind: Job["kind"] | "source" = job.kind): ReadonlyArray<string> =>
   [
-    job.kind,
+    kind,
     job.host,
     job.port,
     job.queue,
@@ -85,7 +89,8 @@ export const toArguments = (job: Job): ReadonlyArray<string> =>
     job.mandatory ? 1 : 0,
     job.headers ? 1 : 0,
     job.inFlight,
-    job.prefetch
+    job.prefetch,
+    job.arrivals
   ].map(String)
 
 /** The headers of messages that have some. */

@@ -15,7 +15,7 @@ import { type CodecFigures, type Operation, operations } from "./codec.ts"
 import { footprints } from "./footprint.ts"
 import { type ClientName, clientNames, type Job, nativeClient, type Sample } from "./job.ts"
 import { median } from "./measure.ts"
-import { codecSampleOf, compile, compileNative, sampleOf, Server } from "./processes.ts"
+import { codecSampleOf, compile, compileNative, sampleOf, Server, startSource } from "./processes.ts"
 import { makeQueues } from "./queues.ts"
 import { json, ours, type Results, summary, tables } from "./report.ts"
 import { chart } from "./svg.ts"
@@ -112,6 +112,17 @@ const server = (name: string, ...args: ReadonlyArray<string>) =>
 const isAble = (client: ClientName, { group, job }: Workload): boolean =>
   group === "flat" || group === "atOnce" ? client === ours : client !== nativeClient || job.kind !== "run"
 
+/** Whom a job talks to besides the broker. */
+const counterpart = (job: Job, { host, port }: Address, native: string | undefined) =>
+  Effect.gen(function*() {
+    if (job.kind === "request") yield* server("responder.ts", host, String(port), job.queue)
+    if (job.arrivals === 0 || native === undefined) return
+    yield* Effect.acquireRelease(
+      Effect.sync(() => startSource(native, job)),
+      (source) => Effect.sync(() => source.kill())
+    )
+  })
+
 /** Nobody is always the first, on a machine that has just been idle. */
 const rotated = <A>(all: ReadonlyArray<A>, by: number): ReadonlyArray<A> => {
   const at = by % Math.max(1, all.length)
@@ -167,6 +178,8 @@ const main = Effect.scoped(Effect.gen(function*() {
     Effect.gen(function*() {
       for (let round = 0; round < rounds; round++) {
         for (const workload of selected.filter(({ group }) => groups.includes(group))) {
+          // What comes at a rate comes from the C program.
+          if (workload.job.arrivals > 0 && native === undefined) continue
           for (const client of rotated(clients.filter((client) => isAble(client, workload)), round)) {
             progress(`round ${round + 1} of ${rounds}: ${workload.title}, ${client}`)
             const { count, size, warm } = workload.job
@@ -185,11 +198,7 @@ const main = Effect.scoped(Effect.gen(function*() {
   if (selected.some(({ group }) => isOfBroker(group))) {
     progress("starting a RabbitMQ node")
     const { amqpUrl, host, port } = yield* makeNode()
-    const prepare = (job: Job) =>
-      Effect.andThen(
-        makeQueues(job),
-        Effect.asVoid(job.kind === "request" ? server("responder.ts", host, String(port), job.queue) : Effect.void)
-      )
+    const prepare = (job: Job) => Effect.andThen(makeQueues(job), counterpart(job, { host, port }, native))
     yield* Effect.provide(
       rows(["broker", "atOnce"], { host, port }, prepare),
       NodeAmqp.layer({ url: Redacted.make(amqpUrl), connectionName: "bench" })

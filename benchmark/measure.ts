@@ -42,8 +42,15 @@ export class Meter {
 }
 
 /** The value below which so much of the sorted values lies. */
-export const percentile = (sorted: ReadonlyArray<number>, share: number): number =>
+const percentile = (sorted: ReadonlyArray<number>, share: number): number =>
   sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
+
+/** What there is to say of latencies, if there are any. */
+export const percentiles = (latencies: ReadonlyArray<number>): Sample["extra"] => {
+  if (latencies.length === 0) return {}
+  const sorted = latencies.toSorted((a, b) => a - b)
+  return { p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99) }
+}
 
 export const median = (values: ReadonlyArray<number>): number => {
   const sorted = values.toSorted((a, b) => a - b)

@@ -73,6 +73,10 @@ export const sampleOf = async (
   return JSON.parse(json)
 }
 
+/** Publishes what a job consumes at a rate, until it has done so or is stopped. */
+export const startSource = (native: string, job: Job): ChildProcess =>
+  spawn(native, toArguments(job, "source"), { stdio: ["ignore", "ignore", "inherit"] })
+
 /** Runs the micro-benchmarks of one codec in a process of its own. */
 export const codecSampleOf = async (client: ClientName, times: number): Promise<CodecFigures> =>
   JSON.parse(await output(process.execPath, [script("codec.ts"), client, String(times)]))

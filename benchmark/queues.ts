@@ -30,6 +30,7 @@ export const makeQueues = (job: Job) =>
     const properties = { contentType, deliveryMode: 1, ...(job.headers ? { headers } : {}) }
     for (const [queue, count] of [[job.warmQueue, job.warm], [job.queue, job.count]] as const) {
       yield* declare(channel, queue, {})
+      if (job.arrivals > 0) continue
       const message = { routingKey: queue, body, properties, mandatory: false }
       for (let left = count; left > 0; left -= batch) {
         yield* publisher.publishAll(Array.from({ length: Math.min(left, batch) }, () => message))

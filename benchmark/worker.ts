@@ -3,7 +3,7 @@
  */
 import type { Connect, Connection } from "./clients/client.ts"
 import type { ClientName, Job, Sample } from "./job.ts"
-import { Meter, percentile } from "./measure.ts"
+import { Meter, percentiles } from "./measure.ts"
 
 const clients: Partial<Record<ClientName, () => Promise<{ readonly connect: Connect }>>> = {
   "effect-amqp": () => import("./clients/effectAmqp.ts"),
@@ -23,17 +23,25 @@ const publish = async (connection: Connection, job: Job): Promise<Sample> => {
 
 const consume = async (connection: Connection, job: Job): Promise<Sample> => {
   const meter = new Meter()
+  const latencies: Array<number> = []
   const consumeFrom = (queue: string, count: number): Promise<void> => {
     let seen = 0
     meter.start()
     return connection.consume({ ...job, queue }, count, (body) => {
       if (body.length !== job.size) throw new Error(`a body of ${body.length} bytes, not ${job.size}`)
-      if (++seen === count) meter.stop()
+      seen++
+      // The first ones have waited for the consumer.
+      if (job.arrivals > 0 && seen > count / 10) {
+        const published = new DataView(body.buffer, body.byteOffset).getFloat64(0, true)
+        latencies.push(Number(process.hrtime.bigint()) / 1000 - published)
+      }
+      if (seen === count) meter.stop()
     })
   }
   await consumeFrom(job.warmQueue, job.warm)
+  latencies.length = 0
   await consumeFrom(job.queue, job.count)
-  return meter.sample()
+  return meter.sample(percentiles(latencies))
 }
 
 const request = async (connection: Connection, job: Job): Promise<Sample> => {
@@ -48,8 +56,7 @@ const request = async (connection: Connection, job: Job): Promise<Sample> => {
     began = now
   })
   meter.stop()
-  latencies.sort((a, b) => a - b)
-  return meter.sample({ p50: percentile(latencies, 0.5), p99: percentile(latencies, 0.99) })
+  return meter.sample(percentiles(latencies))
 }
 
 const channels = async (connection: Connection, job: Job): Promise<Sample> => {
@@ -77,8 +84,7 @@ const connections = async (connect: Connect, job: Job): Promise<Sample> => {
   }
   meter.stop()
   for (const connection of open) await connection.close()
-  latencies.sort((a, b) => a - b)
-  return meter.sample({ p50: percentile(latencies, 0.5), p99: percentile(latencies, 0.99) })
+  return meter.sample(percentiles(latencies))
 }
 
 const run = async (connect: Connect, job: Job): Promise<Sample> => {

@@ -88,6 +88,17 @@ const withBroker: ReadonlyArray<Workload> = [
     prefetch: 300,
     ...steady
   }),
+  {
+    // At a given rate there is none to be first in.
+    ...workload("arrivals", "consume + ack, 10,000 come in a second", {
+      kind: "consume",
+      prefetch: 300,
+      warm: 30_000,
+      count: 30_000,
+      arrivals: 10_000
+    }),
+    targets: { cpuJs: 1 }
+  },
   workload(
     "request",
     "request and reply, one at a time",
@@ -171,6 +182,7 @@ export const workloads: ReadonlyArray<Workload> = [
   atOnce("consume"),
   atOnce("ack"),
   atOnce("run"),
+  atOnce("arrivals"),
   atOnce("request"),
   ceiling("publish", 4),
   ceiling("confirm", 2),

@@ -1,9 +1,11 @@
 /*
  * The workloads over librabbitmq, the C client, as a floor. Arguments: kind host port queue warmQueue warm count size
- * mandatory headers inFlight prefetch. Prints what it measured as JSON.
+ * mandatory headers inFlight prefetch arrivals. Prints what it measured as JSON.
  *
  * As librabbitmq's own examples do it: one publish is one call, confirms are frames that are read, a delivery is an
  * envelope that is destroyed.
+ *
+ * The kind `source` is for other clients: it publishes `arrivals` messages in a second, each with the time.
  */
 #include <amqp.h>
 #include <amqp_framing.h>
@@ -155,16 +157,47 @@ static void run_publish(const char *kind, uint64_t count, uint64_t window) {
   }
 }
 
+static double *latencies;
+static uint64_t measured;
+static double arrivals; /* in a second */
+
+/* Warm messages, then those that count: each begins with the microseconds of its publish. */
+static void source(amqp_bytes_t warm_queue, uint64_t warm, uint64_t count) {
+  amqp_bytes_t counted = queue;
+  struct timespec next;
+  clock_gettime(CLOCK_MONOTONIC, &next);
+  queue = warm_queue;
+  for (uint64_t i = 0; i < warm + count; i++) {
+    if (i == warm) queue = counted;
+    double now = micros();
+    memcpy(body.bytes, &now, sizeof now);
+    publish();
+    next.tv_nsec += 1e9 / arrivals;
+    if (next.tv_nsec >= 1000000000) {
+      next.tv_nsec -= 1000000000;
+      next.tv_sec++;
+    }
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+  }
+}
+
 static void consume(amqp_bytes_t from, uint64_t count, int prefetch, int headers, size_t size) {
   meter_start();
   amqp_basic_consume(conn, 1, from, amqp_empty_bytes, 0, prefetch == 0, 0, amqp_empty_table);
   check("basic.consume", amqp_get_rpc_reply(conn));
+  measured = 0;
   for (uint64_t seen = 0; seen < count; seen++) {
     amqp_envelope_t envelope;
     amqp_maybe_release_buffers(conn);
     check("consuming", amqp_consume_message(conn, &envelope, NULL, 0));
     if (envelope.message.body.len != size) fail("the body");
     if (headers && envelope.message.properties.headers.num_entries != 5) fail("the headers");
+    /* The first ones have waited for the consumer. */
+    if (arrivals > 0 && seen >= count / 10) {
+      double published;
+      memcpy(&published, envelope.message.body.bytes, sizeof published);
+      latencies[measured++] = micros() - published;
+    }
     if (prefetch > 0 && amqp_basic_ack(conn, 1, envelope.delivery_tag, 0) != 0) fail("basic.ack");
     amqp_destroy_envelope(&envelope);
   }
@@ -189,7 +222,7 @@ static void request(void) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 13) fail("the command line");
+  if (argc != 14) fail("the command line");
   const char *kind = argv[1], *host = argv[2];
   int port = atoi(argv[3]);
   uint64_t warm = atoll(argv[6]), count = atoll(argv[7]), window = atoll(argv[11]);
@@ -198,10 +231,10 @@ int main(int argc, char **argv) {
   body = amqp_bytes_malloc(atoll(argv[8]));
   memset(body.bytes, 'a', body.len);
   mandatory = atoi(argv[9]);
+  arrivals = atof(argv[13]);
   set_properties(headers);
 
-  double *latencies = calloc(count, sizeof(double));
-  int measured = 0;
+  latencies = calloc(count > warm ? count : warm, sizeof(double));
   if (strcmp(kind, "connect") == 0) {
     for (uint64_t i = 0; i < warm; i++) {
       amqp_connection_state_t one = open_connection(host, port);
@@ -224,7 +257,9 @@ int main(int argc, char **argv) {
       meter_stop();
     } else {
       open_channel(1);
-      if (strcmp(kind, "consume") == 0) {
+      if (strcmp(kind, "source") == 0) {
+        source(amqp_cstring_bytes(argv[5]), warm, count);
+      } else if (strcmp(kind, "consume") == 0) {
         if (prefetch > 0) amqp_basic_qos(conn, 1, 0, prefetch, 0);
         consume(amqp_cstring_bytes(argv[5]), warm, prefetch, headers, body.len);
         consume(queue, count, prefetch, headers, body.len);
