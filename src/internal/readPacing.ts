@@ -29,12 +29,12 @@ const spansOfDoubt = 4
 /** Reads that wait have to bring so much of what others bring. */
 const tolerance = 0.8
 
-/** After so many spans of waiting (1 s for 1 ms) it is tried anew whether it is right. */
-const spansOfWaiting = 128
+/** After so many milliseconds of waiting it is tried anew whether it is right. */
+const waitingTime = 1000
 
-/** After so many spans it is tried anew after a try in vain; after the next one, twice as many. */
-const leastPause = 32
-const mostPause = 8192
+/** After so many milliseconds it is tried anew after a try in vain; after the next one, twice as many. */
+const leastPause = 250
+const mostPause = 64_000
 
 /** What flowed in some spans. */
 class Flow {
@@ -65,8 +65,10 @@ export class ReadPacing {
   private readonly interval: number
   private phase: "watching" | "trying" | "waiting" | "pausing" = "watching"
   private waits = false
-  /** Of the phase; watching has no end. */
+  /** Of a try. */
   private spansLeft = 0
+  /** Of waiting and pausing. */
+  private timeLeft = 0
   private pause = leastPause
   private usual = new Flow()
   private waited = new Flow()
@@ -97,7 +99,7 @@ export class ReadPacing {
     const { bytes, interval, reads } = this
     switch (this.phase) {
       case "watching":
-        if (reads * interval >= many * time) this.begin("trying", spansOfTry)
+        if (reads * interval >= many * time) this.begin("trying")
         return
       case "trying":
         this[this.waits ? "waited" : "usual"].add(reads, bytes, time)
@@ -106,18 +108,18 @@ export class ReadPacing {
         if (this.spansLeft === 0 || this.isHopeless) this.conclude()
         return
       case "waiting":
-        if (--this.spansLeft === 0) this.begin("trying", spansOfTry)
-        return
       case "pausing":
-        if (--this.spansLeft === 0) this.begin("watching")
+        this.timeLeft -= time
+        if (this.timeLeft <= 0) this.begin(this.waits ? "trying" : "watching")
     }
   }
 
-  private begin(phase: ReadPacing["phase"], spans = 0): void {
+  private begin(phase: ReadPacing["phase"], time = 0): void {
     this.phase = phase
-    this.spansLeft = spans
+    this.timeLeft = time
     this.waits = phase === "waiting"
     if (phase !== "trying") return
+    this.spansLeft = spansOfTry
     this.usual = new Flow()
     this.waited = new Flow()
   }
@@ -130,7 +132,7 @@ export class ReadPacing {
     if (this.usual.readRate * this.interval < many) return this.begin("watching")
     if (this.waited.byteRate >= tolerance * this.usual.byteRate) {
       this.pause = leastPause
-      return this.begin("waiting", spansOfWaiting)
+      return this.begin("waiting", waitingTime)
     }
     this.begin("pausing", this.pause)
     this.pause = Math.min(2 * this.pause, mostPause)

@@ -78,7 +78,7 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
       const transport = AmqpTransport.of({ connect: () => Effect.die("dialed") })
       const wrong: ReadonlyArray<readonly [string, AmqpConnection.Options]> = [
         ["frameMax", { frameMax: 4095 }],
-        ["readInterval", { readInterval: "101 millis" }],
+        ["readInterval", { readInterval: "11 millis" }],
         ["readInterval", { readInterval: -1 }],
         ["frameMax", { frameMax: 1 }],
         ["frameMax", { frameMax: -1 }],
