@@ -3,6 +3,7 @@
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process"
 import { once } from "node:events"
+import { rmSync } from "node:fs"
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import * as Path from "node:path"
@@ -36,7 +37,7 @@ const timeout = 120_000
 /** Compiles the C program into a folder of its own; otherwise says why it is left out. */
 export const compileNative = async (): Promise<{ readonly program: string } | { readonly missing: string }> => {
   const folder = await mkdtemp(Path.join(tmpdir(), "effect-amqp-bench-"))
-  process.once("exit", () => void rm(folder, { recursive: true, force: true }).catch(() => {}))
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }))
   const program = Path.join(folder, "bench")
   const source = Path.join(here, "native", "bench.c")
   try {
