@@ -158,7 +158,7 @@ const main = Effect.scoped(Effect.gen(function*() {
   progress("compiling")
   yield* Effect.promise(compile)
   let native: string | undefined
-  if (clients.includes(nativeClient)) {
+  if (clients.includes(nativeClient) || selected.some(({ job }) => job.arrivals > 0)) {
     const compiled = yield* Effect.promise(compileNative)
     if ("program" in compiled) native = compiled.program
     else {

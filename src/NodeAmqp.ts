@@ -289,7 +289,7 @@ const tcpSocket = ({ host, port }: Endpoint): TransportSocket => {
 const dialTls = (options: ConnectionOptions) => dial(() => connectTls(options), "secureConnect")
 
 /**
- * Connects by `node:net` and `node:tls`.
+ * Connects by `node:net` and `node:tls`. Many small reads gather for up to `readInterval`, in real time.
  *
  * @category layers
  * @since 0.1.0

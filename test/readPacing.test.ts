@@ -85,13 +85,14 @@ describe("reads wait for more", () => {
 })
 
 describe("the transport of Node", () => {
-  /** Bytes of a read, on average, from a peer that writes 100 bytes in each turn of the event loop. */
+  /** Bytes of a read, on average, from a peer that writes 100 bytes in each turn of the event loop: it counts in them. */
   const averageRead = (readInterval: Duration.Duration) =>
     Effect.gen(function*() {
       const port = yield* listen((peer) => {
+        let sent = 0
         const write = (): void => {
           if (peer.destroyed) return
-          peer.write(Buffer.alloc(100))
+          peer.write(Uint8Array.from({ length: 100 }, () => sent++))
           setImmediate(write)
         }
         write()
@@ -100,10 +101,13 @@ describe("the transport of Node", () => {
       const socket = yield* transport.connect({ host: "127.0.0.1", port }, { readInterval })
       const pull = yield* Socket.readerBytes(socket)
       yield* socket.writer
-      let [bytes, reads] = [0, 0]
+      let [bytes, reads, received] = [0, 0, 0]
       const start = performance.now()
       while (performance.now() - start < 1000) {
         const chunks = yield* pull
+        for (const chunk of chunks) {
+          for (const byte of chunk) if (byte !== (received++ & 0xff)) assert.fail(`byte ${received} is another`)
+        }
         // The first tries are over.
         if (performance.now() - start < 400) continue
         reads++
@@ -112,7 +116,7 @@ describe("the transport of Node", () => {
       return bytes / reads
     }).pipe(Effect.scoped, Effect.provide(NodeAmqp.layerTransport))
 
-  it.live("reads less often, and what it is given at once where it may not wait", () =>
+  it.effect("reads less often, in order, while a TestClock stands still; at once where it may not wait", () =>
     Effect.gen(function*() {
       const atOnce = yield* averageRead(Duration.zero)
       const gathered = yield* averageRead(Duration.millis(1))

@@ -64,8 +64,7 @@ export class ReadPacing {
   /** Milliseconds. */
   private readonly interval: number
   private phase: "watching" | "trying" | "waiting" | "pausing" = "watching"
-  private waits = false
-  /** Of a try. */
+  /** Of a try; it waits in every second one. */
   private spansLeft = 0
   /** Of waiting and pausing. */
   private timeLeft = 0
@@ -95,6 +94,10 @@ export class ReadPacing {
     return this.waits && size < enough
   }
 
+  private get waits(): boolean {
+    return this.phase === "waiting" || (this.phase === "trying" && this.spansLeft % 2 === 1)
+  }
+
   private onSpan(time: number): void {
     const { bytes, interval, reads } = this
     switch (this.phase) {
@@ -103,7 +106,6 @@ export class ReadPacing {
         return
       case "trying":
         this[this.waits ? "waited" : "usual"].add(reads, bytes, time)
-        this.waits = !this.waits
         this.spansLeft--
         if (this.spansLeft === 0 || this.isHopeless) this.conclude()
         return
@@ -117,7 +119,6 @@ export class ReadPacing {
   private begin(phase: ReadPacing["phase"], time = 0): void {
     this.phase = phase
     this.timeLeft = time
-    this.waits = phase === "waiting"
     if (phase !== "trying") return
     this.spansLeft = spansOfTry
     this.usual = new Flow()

@@ -4,10 +4,10 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Duration, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { randomBytes } from "node:crypto"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpError from "../../src/AmqpError.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
+import * as AmqpFaults from "../../src/testing/AmqpFaults.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { canControl, onVhost, proposing, Vhost } from "../harness/shared.ts"
 import { type MemoryBroker, memoryBroker } from "./memoryBroker.ts"
@@ -102,26 +102,24 @@ layer(onVhost, { excludeTestServices: true })("tuning", (it) => {
       }
     }))
 
-  it.effect("with a readInterval all deliveries arrive in order, and large bodies whole", () =>
-    noLeaks(Effect.gen(function*() {
-      const channel = yield* openOn(yield* connect({ readInterval: "5 millis" }))
-      const { queue } = yield* channel.queueDeclare({ exclusive: true })
-      yield* channel.confirmSelect
-      const large = randomBytes(3_000_000)
-      const bodies = Array.from({ length: 3000 }, (_, i) => i === 1000 ? large : Buffer.from(String(i)))
-      yield* Effect.forEach(bodies, (body) => channel.publish({ routingKey: queue, body }), {
-        concurrency: "unbounded",
-        discard: true
-      })
-      yield* channel.qos({ prefetchCount: 300 })
-      const { deliveries } = yield* channel.consume({ queue })
-      const received = yield* deliveries.pipe(
-        Stream.take(bodies.length),
-        Stream.tap((delivery) => delivery.ack),
-        Stream.runCollect
-      )
-      received.forEach(({ body }, i) => assert.isTrue(bodies[i]?.equals(body), `message ${i}`))
-    })))
+  it.effect("readInterval reaches the transport, through faults, too: 1 ms, or what is asked for", () =>
+    Effect.gen(function*() {
+      const seen: Array<number | undefined> = []
+      const [, transport] = yield* AmqpFaults.make(AmqpTransport.of({
+        connect: (_, options) => {
+          seen.push(options && Duration.toMillis(options.readInterval))
+          return Effect.die("dialed")
+        }
+      }))
+      for (const options of [{}, { readInterval: 0 }, { readInterval: "10 millis" as const }]) {
+        yield* AmqpConnection.make(options).pipe(
+          Effect.provideService(AmqpTransport, transport),
+          Effect.scoped,
+          Effect.flip
+        )
+      }
+      assert.deepStrictEqual(seen, [1, 0, 10])
+    }))
 
   describe.runIf(canControl)("with a broker that proposes something else", () => {
     it.effect("TU07 a server without limits gets the client's", () =>
