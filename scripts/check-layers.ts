@@ -81,6 +81,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/channel.ts",
       "internal/channelTypes.ts",
       "internal/consuming.ts",
+      "internal/ending.ts",
       "internal/connectionOptions.ts",
       "internal/openChannel.ts",
       "internal/publishBatch.ts",

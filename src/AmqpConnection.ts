@@ -11,9 +11,9 @@
  *
  * @since 0.1.0
  */
+import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
@@ -27,6 +27,7 @@ import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
+import { Ending } from "./internal/ending.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
 import type { Session } from "./internal/session.ts"
 import { open as openShell, type OpenSession } from "./internal/shell.ts"
@@ -125,7 +126,8 @@ export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/i
 
 /** @internal */
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
-  readonly closeTimeout: Duration.Duration
+  /** Bounds what ends on the connection. */
+  readonly ending: Ending
 }
 
 /**
@@ -276,6 +278,7 @@ export const make = (
     const resolved = yield* Effect.fromResult(resolve(options))
     yield* Effect.fromResult(checkSendable(options, resolved))
     const board = new StatusBoard()
+    const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
       attempt: (epoch) => attempt(options, resolved, board, epoch),
       reconnect: options.reconnect ?? defaultReconnect,
@@ -288,7 +291,7 @@ export const make = (
       }
     })
     const { close, closed, nextSession, onEpoch, session } = supervisor
-    const inner: Internals = { session, nextSession, onEpoch, closeTimeout: resolved.closeTimeout }
+    const inner: Internals = { session, nextSession, onEpoch, ending }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

@@ -216,7 +216,7 @@ export const make = (
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
-    const { closeTimeout, onEpoch, session: opened } = connection[internals]()
+    const { ending, onEpoch, session: opened } = connection[internals]()
     const patience = patienceOf(options)
     const failing = new Map<Entity, AmqpTopologyError>()
     const failures = yield* SubscriptionRef.make<ReadonlyArray<AmqpTopologyError>>([])
@@ -234,7 +234,7 @@ export const make = (
       const deleting = Effect.flatMap(opened, ({ session }) =>
         deleteAll({ connection, session, entities: ordered.filter((entity) => declared.has(entity)) }))
       yield* Effect.addFinalizer(() =>
-        Effect.ignore(Effect.timeoutOption(Effect.interruptible(deleting), closeTimeout))
+        Effect.ignore(ending.within(deleting))
       )
     }
 

@@ -5,7 +5,6 @@
  */
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -27,6 +26,7 @@ import {
   TypeId
 } from "./channelTypes.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
+import type { Ending } from "./ending.ts"
 import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
 import type { Session } from "./session.ts"
 import type { Settlement } from "./settlements.ts"
@@ -215,15 +215,14 @@ export class OpenChannel {
   readonly channel: AmqpChannel
   readonly state: ChannelState
   private readonly session: Session
-  private readonly closeTimeout: Duration.Duration
+  private readonly ending: Ending
   private madeConsuming: Consuming | undefined
   private madeTransaction: AmqpChannel["transaction"] | undefined
 
-  /** `closeTimeout` limits each step of closing. */
-  constructor(session: Session, state: ChannelState, closeTimeout: Duration.Duration) {
+  constructor(session: Session, state: ChannelState, ending: Ending) {
     this.session = session
     this.state = state
-    this.closeTimeout = closeTimeout
+    this.ending = ending
     this.channel = new Channel(this)
   }
 
@@ -236,7 +235,7 @@ export class OpenChannel {
   }
 
   private bounded<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<void> {
-    return Effect.ignore(Effect.timeoutOption(Effect.interruptible(effect), this.closeTimeout))
+    return Effect.ignore(this.ending.within(effect))
   }
 
   /** Waits until the broker has forgotten the channel. */

@@ -3,7 +3,6 @@
  *
  * @since 0.1.0
  */
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
@@ -11,6 +10,7 @@ import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpErro
 import { OpenChannel } from "./channel.ts"
 import { ChannelState } from "./channelState.ts"
 import type { CommandError } from "./channelTypes.ts"
+import type { Ending } from "./ending.ts"
 import { command } from "./requests.ts"
 import type { Session } from "./session.ts"
 
@@ -35,17 +35,18 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
 /** A function of its own, which keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope. `closeTimeout` limits each step of closing. */
+/** Opens a channel of this session and closes it with the scope. */
 export const openChannelOn = (
   session: Session,
-  closeTimeout: Duration.Duration,
+  ending: Ending,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
-      const open = new OpenChannel(session, state, closeTimeout)
+      ending.opened()
+      const open = new OpenChannel(session, state, ending)
       const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
         onReply: () => open,
@@ -60,6 +61,6 @@ export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
-  const { closeTimeout, session: opened } = connection[internals]()
-  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, closeTimeout, id))
+  const { ending, session: opened } = connection[internals]()
+  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
 }

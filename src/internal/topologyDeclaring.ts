@@ -5,7 +5,6 @@
  * @since 0.1.0
  */
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
@@ -25,6 +24,7 @@ import {
 } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
+import type { Ending } from "./ending.ts"
 import { openChannelOn } from "./openChannel.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
@@ -58,7 +58,7 @@ const window = 256
 /** An operation that was taken along so often runs alone: then a closed channel is its own fault, and the end of it. */
 const together = 3
 
-const makeSend = (session: Session, closeTimeout: Duration.Duration): Effect.Effect<Send, never, Scope.Scope> =>
+const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, Scope.Scope> =>
   Effect.map(Effect.scope, (scope) => {
     const opening = Semaphore.makeUnsafe(1)
     const running = Semaphore.makeUnsafe(window)
@@ -68,7 +68,7 @@ const makeSend = (session: Session, closeTimeout: Duration.Duration): Effect.Eff
       Effect.gen(function*() {
         if (current !== undefined) yield* Scope.close(current.scope, Exit.void)
         const own = yield* Scope.fork(scope)
-        const open = yield* restore(Scope.provide(openChannelOn(session, closeTimeout), own)).pipe(
+        const open = yield* restore(Scope.provide(openChannelOn(session, ending), own)).pipe(
           Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
         )
         current = { open, scope: own }
@@ -169,7 +169,7 @@ const declareOn = (
 /** Declares everything once, and again what the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]().closeTimeout)
+    const send = yield* makeSend(pass.session, pass.connection[internals]().ending)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
     /** Done when what the key stands for has been declared or given up. */
@@ -254,7 +254,7 @@ export const deleteAll = (
   pass: Pick<Pass, "connection" | "session" | "entities">
 ): Effect.Effect<void> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]().closeTimeout)
+    const send = yield* makeSend(pass.session, pass.connection[internals]().ending)
     yield* Effect.forEach(
       pass.entities.toReversed(),
       (entity) => Effect.ignore(send(Effect.flatMap((channel) => deleteOn(pass, channel, entity)))),
