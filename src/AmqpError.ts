@@ -248,6 +248,26 @@ export class AmqpChannelClosed
   }
 }
 
+/**
+ * The broker did not answer the close of a channel: the connection was lost, or the time for it was over. Whether what was
+ * published last on it, without confirms, has come to the broker is unknown.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpCloseUnanswered
+  extends Schema.TaggedError<AmqpCloseUnanswered>("effect-amqp/AmqpCloseUnanswered")("AmqpCloseUnanswered", {
+    /** What ended the connection; absent where no answer came within `closeTimeout`. */
+    cause: Schema.optional(AmqpConnectionError)
+  })
+{
+  override get message(): string {
+    const why = this.cause === undefined ? "no answer came in time" : this.cause.message
+    return `channel.close: it is unknown whether what was published last has arrived: ${why}. ` +
+      "Publish it again where a duplicate does no harm, or turn on confirms"
+  }
+}
+
 /** What closed a channel; `undefined` is its own scope. */
 export type ChannelCloseCause = AmqpChannelClosed["cause"]
 
@@ -458,7 +478,7 @@ const reasonOf = (u: unknown): unknown => {
  * errors are not. Where one code has two meanings, the broker's text decides: 404 for a queue whose node is down is
  * transient, 404 for one that does not exist is not; 406 for a late acknowledgement is transient, other 406 are not.
  * An exclusive queue (405) is transient: a dead connection of one's own may still hold it. Nacked and unconfirmed
- * publishes are transient, returned ones are not. A consumer or a topology that failed is as transient as its reason.
+ * publishes are transient, and so is a close without an answer; returned messages are not. A consumer or a topology that failed is as transient as its reason.
  *
  * @category guards
  * @since 0.1.0
@@ -471,5 +491,5 @@ export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
   if (u instanceof AmqpPreconditionFailed) return isLateAck(u)
   return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
-    u instanceof AmqpConsumerCancelled
+    u instanceof AmqpConsumerCancelled || u instanceof AmqpCloseUnanswered
 }
