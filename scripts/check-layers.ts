@@ -94,6 +94,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/topologyDiagnosis.ts",
       "internal/topologyLoops.ts",
       "internal/topologyOrder.ts",
+      "internal/topologyRefusals.ts",
       "internal/topologyValues.ts"
     ]
   },

@@ -491,5 +491,6 @@ export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
   if (u instanceof AmqpPreconditionFailed) return isLateAck(u)
   return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
-    u instanceof AmqpConsumerCancelled || u instanceof AmqpCloseUnanswered
+    u instanceof AmqpConsumerCancelled || u instanceof AmqpCloseUnanswered ||
+    (u instanceof Error && "_tag" in u && u._tag === "AmqpTopologyPending")
 }
