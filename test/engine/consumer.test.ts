@@ -294,8 +294,9 @@ describe("the bound of a buffer", () => {
     const log: Array<boolean> = []
     const later: Array<() => void> = []
     const consumer = new Deliveries<TestDelivery>(
-      { consumerTag: "c", queue: "q", noAck: true },
-      (...delivery) => new TestDelivery(...delivery),
+      { consumerTag: "c", queue: "q", channel: 1, noAck: true },
+      (tag, redelivered, exchange, routingKey, content) =>
+        new TestDelivery(tag, redelivered, exchange, routingKey, content),
       { later: (callback) => void later.push(callback), onOverfull: (_, overfull) => void log.push(overfull) }
     )
     const push = (count: number, body: Uint8Array): void => {
