@@ -21,7 +21,7 @@ const noHooks = { onOpen: () => {}, onBlocked: () => {}, onUnblocked: () => {}, 
 /** A session with one channel and one consumer. */
 const consumer = (): { readonly session: Session; readonly deliveries: Deliveries<AmqpUnacknowledged> } => {
   const session = new Session({
-    epoch: 1,
+    nextEpoch: () => 1,
     maxMessageSize: frameMax,
     mechanisms: [anonymous],
     vhost: "/",

@@ -47,7 +47,8 @@ export interface SessionHooks {
 
 /** What a session needs to know. */
 export interface SessionOptions extends HandshakeOptions {
-  readonly epoch: number
+  /** The number of the next epoch, which is the session's once it is open. */
+  readonly nextEpoch: () => number
   /** The largest content that is accepted, in bytes. */
   readonly maxMessageSize: number
   readonly schedule: (run: () => void) => void
@@ -92,7 +93,6 @@ class TextCache {
 
 /** A session. */
 export class Session {
-  readonly epoch: number
   readonly outbox: Outbox
   /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
@@ -124,11 +124,11 @@ export class Session {
   private writtenSinceTick = false
   private silentTicks = 0
 
-  private readonly host: ChannelHost
+  private readonly host: ChannelHost & { epoch: number }
 
   constructor(options: SessionOptions) {
     this.host = {
-      epoch: options.epoch,
+      epoch: 0,
       maxMessageSize: options.maxMessageSize,
       later: this.later,
       settlePublish: (waiter, outcome) => this.push(waiter, outcome),
@@ -139,10 +139,14 @@ export class Session {
     }
     this.options = options
     this.hooks = options.hooks
-    this.epoch = options.epoch
     this.handshake = new Handshake(options)
     this.outbox = new Outbox(unlimited.frameMax, { schedule: options.schedule })
     this.parser = new FrameParser(this.frames, unlimited.frameMax)
+  }
+
+  /** Its number, 0 until it is open: for those who read, not to tell sessions apart. */
+  get epoch(): number {
+    return this.host.epoch
   }
 
   /** Writes the protocol header. */
@@ -302,6 +306,7 @@ export class Session {
         return this.answer(step.methods)
       case "Done":
         this.state = "open"
+        this.host.epoch = this.options.nextEpoch()
         return this.later(() => this.hooks.onOpen(step.negotiated))
       case "Fail":
         if (step.answer !== undefined) this.write(step.answer)

@@ -25,18 +25,18 @@ import {
   type TransportSocket
 } from "../AmqpTransport.ts"
 import type { HandshakeOptions, Negotiated } from "./handshake.ts"
-import { Session, type SessionHooks } from "./session.ts"
+import { Session } from "./session.ts"
 
 /** What a connection attempt needs to know. */
 export interface ShellOptions extends HandshakeOptions, TransportOptions {
-  readonly epoch: number
+  readonly nextEpoch: () => number
   readonly endpoint: Endpoint
   readonly maxMessageSize: number
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
   readonly closeTimeout: Duration.Duration
-  readonly onBlocked: SessionHooks["onBlocked"]
-  readonly onUnblocked: SessionHooks["onUnblocked"]
+  /** The broker takes no content any more, or takes it again. */
+  readonly onBlocking: (session: Session) => void
 }
 
 /** An open connection of one epoch. */
@@ -146,8 +146,8 @@ export const open = (
             onClock(heartbeat === 0 ? Effect.void : beat(session, heartbeat))
             Deferred.doneUnsafe(opened, Effect.succeed(negotiated))
           },
-          onBlocked: options.onBlocked,
-          onUnblocked: options.onUnblocked,
+          onBlocked: () => options.onBlocking(session),
+          onUnblocked: () => options.onBlocking(session),
           onEnd: (error) => {
             clock?.interruptUnsafe()
             runFork(finish(error))

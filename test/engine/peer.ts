@@ -277,7 +277,7 @@ export class Peer {
 
   constructor(options: Partial<SessionOptions> = {}) {
     this.session = new Session({
-      epoch: 7,
+      nextEpoch: () => 7,
       maxMessageSize: 16 * 1024 * 1024,
       mechanisms: [AmqpAuth.anonymous],
       vhost: "/",

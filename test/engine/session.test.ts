@@ -848,7 +848,7 @@ describe("names", () => {
   it("of consumers are never used twice on a connection, nor on the next", () => {
     const { session } = new Peer().open()
     const tags = Array.from({ length: 100 }, () => session.consumerTag())
-    tags.push(new Peer({ epoch: 8 }).session.consumerTag())
+    tags.push(new Peer({ nextEpoch: () => 8 }).open().session.consumerTag())
     assert.strictEqual(new Set(tags).size, 101)
   })
 })
