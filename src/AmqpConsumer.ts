@@ -14,7 +14,6 @@ import type * as Arr from "effect/Array"
 import type * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
@@ -253,18 +252,15 @@ export const make = (
   queue: QueueRef | ReadonlyArray<QueueRef>,
   options: Options = {}
 ): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
-  Effect.map(define(queue, options, 100), ({ consumer, onDetached, start }) => {
-    const attached = Effect.gen(function*() {
+  Effect.map(define(queue, options, 100), ({ consumer, onDetached, start }) => ({
+    ...consumer,
+    deliveries: Stream.unwrap(Effect.gen(function*() {
       yield* Effect.addFinalizer(() => onDetached)
       const subscriptions = yield* start
       yield* Effect.addFinalizer(() => subscriptions.leave)
-      return pullFrom(subscriptions)
-    })
-    return {
-      ...consumer,
-      deliveries: Stream.unwrap(Effect.map(attached, (pull) => Stream.fromPull(Effect.succeed(pull))))
-    }
-  })
+      return Stream.fromPull(Effect.succeed(pullFrom(subscriptions)))
+    }))
+  }))
 
 /**
  * The deliveries of one or several queues, across connections.
@@ -359,10 +355,10 @@ export const run: {
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
       ({ path, reason }) => failed(path)(reason)
     )
-    const drainTimeout = yield* Option.match(Duration.fromInput(options.drainTimeout ?? "30 seconds"), {
-      onNone: () => Effect.fail(failed("drainTimeout")("expected a duration")),
-      onSome: Effect.succeed
-    })
+    const drainTimeout = yield* Effect.mapError(
+      Effect.fromOption(Duration.fromInput(options.drainTimeout ?? "30 seconds")),
+      () => failed("drainTimeout")("expected a duration")
+    )
     const { connection, label, onDetached, start } = yield* define(queue, options, Math.min(2 * concurrency, 65535))
     const { ending, onClosing } = connection[internals]()
     const handlers = yield* makeHandlers({ label, concurrency, handler, handlerTimeout, onFailure })

@@ -420,7 +420,11 @@ export class Session {
    */
   get isPaused(): boolean {
     if (this.state !== "open" || this.overfull.size === 0) return false
-    if (this.expected === 0) return true
+    return this.expected === 0 || this.isFull
+  }
+
+  /** Whether a consumer holds so much that nothing at all may be read: at most 64 MiB. */
+  get isFull(): boolean {
     for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
     return false
   }

@@ -72,6 +72,12 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/**
+ * Consumers that have enough are not read for, except for one read in so much time: RabbitMQ closes a connection that takes
+ * nothing for some 30 s, and with it goes what it has sent without waiting for acknowledgements.
+ */
+const trickle = "5 seconds"
+
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
@@ -81,7 +87,8 @@ const readAll = (
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
-      return session.isPaused ? resumed : Effect.void
+      if (!session.isPaused) return Effect.void
+      return session.isFull ? resumed : Effect.timeoutOption(resumed, trickle)
     }),
     { disableYield: true }
   )
