@@ -239,6 +239,7 @@ const attempt = (
   options: Options,
   resolved: ResolvedOptions,
   board: StatusBoard,
+  ending: Ending,
   nextEpoch: () => number
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
@@ -248,6 +249,7 @@ const attempt = (
       openShell({
         ...resolved,
         nextEpoch,
+        ending,
         endpoint,
         mechanisms: resolved.mechanisms(credentials),
         locale: options.locale ?? defaultLocale,
@@ -279,7 +281,7 @@ export const make = (
     const board = new StatusBoard()
     const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
-      attempt: (nextEpoch) => attempt(options, resolved, board, nextEpoch),
+      attempt: (nextEpoch) => attempt(options, resolved, board, ending, nextEpoch),
       reconnect: options.reconnect ?? defaultReconnect,
       retryFirst: options.reconnect !== undefined,
       waitTimeout: resolved.waitTimeout,
