@@ -226,6 +226,9 @@ const define = (
     }
   })
 
+const isClosedByClient = ({ reason }: AmqpConsumerFailed): boolean =>
+  reason._tag === "AmqpConnectionError" && reason.reason._tag === "ConnectionClosed"
+
 /** The next deliveries: one Effect for an array of them. */
 const pullFrom = (
   { buffer, failed }: Subscriptions
@@ -257,7 +260,7 @@ export const make = (
     deliveries: Stream.unwrap(Effect.gen(function*() {
       yield* Effect.addFinalizer(() => onDetached)
       const subscriptions = yield* start
-      yield* Effect.addFinalizer(() => subscriptions.leave)
+      yield* Effect.addFinalizer(() => Effect.sync(subscriptions.leave))
       return Stream.fromPull(Effect.succeed(pullFrom(subscriptions)))
     }))
   }))
@@ -322,7 +325,7 @@ export type Handler<E, R> = (delivery: AmqpSupervisedDelivery) => Effect.Effect<
  * begun, waits for handlers that are at work, at most `drainTimeout`, and closes the channels. Handlers that are not done by
  * then are interrupted and give back what they have. Handlers of a connection that is lost go on and count for `concurrency`;
  * what they settle is stale, and the broker delivers it again. A failure for good is logged as an error, for those who run it in
- * the background.
+ * the background, unless the connection was closed by this client.
  *
  * @category constructors
  * @since 0.1.0
@@ -365,13 +368,13 @@ export const run: {
     yield* Effect.addFinalizer(() => onDetached)
     const subscriptions = yield* start
     // The order of the end: nothing new, then the handlers at work, then (with the scope) the channels.
-    const end = Effect.andThen(subscriptions.leave, handlers.drain(ending, drainTimeout))
+    const end = Effect.andThen(Effect.sync(subscriptions.leave), handlers.drain(ending, drainTimeout))
     yield* Effect.addFinalizer(() => end)
     yield* onClosing(end)
     return yield* pullFrom(subscriptions).pipe(
       Effect.flatMap((deliveries) => Effect.forEach(deliveries, handlers.start, { discard: true })),
       Effect.forever({ disableYield: true }),
-      Effect.tapError((failure) => Effect.logError(failure.message)),
+      Effect.tapError((failure) => isClosedByClient(failure) ? Effect.void : Effect.logError(failure.message)),
       Effect.raceFirst(handlers.failed)
     )
   }))

@@ -8,7 +8,7 @@
  */
 import * as Effect from "effect/Effect"
 import { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import type { ChannelCloseCause } from "../../AmqpError.ts"
+import { AmqpChannelClosed, type ChannelCloseCause } from "../../AmqpError.ts"
 import type { OpenChannel } from "../channel.ts"
 import type { ChannelState } from "../channelState.ts"
 import type { CommandError, ConsumeError } from "../channelTypes.ts"
@@ -111,6 +111,7 @@ export class Attachment {
     consumerTag: string,
     options: SubscribeOptions
   ): Effect.Effect<void, ConsumeError> {
+    if (this.isLeft) return Effect.fail(new AmqpChannelClosed({ operation: "basic.consume" }))
     const subscription = new Subscription(this, ref, queue, consumerTag)
     this.subscriptions.set(ref, subscription)
     return this.open.consuming.subscribe(subscription, options)

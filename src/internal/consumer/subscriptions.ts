@@ -60,7 +60,7 @@ export interface Subscriptions {
   /** Subscribes again, with the present prefetch. */
   readonly renew: () => void
   /** Hands out nothing any more, gives back what nobody handles, and recovers no longer. Waits for nothing. */
-  readonly leave: Effect.Effect<void>
+  readonly leave: () => void
 }
 
 type Step = (now: number, failure: AmqpConsumerFailed) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
@@ -125,6 +125,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const buffer = new DeliveryBuffer<AmqpSupervisedDelivery>()
     const groups = new Set<Group>()
     const attachments = new Map<Attachment, Scope.Closeable>()
+    let isLeaving = false
 
     const end = (result: Effect.Effect<never, AmqpConsumerFailed>): Effect.Effect<void> =>
       Effect.sync(() => {
@@ -257,6 +258,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const live = (group: Group, onStable: () => void): Effect.Effect<AmqpConsumerFailed | undefined> =>
       Effect.gen(function*() {
         yield* sweep
+        if (isLeaving) return yield* Effect.map(connection.closed, failedIn(group.members, "channel"))
         yield* options.prepare
         const scope = yield* Scope.fork(channels)
         const { session } = yield* Effect.mapError(opened, failedIn(group.members, "channel"))
@@ -268,6 +270,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         buffer.moveTo(session)
         const attachment = new Attachment(open, buffer, (event) => Queue.offerUnsafe(events, event))
         attachments.set(attachment, scope)
+        if (isLeaving) attachment.leave()
         const refused = yield* subscribe(group, attachment, session)
         if (refused !== undefined) {
           yield* close(attachment)
@@ -343,9 +346,9 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
       renew: () => {
         for (const { events } of groups) if (events !== undefined) Queue.offerUnsafe(events, { _tag: "Renew" })
       },
-      leave: Effect.suspend(() => {
+      leave: () => {
+        isLeaving = true
         for (const attachment of attachments.keys()) attachment.leave()
-        return FiberSet.clear(supervising)
-      })
+      }
     }
   })
