@@ -11,7 +11,7 @@
  */
 import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FiberSet from "effect/FiberSet"
@@ -38,6 +38,7 @@ import {
 } from "./AmqpError.ts"
 import type { InputTable } from "./AmqpTable.ts"
 import { AmqpTopologyError, AmqpTopologyInvalid, declare, type Entity } from "./AmqpTopology.ts"
+import { backoff } from "./internal/backoff.ts"
 import type { OpenChannel } from "./internal/channel.ts"
 import { openChannel } from "./internal/openChannel.ts"
 import { type QueueRef, resolveQueue } from "./internal/queueNames.ts"
@@ -113,8 +114,8 @@ export interface Options {
    */
   readonly topology?: ReadonlyArray<Entity> | undefined
   /**
-   * How a lost consumer attaches again; its input is the typed failure. Defaults to 100 ms doubled up to 30 s, with
-   * jitter, for as long as the failure is transient. A delivery begins it anew.
+   * How a lost consumer attaches again; its input is the typed failure. Defaults to a delay of up to 2 s, doubled up to
+   * 30 s, with full jitter, for as long as the failure is transient. A delivery begins it anew.
    */
   readonly recover?: Schedule.Schedule<unknown, AmqpConsumerFailed> | undefined
 }
@@ -151,11 +152,7 @@ export interface AmqpConsumer {
   readonly changes: Stream.Stream<Status>
 }
 
-const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("30 seconds")
-]).pipe(
-  Schedule.jittered,
+const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = backoff(Duration.seconds(30)).pipe(
   Schedule.setInputType<AmqpConsumerFailed>(),
   Schedule.while(({ input }) => isTransient(input))
 )

@@ -311,14 +311,15 @@ export class Session {
 
   private answer(replies: ReadonlyArray<Method<InputTable>>): void {
     try {
-      for (const reply of replies) this.write(reply)
+      for (const reply of replies) this.handshake.sentSize = this.write(reply)
     } catch (error) {
       if (!(error instanceof AmqpEncodeError)) throw error
       this.fatal(this.handshake.onUnsendable(error))
     }
   }
 
-  private write(method: Method<InputTable>): void {
+  /** Returns the size of the frame. */
+  private write(method: Method<InputTable>): number {
     const writer = this.outbox.shared
     try {
       writeMethodFrame(writer, 0, method, this.outbox.frameMax)
@@ -329,6 +330,7 @@ export class Session {
     const size = writer.unitSize
     writer.commit()
     this.outbox.accept(size)
+    return size
   }
 
   /**
@@ -499,6 +501,11 @@ export class Session {
   /** The socket is gone, or must go: `detail` says how. */
   onSocketEnd(error: AmqpConnectionError): void {
     this.fatal(error)
+  }
+
+  /** The peer hung up, as `error` says. In the handshake that may be its way to say no. */
+  onHangUp(error: AmqpConnectionError): void {
+    this.fatal((this.state === "handshake" ? this.handshake.onHangUp() : undefined) ?? error)
   }
 
   /** The error of a socket that went away. */

@@ -19,6 +19,7 @@ import {
   AmqpTransport,
   type Endpoint,
   formatEndpoint,
+  isHangUp,
   lostError,
   openError,
   type TransportOptions,
@@ -159,9 +160,12 @@ export const open = (
       const fork = (effect: Effect.Effect<void, AmqpConnectionError | Socket.SocketError>) =>
         effect.pipe(
           Effect.catch((error) =>
-            Effect.sync(() =>
-              session.onSocketEnd(Socket.isSocketError(error) ? lostError(error, endpoint, session.phase) : error)
-            )
+            Effect.sync(() => {
+              if (!Socket.isSocketError(error)) return session.onSocketEnd(error)
+              const lost = lostError(error, endpoint, session.phase)
+              if (isHangUp(error) && lost.reason._tag === "ConnectionLost") session.onHangUp(lost)
+              else session.onSocketEnd(lost)
+            })
           ),
           // A fault of this library must not leave behind a connection that nobody reads or writes.
           Effect.catchDefect((defect) =>
