@@ -503,9 +503,10 @@ export class Session {
     this.fatal(error)
   }
 
-  /** The peer hung up, as `error` says. In the handshake that may be its way to say no. */
+  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
   onHangUp(error: AmqpConnectionError): void {
-    this.fatal((this.state === "handshake" ? this.handshake.onHangUp() : undefined) ?? error)
+    const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
+    this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
   }
 
   /** The error of a socket that went away. */
