@@ -147,7 +147,9 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
  * **Details**
  *
  * Fails with `AmqpTopologyInvalid` before anything is sent, with `AmqpTopologyError` for what the broker refused (all of
- * it is in the cause; the rest is declared nevertheless), and with `AmqpConnectionError` if the connection goes away.
+ * it is in the cause; the rest is declared nevertheless), and with `AmqpConnectionError` if the connection goes away. Where
+ * the broker ends the connection for one of the entities whenever this Effect is run, it is found, and fails with
+ * `AmqpTopologyError` as well from the fourth time on.
  *
  * @category constructors
  * @since 0.1.0
@@ -155,8 +157,9 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
 export const declare = (
   entities: ReadonlyArray<Entity>,
   options: DeclareOptions = {}
-): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> =>
-  Effect.gen(function*() {
+): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> => {
+  const refusals = new TopologyRefusals()
+  return Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
     const { session } = yield* connection[internals]().session
@@ -165,12 +168,13 @@ export const declare = (
       session,
       entities: ordered,
       onFailure: firstPolicy(options),
-      refusals: new TopologyRefusals(),
+      refusals,
       onAttempt: () => Effect.void,
       onGivenUp: () => {}
     })
     return yield* orFail(outcome)
   })
+}
 
 // -----------------------------------------------------------------------------
 // declared in each epoch
@@ -205,7 +209,8 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
  *
  * Succeeds when all is declared or skipped; fails like `declare`. Later epochs fail nobody: what the broker then refuses
  * is listed in `failures`, and the rest is declared. A connection that is lost during the first declaration is waited
- * for.
+ * for, whoever it is lost for: if the broker ends it for an entity of this topology, that one is found (it is sent alone)
+ * and fails after three such ends with the same words. It is not sent any more, in no epoch.
  *
  * **Gotchas**
  *

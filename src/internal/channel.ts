@@ -178,9 +178,10 @@ const getFrom = (state: ChannelState): AmqpChannel["get"] => {
       onReply: (reply, content): Option.Option<Got<AmqpUnacknowledged>> => {
         if (reply._tag === "basic.get-empty" || content === undefined) return Option.none()
         const { deliveryTag, exchange, messageCount, redelivered, routingKey } = reply
+        const source = { queue, consumerTag: "", channel: state.id }
         const delivery = noAck
-          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
-          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
+          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content, source)
+          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content, source)
         return Option.some({ delivery, messageCount })
       },
       onLateReply: (reply) => {

@@ -382,6 +382,16 @@ export class ChannelState {
     this.settlements.giveBack(consumer)
   }
 
+  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it may be handled. */
+  begin(tag: number): boolean {
+    return !this.isClosed && this.settlements.begin(tag)
+  }
+
+  /** Gives back all deliveries that nobody handles. */
+  giveBackAll(): void {
+    if (!this.isClosed) this.settlements.giveBackAll()
+  }
+
   // --- flow
 
   /** Whether content may be written now: the broker takes it, and the connection's gate is open. */

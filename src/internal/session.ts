@@ -316,14 +316,15 @@ export class Session {
 
   private answer(replies: ReadonlyArray<Method<InputTable>>): void {
     try {
-      for (const reply of replies) this.write(reply)
+      for (const reply of replies) this.handshake.sentSize = this.write(reply)
     } catch (error) {
       if (!(error instanceof AmqpEncodeError)) throw error
       this.fatal(this.handshake.onUnsendable(error))
     }
   }
 
-  private write(method: Method<InputTable>): void {
+  /** Returns the size of the frame. */
+  private write(method: Method<InputTable>): number {
     const writer = this.outbox.shared
     try {
       writeMethodFrame(writer, 0, method, this.outbox.frameMax)
@@ -334,6 +335,7 @@ export class Session {
     const size = writer.unitSize
     writer.commit()
     this.outbox.accept(size)
+    return size
   }
 
   /**
@@ -460,7 +462,11 @@ export class Session {
    */
   get isPaused(): boolean {
     if (this.state !== "open" || this.overfull.size === 0) return false
-    if (this.expected === 0) return true
+    return this.expected === 0 || this.isFull
+  }
+
+  /** Whether a consumer holds so much that nothing at all may be read: at most 64 MiB. */
+  get isFull(): boolean {
     for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
     return false
   }
@@ -556,6 +562,12 @@ export class Session {
   /** The socket is gone, or must go: `detail` says how. */
   onSocketEnd(error: AmqpConnectionError): void {
     this.fatal(error)
+  }
+
+  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
+  onHangUp(error: AmqpConnectionError): void {
+    const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
+    this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
   }
 
   /** The error of a socket that went away. */

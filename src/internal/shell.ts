@@ -20,6 +20,7 @@ import {
   AmqpTransport,
   type Endpoint,
   formatEndpoint,
+  isHangUp,
   lostError,
   openError,
   type TransportOptions,
@@ -79,6 +80,12 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/**
+ * Consumers that have enough are not read for, except for one read in so much time: RabbitMQ closes a connection that takes
+ * nothing for some 30 s, and with it goes what it has sent without waiting for acknowledgements.
+ */
+const trickle = "5 seconds"
+
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
@@ -88,7 +95,8 @@ const readAll = (
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
-      return session.isPaused ? resumed : Effect.void
+      if (!session.isPaused) return Effect.void
+      return session.isFull ? resumed : Effect.timeoutOption(resumed, trickle)
     }),
     { disableYield: true }
   )
@@ -176,9 +184,12 @@ export const open = (
       const fork = (effect: Effect.Effect<void, AmqpConnectionError | Socket.SocketError>) =>
         effect.pipe(
           Effect.catch((error) =>
-            Effect.sync(() =>
-              session.onSocketEnd(Socket.isSocketError(error) ? lostError(error, endpoint, session.phase) : error)
-            )
+            Effect.sync(() => {
+              if (!Socket.isSocketError(error)) return session.onSocketEnd(error)
+              const lost = lostError(error, endpoint, session.phase)
+              if (isHangUp(error) && lost.reason._tag === "ConnectionLost") session.onHangUp(lost)
+              else session.onSocketEnd(lost)
+            })
           ),
           orEnd,
           Effect.forkIn(scope, { startImmediately: true })

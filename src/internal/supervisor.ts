@@ -79,6 +79,15 @@ const clientFailed = (defect: unknown): AmqpConnectionError =>
   new AmqpConnectionError({
     reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
   })
+/** Whether the broker hung up in answer to what it was told, and said nothing. */
+const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in reason && reason.unspoken === true
+
+/**
+ * Whether a first connection is tried again after `error`, with the one before it. A broker that hangs up without a word
+ * refuses, or is just stopping: it is asked once more.
+ */
+const isWorthAnother = (error: AmqpConnectionError, before: AmqpConnectionError | undefined): boolean =>
+  isTransient(error) || (isUnspoken(error) && (before === undefined || !isUnspoken(before)))
 
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
 
@@ -142,13 +151,15 @@ export const make = <R>(
     const reopen = (
       step: Effect.Success<typeof steps>,
       error: AmqpConnectionError,
-      isRetried: (error: AmqpConnectionError) => boolean = () => true
+      isRetried: typeof isWorthAnother = () => true
     ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
       Effect.gen(function*() {
         let cause = error
+        let before: AmqpConnectionError | undefined
         for (let number = 1;; number++) {
           lastError = cause
-          if (!isRetried(cause)) return yield* cause
+          if (!isRetried(cause, before)) return yield* cause
+          before = cause
           const delay = yield* Effect.map(step(clock.currentTimeMillisUnsafe(), cause), ([, delay]) => delay).pipe(
             Pull.catchDone(() => cause)
           )
@@ -161,7 +172,7 @@ export const make = <R>(
       })
 
     const first = options.retryFirst
-      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isTransient)))
+      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isWorthAnother)))
       : attempt
 
     /** Waits for the end of each session and replaces it. */

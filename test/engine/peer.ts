@@ -439,7 +439,7 @@ export class Peer {
   /** A consumer that the broker has not heard of. */
   consumer(channel: ChannelState, consumerTag: string, noAck = false): Deliveries<TestDelivery> {
     const consumer = new Deliveries<TestDelivery>(
-      { consumerTag, queue: "q", noAck },
+      { consumerTag, queue: "q", channel: channel.id, noAck },
       (deliveryTag, redelivered, exchange, routingKey, received) =>
         new TestDelivery(deliveryTag, redelivered, exchange, routingKey, received),
       this.session

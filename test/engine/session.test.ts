@@ -905,6 +905,7 @@ describe("a fault of this client", () => {
     channel.addConsumer({
       consumerTag: "c",
       queue: "q",
+      channel: channel.id,
       noAck: true,
       push: broken,
       clear: () => {},

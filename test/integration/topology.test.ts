@@ -630,6 +630,20 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
         for (const name of names) assert.strictEqual(yield* exchangeExists(connection, name), name !== bad)
       })))
 
+    it.effect("a consumer whose topology ends every connection fails with it, and leaves the connection alone", () =>
+      noLeaks(Effect.gen(function*() {
+        const { connection, proxy } = yield* through()
+        const x = uniqueName("x")
+        const error = yield* Stream.runDrain(AmqpConsumer.stream("q", { topology: [exchange(x, { type: "x-no" })] }))
+          .pipe(
+            Effect.provideService(AmqpConnection.AmqpConnection, connection),
+            Effect.flip
+          )
+        assert.strictEqual(error.phase, "topology")
+        assert.deepInclude(error.reason, { _tag: "AmqpTopologyError", entity: `exchange "${x}"` })
+        assert.isAtMost(yield* proxy.accepted, 4)
+      })))
+
     it.effect("takes the end of the connection that somebody else provoked for a loss", () =>
       noLeaks(Effect.gen(function*() {
         const { connection, link, proxy } = yield* through()
