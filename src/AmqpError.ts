@@ -332,6 +332,26 @@ export class AmqpChannelClosed
   }
 }
 
+/**
+ * The broker did not answer the close of a channel: the connection was lost, or the time for it was over. Whether what was
+ * published last on it, without confirms, has come to the broker is unknown.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpCloseUnanswered
+  extends Schema.TaggedError<AmqpCloseUnanswered>("effect-amqp/AmqpCloseUnanswered")("AmqpCloseUnanswered", {
+    /** What ended the connection; absent where no answer came within `closeTimeout`. */
+    cause: Schema.optional(AmqpConnectionError)
+  })
+{
+  override get message(): string {
+    const why = this.cause === undefined ? "no answer came in time" : this.cause.message
+    return `channel.close: it is unknown whether what was published last has arrived: ${why}. ` +
+      "Publish it again where a duplicate does no harm, or turn on confirms"
+  }
+}
+
 /** What closed a channel; `undefined` is its own scope. */
 export type ChannelCloseCause = AmqpChannelClosed["cause"]
 
@@ -562,7 +582,7 @@ const reasonOf = (u: unknown): unknown => {
  * - 406: a late acknowledgement, a limit that is reached and a stream without its replica are transient; others are not.
  * - 530: a limit that is reached and a vhost that is down are transient; a missing one is not.
  *
- * Nacked and unconfirmed publishes are transient, returned ones are not. A consumer or a topology that failed is as
+ * Nacked and unconfirmed publishes and a close without an answer are transient, returned messages are not. A consumer or a topology that failed is as
  * transient as `isRecoverable` says of its reason.
  *
  * @category guards
@@ -574,7 +594,8 @@ export const isTransient = (u: unknown): boolean => {
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (isSoft(u)) return isTransientSoft(u)
-  return u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed || u instanceof AmqpConsumerCancelled
+  return u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed || u instanceof AmqpConsumerCancelled ||
+    u instanceof AmqpCloseUnanswered || (u instanceof Error && "_tag" in u && u._tag === "AmqpTopologyPending")
 }
 
 /**

@@ -17,7 +17,7 @@ import * as Fiber from "effect/Fiber"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import { AmqpConnectionError, ConnectionClosed, isTransient } from "../AmqpError.ts"
+import { AmqpConnectionError, ConnectionClosed, ConnectionLost, isTransient } from "../AmqpError.ts"
 import type { Session } from "./session.ts"
 import type { OpenSession } from "./shell.ts"
 
@@ -83,6 +83,12 @@ const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in r
  */
 const isWorthAnother = (error: AmqpConnectionError, before: AmqpConnectionError | undefined): boolean =>
   isTransient(error) || (isUnspoken(error) && (before === undefined || !isUnspoken(before)))
+
+/** A fault of this library, or of what it was given: credentials, endpoints, a schedule. */
+const clientFailed = (defect: unknown): AmqpConnectionError =>
+  new AmqpConnectionError({
+    reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
+  })
 
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
 
@@ -208,6 +214,11 @@ export const make = <R>(
 
     const begin = yield* first
     const supervising = yield* supervise(begin).pipe(
+      // Nobody else would hear of it.
+      Effect.catchDefect((defect) => {
+        const error = refuse(clientFailed(defect))
+        return Effect.as(current === undefined ? Effect.void : Scope.close(current.scope, Exit.void), error)
+      }),
       Effect.flatMap(end),
       Effect.forkIn(scope, { startImmediately: true })
     )
