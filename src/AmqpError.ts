@@ -585,8 +585,8 @@ const reasonOf = (u: unknown): unknown => {
  * - 406: a late acknowledgement, a limit that is reached and a stream without its replica are transient; others are not.
  * - 530: a limit that is reached and a vhost that is down are transient; a missing one is not.
  *
- * Nacked and unconfirmed publishes are transient, and so is a close without an answer; returned messages are not. A consumer or a topology that failed is as
- * transient as `isRecoverable` says of its reason.
+ * Nacked and unconfirmed publishes and a close without an answer are transient, returned messages are not. A consumer or a
+ * topology that failed is as transient as `isRecoverable` says of its reason; one whose entity ends every connection is not.
  *
  * @category guards
  * @since 0.1.0

@@ -3,7 +3,7 @@
  * the frames. Handlers are longer than a round trip: they go on until the broker has answered the cancel.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Logger, Schedule, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Logger, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
@@ -425,6 +425,37 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
         Effect.forkScoped
       )
       assert.include(yield* Deferred.await(logged), missing)
+    })))
+})
+
+layer(onVhost, { excludeTestServices: true })("AmqpConsumer.layer", (it) => {
+  it.effect("is built when its queue is subscribed to, and its end lets the handler at work settle", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, queue } = yield* filled(1)
+      const busy = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      const scope = yield* Scope.make()
+      yield* Layer.buildWithScope(
+        AmqpConsumer.layer(queue, () => Effect.andThen(Deferred.succeed(busy, undefined), Deferred.await(go))),
+        scope
+      )
+      assert.strictEqual((yield* channel.queueDeclarePassive(queue)).consumerCount, 1)
+      yield* Deferred.await(busy)
+      const ending = yield* Effect.forkScoped(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* Deferred.succeed(go, undefined)
+      yield* Fiber.join(ending)
+      const info = yield* channel.queueDeclarePassive(queue)
+      assert.deepStrictEqual([info.consumerCount, info.messageCount], [0, 0])
+    })))
+
+  it.effect("fails typed where its queue is missing", () =>
+    onConnection(Effect.gen(function*() {
+      const missing = uniqueName("missing")
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(AmqpConsumer.layer(missing, () => Effect.void))))
+      assert.deepStrictEqual([error._tag, error._tag === "AmqpConsumerFailed" && error.queue], [
+        "AmqpConsumerFailed",
+        missing
+      ])
     })))
 })
 
