@@ -19,6 +19,7 @@ import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
 import type { RequestError } from "./requests.ts"
+import { clientFailed } from "./supervisor.ts"
 
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
@@ -126,6 +127,8 @@ export const make = (
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
+      // Those who wait would hear of it from nobody else.
+      Effect.catchDefect((defect) => Effect.sync(() => channel.end(clientFailed(defect)))),
       Effect.forkScoped
     )
     // Runs before the end of that fiber, which closes the channel: what still waits is not sent any more.
