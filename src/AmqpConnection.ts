@@ -128,6 +128,8 @@ export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/i
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
+  /** Whether it has ended for good: there will be no further session. */
+  readonly isOver: () => boolean
 }
 
 /**
@@ -291,7 +293,13 @@ export const make = (
       }
     })
     const { close, closed, nextSession, onEpoch, session } = supervisor
-    const inner: Internals = { session, nextSession, onEpoch, ending }
+    const inner: Internals = {
+      session,
+      nextSession,
+      onEpoch,
+      ending,
+      isOver: () => board.current._tag === "Closed"
+    }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

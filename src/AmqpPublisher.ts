@@ -12,11 +12,13 @@
  *
  * @since 0.1.0
  */
+import * as Arr from "effect/Array"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Pull from "effect/Pull"
+import * as Result from "effect/Result"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -39,8 +41,10 @@ import {
 } from "./AmqpError.ts"
 import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
 import type { CommandError } from "./internal/channelTypes.ts"
+import { isDirectReply } from "./internal/directReply.ts"
+import { isLoss } from "./internal/loss.ts"
 import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
-import { make as makeChannel } from "./internal/publisherChannel.ts"
+import { make as makeChannels } from "./internal/publisherChannel.ts"
 import { confirmsIdle, contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
 
 const TypeId = "~effect-amqp/AmqpPublisher"
@@ -229,9 +233,33 @@ export interface AmqpPublisher {
  */
 export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
 
-const isPermanent = (
-  error: PublisherError
-): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => !isTransient(error)
+/** What is known of a message whose outcome was unknown before. */
+interface Doubt {
+  /** How many attempts ended so. */
+  readonly times: number
+  /** Whether it may be what the broker does not like: it is sent alone from now on. */
+  readonly isQuestioned: boolean
+  /** How often it was alone when the broker closed the connection because of a publish. */
+  readonly closings: number
+}
+
+const noDoubt: Doubt = { times: 0, isQuestioned: false, closings: 0 }
+
+/** So many attempts may be lost without a word before a message is questioned: it may be what ends connections. */
+const losses = 2
+
+/** So often the broker may close the connection of a message that is alone: once may be the fault of another one. */
+const closings = 2
+
+const doubted = (before: Doubt, { error, isQuestioned }: BatchFailure): Doubt => {
+  if (error._tag !== "AmqpPublishUnconfirmed") return before
+  const isClosing = before.isQuestioned && isQuestioned && error.cause?._tag === "AmqpConnectionError"
+  return {
+    times: before.times + 1,
+    isQuestioned: before.isQuestioned || isQuestioned || before.times + 1 >= losses,
+    closings: before.closings + (isClosing ? 1 : 0)
+  }
+}
 
 /** What a publisher adds to a message. */
 const completing = (options: Options) => {
@@ -242,13 +270,16 @@ const completing = (options: Options) => {
     if (given === undefined) return properties
     return given.deliveryMode === undefined ? { ...given, deliveryMode } : given
   }
-  return (message: Publish): Publish => ({
-    exchange: message.exchange ?? exchange,
-    routingKey: message.routingKey,
-    body: message.body,
-    properties: complete(message.properties),
-    mandatory: message.mandatory ?? mandatory
-  })
+  return (message: Publish): Publish => {
+    const to = message.exchange ?? exchange
+    return {
+      exchange: to,
+      routingKey: message.routingKey,
+      body: message.body,
+      properties: complete(message.properties),
+      mandatory: message.mandatory ?? (mandatory && !isDirectReply(to, message.routingKey ?? ""))
+    }
+  }
 }
 
 const identified = (message: Publish): Publish =>
@@ -288,7 +319,8 @@ export const make = (
     if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
-    const channel = yield* makeChannel(yield* AmqpConnection, { maxInFlight, confirmTimeout })
+    const connection = yield* AmqpConnection
+    const { main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
@@ -306,13 +338,32 @@ export const make = (
         return Effect.map(Effect.andThen(batch.add(messages), batch.settled), () => batch.takeFailures())
       })
 
+    /** The same, each alone. */
+    const publishAlone = (messages: ReadonlyArray<Publish>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+      Effect.flatMap(questioned, (own) => {
+        const batch = new PublishBatch(own)
+        return Effect.forEach(messages, (message) => own.alone(batch.add([message])), { discard: true }).pipe(
+          Effect.andThen(batch.settled),
+          Effect.map(() => batch.takeFailures())
+        )
+      })
+
+    /** Whether the same would happen again: another channel, and another epoch, are no reason to give up. */
+    const isPermanent = (
+      error: PublisherError
+    ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
+      if (error._tag === "AmqpConnectionError") return !isLoss(connection, error)
+      return error._tag === "AmqpChannelClosed" ? channel.isOver : !isTransient(error)
+    }
+
     /** Goes on from the failures of the first attempt. */
     const resendEach = (
       failed: ReadonlyArray<BatchFailure>,
       { resend }: ResendOptions
     ): Effect.Effect<ReadonlyArray<Unpublished>> => {
       const unpublished: Array<Unpublished> = []
-      const inDoubt = new Set<number>()
+      const doubts = new Map<number, Doubt>()
+      const doubtOf = (index: number): Doubt => doubts.get(index) ?? noDoubt
       let attempts = 0
       let failures = failed
       const givenUp = ({ error, index, message }: BatchFailure): Unpublished => ({
@@ -322,7 +373,7 @@ export const make = (
           routingKey: message.routingKey ?? "",
           messageId: message.properties?.messageId ?? "",
           attempts,
-          inDoubt: inDoubt.has(index),
+          inDoubt: doubtOf(index).times > 0,
           cause: error
         })
       })
@@ -331,23 +382,37 @@ export const make = (
         const again: Array<BatchFailure> = []
         for (const failure of failures) {
           const { error, index } = failure
-          if (error._tag === "AmqpPublishUnconfirmed") inDoubt.add(index)
-          if (!isPermanent(error)) again.push(failure)
-          else unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
+          const doubt = doubted(doubtOf(index), failure)
+          doubts.set(index, doubt)
+          if (isPermanent(error)) unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
+          else if (doubt.closings === closings) unpublished.push(givenUp(failure))
+          else again.push(failure)
         }
         failures = again
         return again[0] === undefined ? Effect.void : Effect.fail(again[0].error)
       })
+      const attempt = (
+        these: ReadonlyArray<BatchFailure>,
+        publish: (messages: ReadonlyArray<Publish>) => Effect.Effect<ReadonlyArray<BatchFailure>>
+      ): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+        these.length === 0 ? Effect.succeed(these) : Effect.map(
+          publish(these.map(({ message }) => message)),
+          (left) => left.map((failure) => ({ ...failure, index: these[failure.index]?.index ?? failure.index }))
+        )
       const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
         if (attempts === 0) return sort
-        const indexes = failures.map(({ index }) => index)
-        return Effect.flatMap(publishEach(failures.map(({ message }) => message)), (left) => {
-          failures = left.map((failure) => ({ ...failure, index: indexes[failure.index] ?? failure.index }))
+        const [together, alone] = Arr.partition(failures, (failure) =>
+          doubtOf(failure.index).isQuestioned ? Result.succeed(failure) : Result.fail(failure))
+        const attempted = Effect.all([attempt(together, publishEach), attempt(alone, publishAlone)], { concurrency: 2 })
+        return Effect.flatMap(attempted, (left) => {
+          failures = left.flat()
           return sort
         })
       })
       return Effect.retry(again, resend).pipe(
-        Effect.catch(() => Effect.sync(() => unpublished.push(...failures.map(givenUp)))),
+        Effect.catch(() =>
+          Effect.sync(() => unpublished.push(...failures.map(givenUp)))
+        ),
         Effect.as(unpublished)
       )
     }

@@ -1,9 +1,12 @@
 /**
- * The channel of a publisher: one at a time, in confirm mode, replaced when it is gone, so that those who publish see
- * one that is open or wait for it.
+ * The channels of a publisher. Each is one at a time, in confirm mode, replaced when it is gone, so that those who publish
+ * see one that is open or wait for it.
  *
  * A refused publish ends a channel as a lost connection does: the next one is opened as soon as there is a session. What
  * was on the old channel stays its business: nothing is carried over.
+ *
+ * A publisher has one for all that it sends. What is sent again and may be what the broker refused goes through a second
+ * one, each message alone, so that a refusal there is its own, while the first one goes on at full speed.
  *
  * @since 0.1.0
  */
@@ -11,13 +14,14 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
-import type { RequestError } from "./requests.ts"
+import { command, type RequestError } from "./requests.ts"
 
 /** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
 const refusedDelay = "1 second"
@@ -28,10 +32,12 @@ export class PublisherChannel {
   private next = Deferred.makeUnsafe<void, RequestError>()
   /** Set for good. */
   private ended: RequestError | undefined
+  private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
 
   constructor(connection: AmqpConnection) {
+    this.connection = connection
     this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
   }
 
@@ -46,6 +52,25 @@ export class PublisherChannel {
     if (this.open !== undefined) return Effect.void
     return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
   })
+
+  /** Whether there may be a further channel. */
+  get isOver(): boolean {
+    return this.ended !== undefined
+  }
+
+  /**
+   * Sends what is in question: alone, until the broker has taken it, which it tells by answering what comes behind. By
+   * then a refusal would have come, which a confirm may take long for. Others of the connection wait: they may end it.
+   */
+  alone(publish: Effect.Effect<void>): Effect.Effect<void> {
+    return aloneOn(this.connection).withPermit(Effect.andThen(publish, this.taken))
+  }
+
+  private readonly taken: Effect.Effect<void> = Effect.suspend(() =>
+    this.open === undefined
+      ? Effect.void
+      : Effect.ignore(command(this.open, { _tag: "confirm.select", noWait: false }, { soft: [], onReply: () => {} }))
+  )
 
   /** Lets everybody use this channel. */
   replace(state: ChannelState): void {
@@ -72,11 +97,22 @@ export class PublisherChannel {
   }
 }
 
+/** One message at a time on a connection. */
+const aloneOn = (() => {
+  const permits = new WeakMap<AmqpConnection, Semaphore.Semaphore>()
+  return (connection: AmqpConnection): Semaphore.Semaphore => {
+    const permit = permits.get(connection) ?? Semaphore.makeUnsafe(1)
+    permits.set(connection, permit)
+    return permit
+  }
+})()
+
 /** Opens a channel in confirm mode. */
 const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.tap(openChannel(connection), ({ channel }) => channel.confirmSelect).pipe(
-    // No number is asked for, and a new channel has no transaction.
-    Effect.catchTag(["AmqpEncodeError", "AmqpPreconditionFailed"], Effect.die)
+    // No number is asked for.
+    Effect.catchTag("AmqpEncodeError", Effect.die),
+    Effect.catchTag("AmqpPreconditionFailed", (cause) => new AmqpChannelClosed({ operation: "confirm.select", cause }))
   )
 
 /** Looks so often in the time that a confirm has. */
@@ -95,16 +131,20 @@ const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.
   ))
 }
 
-/** Opens the channel of a publisher and keeps it open, until the end of the scope waits for confirms and closes it. */
-export const make = (
-  connection: AmqpConnection,
-  options: { readonly maxInFlight: number; readonly confirmTimeout: Duration.Duration | undefined }
-): Effect.Effect<PublisherChannel, RequestError, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { confirmTimeout, maxInFlight } = options
-    const { nextSession } = connection[internals]()
-    const channel = new PublisherChannel(connection)
+/** What the channels of a publisher have in common. */
+interface Options {
+  readonly maxInFlight: number
+  readonly confirmTimeout: Duration.Duration | undefined
+}
 
+/** Keeps a channel open, until the end of the scope waits for confirms and closes it. */
+const keep = (
+  connection: AmqpConnection,
+  channel: PublisherChannel,
+  { confirmTimeout, maxInFlight }: Options
+): Effect.Effect<Fiber.Fiber<void>, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { nextSession } = connection[internals]()
     const once = Effect.flatMap(open(connection), ({ channel: own, state }) => {
       state.confirms.limit = maxInFlight
       channel.replace(state)
@@ -122,12 +162,42 @@ export const make = (
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
+      // Whatever ends it, nobody waits for a channel that will not come.
+      Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
       Effect.forkScoped
     )
     // Runs before the end of that fiber, which closes the channel: what still waits is not sent any more.
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => channel.end(new AmqpChannelClosed({ operation: "basic.publish" })))
-    )
-    yield* Effect.onError(channel.opened, () => Fiber.interrupt(keeping))
-    return channel
+    yield* Effect.addFinalizer(() => Effect.sync(() => channel.end(closed())))
+    return keeping
+  })
+
+const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
+
+/** The channels of a publisher. */
+export interface PublisherChannels {
+  /** For all that is sent. */
+  readonly main: PublisherChannel
+  /** For what is in question; opened when it is first asked for. */
+  readonly questioned: Effect.Effect<PublisherChannel>
+}
+
+/** Opens the channel of a publisher, and keeps it open as long as the scope. */
+export const make = (
+  connection: AmqpConnection,
+  options: Options
+): Effect.Effect<PublisherChannels, RequestError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const scope = yield* Effect.scope
+    const main = new PublisherChannel(connection)
+    const keeping = yield* keep(connection, main, options)
+    yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
+    let second: PublisherChannel | undefined
+    const questioned = Effect.uninterruptible(Effect.suspend(() => {
+      // A publisher that is closed opens nothing: the first channel says why.
+      if (main.isOver) return Effect.succeed(main)
+      if (second !== undefined) return Effect.succeed(second)
+      second = new PublisherChannel(connection)
+      return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
+    }))
+    return { main, questioned }
   })

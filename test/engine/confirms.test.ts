@@ -26,7 +26,7 @@ const recorded = () => {
   const publish = (count = 1): void => {
     for (let i = 0; i < count; i++) {
       const name = ++number
-      confirms.add({ exchange: "", onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
+      confirms.add({ messageOf: () => undefined, onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
     }
   }
   /** With one waiter for all, whose outcomes are written down as `run 3 Confirmed`, or as those of their numbers. */
@@ -81,7 +81,7 @@ describe("acknowledgements", () => {
   it("tell a waiter of several publishes once how many were confirmed, and of each that was not", () => {
     const { confirms } = recorded()
     const heard: Array<PublishOutcome> = []
-    const waiter: PublishWaiter = { exchange: "", onOutcome: (outcome) => void heard.push(outcome) }
+    const waiter: PublishWaiter = { messageOf: () => undefined, onOutcome: (outcome) => void heard.push(outcome) }
     for (let i = 0; i < 6; i++) confirms.add(waiter)
     confirms.settle(2, false, true)
     confirms.settle(4, true, true)
