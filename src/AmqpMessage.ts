@@ -74,6 +74,21 @@ export const bodyBytes = (body: Publish["body"]): Uint8Array => {
   throw new AmqpEncodeError({ path: "body", reason })
 }
 
+/** The end of the year 9999: what is beyond was counted in milliseconds. */
+const lastSecond = 253_402_300_799
+
+/**
+ * Refuses what has a form on the wire and is a mistake. Throws `AmqpEncodeError`.
+ *
+ * @internal
+ */
+export const checkTimestamp = (timestamp: PropertiesInput["timestamp"]): void => {
+  if (typeof timestamp !== "number" || timestamp <= lastSecond) return
+  const reason =
+    "expected seconds since 1970, not milliseconds: Math.floor(Date.now() / 1000). A bigint may be any number"
+  throw new AmqpEncodeError({ path: "timestamp", reason })
+}
+
 /**
  * The private tag by which returned messages are told apart starts with this; see `internal/confirms.ts`.
  *

@@ -16,7 +16,7 @@ import {
   type ChannelCloseCause,
   fromChannelClose
 } from "../AmqpError.ts"
-import { AmqpMessage, bodyBytes, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
+import { AmqpMessage, bodyBytes, checkTimestamp, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import { Assembler } from "./assembler.ts"
 import { Confirms, messageReturned, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
@@ -264,6 +264,7 @@ export class ChannelState {
     const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
     const confirmed = this.mode === "confirm"
     const bytes = bodyBytes(body)
+    if (properties.timestamp !== undefined) checkTimestamp(properties.timestamp)
     if (mandatory && this.mode === "plain") {
       throw new AmqpEncodeError({
         path: "mandatory",

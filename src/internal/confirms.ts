@@ -167,6 +167,8 @@ export class Confirms {
     // Answered already: the broker repeats itself.
     if (named >= 1 && named <= this.latest && this.waiter(named) === undefined) return
     const candidates = this.candidates(named, method, message)
+    const [only] = candidates
+    if (only !== undefined && candidates.length === 1) this.take(only)
     for (const sequence of candidates) {
       this.resolve(
         sequence,

@@ -110,9 +110,11 @@ const aloneOn = (() => {
 /** Opens a channel in confirm mode. */
 const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.tap(openChannel(connection), ({ channel }) => channel.confirmSelect).pipe(
-    // No number is asked for.
-    Effect.catchTag("AmqpEncodeError", Effect.die),
-    Effect.catchTag("AmqpPreconditionFailed", (cause) => new AmqpChannelClosed({ operation: "confirm.select", cause }))
+    Effect.catchTags({
+      // No number is asked for.
+      AmqpEncodeError: Effect.die,
+      AmqpPreconditionFailed: (cause) => new AmqpChannelClosed({ operation: "confirm.select", cause })
+    })
   )
 
 /** Looks so often in the time that a confirm has. */

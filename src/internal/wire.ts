@@ -49,10 +49,6 @@ export const describeType = (value: unknown): string => {
   return `${/^[aeiou]/i.test(type) ? "an" : "a"} ${type}`
 }
 
-/** The end of the year 9999: what is beyond was counted in milliseconds. */
-const lastSecond = 253_402_300_799
-const wholeSeconds = "expected whole seconds since 1970, as of Math.floor(Date.now() / 1000)"
-
 /** Whether these are the same bytes. */
 export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean =>
   a.length === b.length && a.every((octet, at) => octet === b[at])
@@ -283,11 +279,12 @@ export class Writer {
 
   /** POSIX seconds as an unsigned 64-bit integer (4.2.5.4). */
   timestamp(seconds: number | bigint): void {
-    if (typeof seconds === "number") {
-      if (seconds > lastSecond) this.fail(`${wholeSeconds}, not milliseconds (a bigint may be any number)`)
-      this.u64(this.integer(seconds, lastSecond))
-    } else if (typeof seconds !== "bigint") this.fail(`${wholeSeconds}, not ${describeType(seconds)}`)
-    else if (seconds >= 0n && seconds < 0x1_0000_0000_0000_0000n) this.big64(seconds)
+    if (typeof seconds === "number") this.u64(this.integer(seconds, Number.MAX_SAFE_INTEGER))
+    else if (typeof seconds !== "bigint") {
+      this.fail(
+        `expected seconds as a number or a bigint, not ${describeType(seconds)}: Math.floor(date.getTime() / 1000)`
+      )
+    } else if (seconds >= 0n && seconds < 0x1_0000_0000_0000_0000n) this.big64(seconds)
     else this.fail(`expected seconds from 0 to 2^64 - 1, not ${seconds}`)
   }
 

@@ -60,7 +60,7 @@ describe("the window", () => {
     confirms.add({ messageOf: () => undefined, onOutcome: () => {} })
     let looked = 0
     for (let i = 0; i < 3; i++) confirms.wait(() => looked++)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     turn()
     assert.strictEqual(looked, 3)
     assert.deepStrictEqual(log(), [])
@@ -88,7 +88,7 @@ describe("publishes that have waited for too long", () => {
     const { confirms, log, publish, turn } = limited(2)
     publish("a")
     confirms.expire(1, 1)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     turn()
     assert.deepStrictEqual(log(), ["write a", "a TimedOut"])
     assert.strictEqual(confirms.unsettled, 0)
