@@ -12,13 +12,11 @@
  *
  * @since 0.1.0
  */
-import * as Arr from "effect/Array"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Pull from "effect/Pull"
-import * as Result from "effect/Result"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -45,7 +43,7 @@ import { isDirectReply } from "./internal/directReply.ts"
 import { isLoss } from "./internal/loss.ts"
 import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
 import { make as makeChannels } from "./internal/publisherChannel.ts"
-import { confirmsIdle, contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
+import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
 
 const TypeId = "~effect-amqp/AmqpPublisher"
 
@@ -320,7 +318,7 @@ export const make = (
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
     const connection = yield* AmqpConnection
-    const { main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
+    const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
@@ -340,19 +338,25 @@ export const make = (
 
     /** The same, each alone. */
     const publishAlone = (messages: ReadonlyArray<Publish>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
-      Effect.flatMap(questioned, (own) => {
-        const batch = new PublishBatch(own)
-        return Effect.forEach(messages, (message) => own.alone(batch.add([message])), { discard: true }).pipe(
-          Effect.andThen(batch.settled),
-          Effect.map(() => batch.takeFailures())
-        )
+      Effect.gen(function*() {
+        const own = yield* questioned
+        const batches = yield* Effect.forEach(messages, (message) => {
+          const batch = new PublishBatch(own)
+          return Effect.as(own.alone(batch.add([message]), batch.settled), batch)
+        })
+        const failures = yield* Effect.forEach(batches, (batch, index) =>
+          Effect.map(batch.settled, () =>
+            batch.takeFailures().map((failure) => ({ ...failure, index }))))
+        return failures.flat()
       })
 
     /** Whether the same would happen again: another channel, and another epoch, are no reason to give up. */
     const isPermanent = (
       error: PublisherError
     ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
-      if (error._tag === "AmqpConnectionError") return !isLoss(connection, error)
+      if (error._tag === "AmqpConnectionError") {
+        return !isLoss(connection, error)
+      }
       return error._tag === "AmqpChannelClosed" ? channel.isOver : !isTransient(error)
     }
 
@@ -363,7 +367,8 @@ export const make = (
     ): Effect.Effect<ReadonlyArray<Unpublished>> => {
       const unpublished: Array<Unpublished> = []
       const doubts = new Map<number, Doubt>()
-      const doubtOf = (index: number): Doubt => doubts.get(index) ?? noDoubt
+      const doubtOf = (index: number): Doubt =>
+        doubts.get(index) ?? noDoubt
       let attempts = 0
       let failures = failed
       const givenUp = ({ error, index, message }: BatchFailure): Unpublished => ({
@@ -401,8 +406,9 @@ export const make = (
         )
       const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
         if (attempts === 0) return sort
-        const [together, alone] = Arr.partition(failures, (failure) =>
-          doubtOf(failure.index).isQuestioned ? Result.succeed(failure) : Result.fail(failure))
+        const isAlone = ({ index }: BatchFailure): boolean => doubtOf(index).isQuestioned
+        const alone = failures.filter(isAlone)
+        const together = alone.length === 0 ? failures : failures.filter((failure) => !isAlone(failure))
         const attempted = Effect.all([attempt(together, publishEach), attempt(alone, publishAlone)], { concurrency: 2 })
         return Effect.flatMap(attempted, (left) => {
           failures = left.flat()
@@ -410,9 +416,7 @@ export const make = (
         })
       })
       return Effect.retry(again, resend).pipe(
-        Effect.catch(() =>
-          Effect.sync(() => unpublished.push(...failures.map(givenUp)))
-        ),
+        Effect.catch(() => Effect.sync(() => unpublished.push(...failures.map(givenUp)))),
         Effect.as(unpublished)
       )
     }
@@ -487,7 +491,8 @@ export const make = (
       return options.resend === undefined
         ? sinkOf(complete, Effect.succeed)
         : sinkOf((message) =>
-          identified(complete(message)), (failures) => resendEach(failures, options))
+          identified(complete(message)), (failures) =>
+          resendEach(failures, options))
     }
 
     return AmqpPublisher.of({
@@ -495,7 +500,7 @@ export const make = (
       publish,
       publishAll,
       sink,
-      waitForConfirms: Effect.suspend(() => channel.open === undefined ? Effect.void : confirmsIdle(channel.open))
+      waitForConfirms: idle
     })
   })
 

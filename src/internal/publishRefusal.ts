@@ -28,8 +28,9 @@ export const traitsOf = ({ body, exchange = "", properties = {}, routingKey = ""
   size: bodyBytes(body).length
 })
 
-/** How a reply text ends that did not fit into the 255 bytes of a short string. */
+/** How a reply text ends that did not fit into the 255 bytes of a short string, and how long it is at least. */
 const cut = "..."
+const cutSize = 252
 
 /** The broker's words without the name of the reply code, and whether there was more. */
 interface Spoken {
@@ -39,8 +40,9 @@ interface Spoken {
 
 const spokenIn = (replyText: string): Spoken => {
   const text = replyText.replace(/^[A-Z_]+ - /, "")
-  return text.endsWith(cut) && new TextEncoder().encode(replyText).length >= 255
-    ? { text: text.slice(0, -cut.length), isCut: true }
+  return text.endsWith(cut) && new TextEncoder().encode(replyText).length >= cutSize
+    // It may be cut inside of a character.
+    ? { text: text.slice(0, -cut.length).replace(/\uFFFD+$/, ""), isCut: true }
     : { text, isCut: false }
 }
 

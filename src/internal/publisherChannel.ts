@@ -21,10 +21,13 @@ import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
-import { command, type RequestError } from "./requests.ts"
+import { confirmsIdle, type RequestError } from "./requests.ts"
 
 /** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
 const refusedDelay = "1 second"
+
+/** What is sent alone is waited for so long before the next is. */
+const patience = "1 second"
 
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
@@ -59,17 +62,16 @@ export class PublisherChannel {
   }
 
   /**
-   * Sends what is in question: alone, until the broker has taken it, which it tells by answering what comes behind. By
-   * then a refusal would have come, which a confirm may take long for. Others of the connection wait: they may end it.
+   * Sends what is in question, alone until it has its outcome. Others of the connection wait meanwhile: they might end it.
+   * A confirm that takes its time (a queue that is not available) holds them up for a moment only; a refusal does not.
    */
-  alone(publish: Effect.Effect<void>): Effect.Effect<void> {
-    return aloneOn(this.connection).withPermit(Effect.andThen(publish, this.taken))
+  alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
+    return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
   }
 
-  private readonly taken: Effect.Effect<void> = Effect.suspend(() =>
-    this.open === undefined
-      ? Effect.void
-      : Effect.ignore(command(this.open, { _tag: "confirm.select", noWait: false }, { soft: [], onReply: () => {} }))
+  /** Waits until all that is on its way has its outcome. */
+  readonly idle: Effect.Effect<void> = Effect.suspend(() =>
+    this.open === undefined ? Effect.void : confirmsIdle(this.open)
   )
 
   /** Lets everybody use this channel. */
@@ -179,8 +181,10 @@ const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
 export interface PublisherChannels {
   /** For all that is sent. */
   readonly main: PublisherChannel
-  /** For what is in question; opened when it is first asked for. */
+  /** For what is in question; opened when it is first asked for. The main one where the connection has no number left. */
   readonly questioned: Effect.Effect<PublisherChannel>
+  /** Waits until all that is on its way has its outcome. */
+  readonly idle: Effect.Effect<void>
 }
 
 /** Opens the channel of a publisher, and keeps it open as long as the scope. */
@@ -194,12 +198,20 @@ export const make = (
     const keeping = yield* keep(connection, main, options)
     yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
     let second: PublisherChannel | undefined
-    const questioned = Effect.uninterruptible(Effect.suspend(() => {
+    const kept = Effect.uninterruptible(Effect.suspend(() => {
       // A publisher that is closed opens nothing: the first channel says why.
       if (main.isOver) return Effect.succeed(main)
       if (second !== undefined) return Effect.succeed(second)
       second = new PublisherChannel(connection)
       return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
     }))
-    return { main, questioned }
+    const questioned = Effect.flatMap(kept, (own) =>
+      Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main }))
+    return {
+      main,
+      questioned,
+      idle: Effect.suspend(() =>
+        Effect.andThen(main.idle, second?.idle ?? Effect.void)
+      )
+    }
   })
