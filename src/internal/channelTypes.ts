@@ -22,7 +22,7 @@ import type {
 } from "../AmqpError.ts"
 import type { Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
-import type { PublishError, RequestError } from "./requests.ts"
+import type { PublishError, PublishRefusal, RequestError } from "./requests.ts"
 
 /** Tells channels from other values. */
 export const TypeId = "~effect-amqp/AmqpChannel"
@@ -334,10 +334,13 @@ export type GetError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | C
 export type SelectError = AmqpPreconditionFailed | RequestError
 
 /**
+ * What a transaction fails with beside its effect: a publish of it was refused or came back, tx.select was refused (406),
+ * or the channel is gone.
+ *
  * @category errors
  * @since 0.1.0
  */
-export type TransactionError = AmqpPreconditionFailed | AmqpMessageReturned | RequestError
+export type TransactionError = PublishRefusal | AmqpMessageReturned | RequestError
 
 // -----------------------------------------------------------------------------
 // the channel
@@ -446,7 +449,9 @@ export interface AmqpChannel {
    *
    * Transactions of one channel follow one another; what other fibers do on the channel meanwhile is part of the one
    * that is open. Mandatory messages that no queue took fail the transaction with an `AmqpMessageReturned` each, though
-   * the rest of it is committed: the broker tells only at the commit. Refused (406) on a channel with confirms.
+   * the rest of it is committed: the broker tells only at the commit. A publish that the broker refuses closes the
+   * channel and fails the transaction with that refusal, of which nothing is committed; `entity` is its exchange, and
+   * `routingKey` says which one it was, where the broker's words tell. Refused (406) on a channel with confirms.
    *
    * **Gotchas**
    *

@@ -107,9 +107,16 @@ export const command = <Name extends RequestName, A, Tag extends SoftTag = never
 
 const publishRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpPreconditionFailed", "AmqpContentTooLarge"] as const
 
+/** The refusals of a publish. */
+export type PublishRefusal = Refusal<typeof publishRefusals[number]>
+
+/** The refusal of a publish that closed a channel. */
+export const publishRefusal = (cause: ChannelCloseCause): PublishRefusal | undefined =>
+  isListed(cause, publishRefusals) && cause.operation === "basic.publish" ? cause : undefined
+
 /** What a publish can fail with. */
 export type PublishError =
-  | Extract<SoftError, { readonly _tag: typeof publishRefusals[number] }>
+  | PublishRefusal
   | AmqpPublishNacked
   | AmqpMessageReturned
   | AmqpPublishUnconfirmed
