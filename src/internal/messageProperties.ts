@@ -6,7 +6,6 @@
  */
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
-import type { BasicProperties } from "./spec.ts"
 import { type Decimal, decimal, isValue, type Plain, type PlainTable, type Timestamp, timestamp } from "./tableValue.ts"
 
 const { transform } = SchemaTransformation
@@ -85,7 +84,7 @@ const text = Schema.optional(Schema.String)
 const octet = Schema.optional(Schema.Int)
 
 /** The properties of a received message. */
-export const MessageProperties: Schema.Codec<BasicProperties<PlainTable>, unknown> = Schema.Struct({
+export const MessageProperties = Schema.Struct({
   contentType: text,
   contentEncoding: text,
   headers: Schema.optional(PlainTables),
