@@ -14,18 +14,19 @@
 import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
+import { backoff } from "./internal/backoff.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
 import { Ending } from "./internal/ending.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
@@ -125,11 +126,9 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /** @internal */
-export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
+export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
-  /** Whether it has ended for good: there will be no further session. */
-  readonly isOver: () => boolean
 }
 
 /**
@@ -155,10 +154,7 @@ const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server =
   }
 }
 
-/** Without end: 100 ms, doubled up to 30 s, each ± 20 %. */
-const defaultReconnect = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("30 seconds")]).pipe(
-  Schedule.jittered
-)
+const defaultReconnect = backoff(Duration.seconds(30))
 
 /** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({
@@ -197,7 +193,7 @@ class StatusBoard {
   current: Status = { _tag: "Connecting" }
   /** Made for the first who watches. */
   private hub: PubSub.PubSub<Status> | undefined
-  private session: OpenSession | undefined
+  private open: OpenSession | undefined
 
   set(status: Status): void {
     this.current = status
@@ -215,23 +211,23 @@ class StatusBoard {
   }
 
   /** An epoch begins; its broker may be short of resources from the first moment on. */
-  open(open: OpenSession): void {
-    this.session = open
+  begin(open: OpenSession): void {
+    this.open = open
     this.set({
       _tag: "Open",
       epoch: open.session.epoch,
       endpoint: formatEndpoint(open.endpoint),
       server: toServer(open.negotiated)
     })
-    if (open.session.blockedReason !== undefined) this.update(open.session.epoch)
+    if (open.session.blockedReason !== undefined) this.update(open.session)
   }
 
-  /** The session of an epoch was blocked or unblocked. */
-  update(epoch: number): void {
-    const { session } = this
-    if (session?.session.epoch !== epoch) return
-    const reason = session.session.blockedReason
-    if (reason === undefined) this.open(session)
+  /** A session was blocked or unblocked. */
+  update(session: Session): void {
+    const { open } = this
+    if (open?.session !== session) return
+    const { blockedReason: reason, epoch } = session
+    if (reason === undefined) this.begin(open)
     else this.set({ _tag: "Blocked", epoch, reason })
   }
 }
@@ -241,7 +237,8 @@ const attempt = (
   options: Options,
   resolved: ResolvedOptions,
   board: StatusBoard,
-  epoch: number
+  ending: Ending,
+  nextEpoch: () => number
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const credentials = yield* resolved.credentials
@@ -249,13 +246,13 @@ const attempt = (
     const at = (endpoint: Endpoint) =>
       openShell({
         ...resolved,
-        epoch,
+        nextEpoch,
+        ending,
         endpoint,
         mechanisms: resolved.mechanisms(credentials),
         locale: options.locale ?? defaultLocale,
         clientProperties: clientProperties(options),
-        onBlocked: () => board.update(epoch),
-        onUnblocked: () => board.update(epoch)
+        onBlocking: (session) => board.update(session)
       })
     return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
   })
@@ -282,24 +279,18 @@ export const make = (
     const board = new StatusBoard()
     const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
-      attempt: (epoch) => attempt(options, resolved, board, epoch),
+      attempt: (nextEpoch) => attempt(options, resolved, board, ending, nextEpoch),
       reconnect: options.reconnect ?? defaultReconnect,
       retryFirst: options.reconnect !== undefined,
       waitTimeout: resolved.waitTimeout,
       hooks: {
-        onOpen: (open) => board.open(open),
+        onOpen: (open) => board.begin(open),
         onReconnecting: (attempt, cause) => board.set({ _tag: "Reconnecting", attempt, cause }),
         onClosed: (error) => board.set({ _tag: "Closed", error })
       }
     })
-    const { close, closed, nextSession, onEpoch, session } = supervisor
-    const inner: Internals = {
-      session,
-      nextSession,
-      onEpoch,
-      ending,
-      isOver: () => board.current._tag === "Closed"
-    }
+    const { close, closed, session } = supervisor
+    const inner: Internals = { ...supervisor, ending }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

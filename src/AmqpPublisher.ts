@@ -22,7 +22,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
-import { AmqpConnection } from "./AmqpConnection.ts"
+import { AmqpConnection, internals } from "./AmqpConnection.ts"
 import {
   AmqpAccessRefused,
   AmqpChannelClosed,
@@ -40,7 +40,6 @@ import {
 import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
 import type { CommandError } from "./internal/channelTypes.ts"
 import { isDirectReply } from "./internal/directReply.ts"
-import { isLoss } from "./internal/loss.ts"
 import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
 import { make as makeChannels } from "./internal/publisherChannel.ts"
 import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
@@ -318,6 +317,7 @@ export const make = (
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
     const connection = yield* AmqpConnection
+    const { isOver } = connection[internals]()
     const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
@@ -350,12 +350,12 @@ export const make = (
         return failures.flat()
       })
 
-    /** Whether the same would happen again: another channel, and another epoch, are no reason to give up. */
+    /** What ended a connection, or a channel that was not opened, is a loss: only their end for good is final. */
     const isPermanent = (
       error: PublisherError
     ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
       if (error._tag === "AmqpConnectionError") {
-        return !isLoss(connection, error)
+        return isOver()
       }
       return error._tag === "AmqpChannelClosed" ? channel.isOver : !isTransient(error)
     }

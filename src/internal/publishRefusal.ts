@@ -72,10 +72,11 @@ const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits)
 
 /** What 406 says of a message: what is wrong with it comes first. */
 const isRefusedSo = (spoken: Spoken, { properties, size }: PublishTraits): boolean => {
-  const { deliveryMode, expiration, userId } = properties
+  const { deliveryMode, expiration, replyTo, userId } = properties
   return begins(spoken, `message size ${size} is larger than `) ||
     (userId !== undefined && begins(spoken, `user_id property set to '${userId}' but authenticated user was '`)) ||
     (expiration !== undefined && begins(spoken, `invalid expiration '${expiration}': `)) ||
+    (replyTo === "amq.rabbitmq.reply-to" && begins(spoken, "fast reply consumer does not exist")) ||
     begins(spoken, `invalid message: {delivery_mode_unknown,${deliveryMode}}`) ||
     (["CC", "BCC"] as const).some((header) =>
       isNoArray(properties, header) && begins(spoken, `invalid message: {unacceptable_type_in_header,"${header}",`)

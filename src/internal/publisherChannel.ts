@@ -18,13 +18,11 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
+import { firstDelay } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
 import { confirmsIdle, type RequestError } from "./requests.ts"
-
-/** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
-const refusedDelay = "1 second"
 
 /** What is sent alone is waited for so long before the next is. */
 const patience = "1 second"
@@ -99,15 +97,14 @@ export class PublisherChannel {
   }
 }
 
+const permits = new WeakMap<AmqpConnection, Semaphore.Semaphore>()
+
 /** One message at a time on a connection. */
-const aloneOn = (() => {
-  const permits = new WeakMap<AmqpConnection, Semaphore.Semaphore>()
-  return (connection: AmqpConnection): Semaphore.Semaphore => {
-    const permit = permits.get(connection) ?? Semaphore.makeUnsafe(1)
-    permits.set(connection, permit)
-    return permit
-  }
-})()
+const aloneOn = (connection: AmqpConnection): Semaphore.Semaphore => {
+  const permit = permits.get(connection) ?? Semaphore.makeUnsafe(1)
+  permits.set(connection, permit)
+  return permit
+}
 
 /** Opens a channel in confirm mode. */
 const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
@@ -159,7 +156,8 @@ const keep = (
         // Lost with its session: the next one brings the next channel.
         if (session.error !== undefined) return Effect.void
         channel.refuse(error)
-        return Effect.sleep(refusedDelay)
+        // A living connection refuses a channel, such as one that has no number left.
+        return Effect.flatMap(firstDelay, Effect.sleep)
       })))
 
     const keeping = yield* keepOpen.pipe(

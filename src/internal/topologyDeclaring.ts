@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
@@ -22,6 +23,7 @@ import {
   isSoft,
   isTransient
 } from "../AmqpError.ts"
+import { backoff } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
 import type { Ending } from "./ending.ts"
@@ -118,22 +120,18 @@ export interface Outcome {
   readonly skipped: ReadonlyArray<AmqpTopologyError>
 }
 
-/** For ever while the failure is transient: 100 ms, doubled up to 5 s, each ± 20 %. */
-export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("5 seconds")
-]).pipe(
-  Schedule.jittered,
+/** For ever while the failure is transient, with delays of up to 5 s. */
+export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = backoff(Duration.seconds(5)).pipe(
   Schedule.setInputType<AmqpTopologyError>(),
-  Schedule.while(({ input }) => isTransient(input.cause))
+  Schedule.while(({ input }) => isTransient(input))
 )
 
 /** The name of a queue in this session. */
 const nameIn = (
-  pass: Pick<Pass, "connection" | "session">,
+  session: Session,
   queue: QueueRef
 ): Effect.Effect<string, AmqpEncodeError> => {
-  const name = typeof queue === "string" ? queue : queueNameIn(pass.connection, queue, pass.session.epoch)
+  const name = typeof queue === "string" ? queue : queueNameIn(session, queue)
   if (name !== undefined) return Effect.succeed(name)
   return Effect.fail(new AmqpEncodeError({ path: "queue", reason: "the server-named queue could not be declared" }))
 }
@@ -157,10 +155,10 @@ const declareOn = (
     case "ServerNamedQueue":
       return Effect.map(
         channel.queueDeclare(entity),
-        ({ queue }) => setQueueName(pass.connection, entity, { epoch: pass.session.epoch, name: queue })
+        ({ queue }) => setQueueName(pass.session, entity, queue)
       )
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeBind(entity)
   }
@@ -229,7 +227,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
 // -----------------------------------------------------------------------------
 
 const deleteOn = (
-  pass: Pick<Pass, "connection" | "session">,
+  pass: Pick<Pass, "session">,
   channel: AmqpChannel,
   entity: Entity
 ): Effect.Effect<unknown, Refusal | AmqpConnectionError> => {
@@ -239,9 +237,9 @@ const deleteOn = (
     case "Queue":
       return channel.queueDelete({ queue: entity.name })
     case "ServerNamedQueue":
-      return Effect.flatMap(nameIn(pass, entity), (queue) => channel.queueDelete({ queue }))
+      return Effect.flatMap(nameIn(pass.session, entity), (queue) => channel.queueDelete({ queue }))
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeUnbind(entity)
     default:

@@ -103,7 +103,8 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
     ["expiration", { expiration: "-1" }],
     ["userId", { userId: "nobody" }],
     ["userId", { userId: "é".repeat(127) }],
-    ["deliveryMode", { deliveryMode: 3 }]
+    ["deliveryMode", { deliveryMode: 3 }],
+    ["replyTo", { replyTo: "amq.rabbitmq.reply-to" }]
   ]
 
   it.effect.each(kinds)(
@@ -136,7 +137,7 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
     onConnection(Effect.gen(function*() {
       const queue = yield* makeQueue
       const publisher = yield* AmqpPublisher.make({ maxInFlight: 50 })
-      const bad = [0, 1, 100, 101, 102, 250, 299]
+      const bad = [0, 1, 100, 101, 102, 250, 298, 299]
       const properties = kinds.map(([, properties]) => properties)
       const messages = numbered(300, { routingKey: queue }).map((message, i): Publish => {
         const kind = bad.indexOf(i)
