@@ -179,12 +179,13 @@ export class Confirms {
 
   /** The publishes that came back, or one of which did. The tag may be lost, or be another channel's. */
   private candidates(named: number, method: BasicReturn, message: AmqpMessage): ReadonlyArray<number> {
-    const own = this.waiter(named)?.messageOf(named)
-    if (own !== undefined && isRouteOf(method, own)) return [named]
+    const waiter = this.waiter(named)
+    const own = waiter?.messageOf(named)
+    if (waiter !== undefined && (own === undefined || isRouteOf(method, own))) return [named]
     const mandatory = this.pending().filter((sequence) => this.messageOf(sequence)?.mandatory === true)
     const equal = mandatory.filter((sequence) => isReturnOf(method, message, this.messageOf(sequence)))
     if (equal.length > 0) return equal
-    return this.waiter(named) === undefined ? mandatory : [named]
+    return waiter === undefined ? mandatory : [named]
   }
 
   private waiter(sequence: number): PublishWaiter | undefined {

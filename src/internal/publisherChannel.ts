@@ -160,7 +160,7 @@ const keep = (
         return Effect.flatMap(firstDelay, Effect.sleep)
       })))
 
-    const keeping = yield* keepOpen.pipe(
+    return yield* keepOpen.pipe(
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
@@ -168,9 +168,6 @@ const keep = (
       Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
       Effect.forkScoped
     )
-    // Runs before the end of that fiber, which closes the channel: what still waits is not sent any more.
-    yield* Effect.addFinalizer(() => Effect.sync(() => channel.end(closed())))
-    return keeping
   })
 
 const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
@@ -191,11 +188,18 @@ export const make = (
   options: Options
 ): Effect.Effect<PublisherChannels, RequestError, Scope.Scope> =>
   Effect.gen(function*() {
-    const scope = yield* Effect.scope
+    const scope = yield* Scope.fork(yield* Effect.scope)
     const main = new PublisherChannel(connection)
-    const keeping = yield* keep(connection, main, options)
-    yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
     let second: PublisherChannel | undefined
+    const keeping = yield* keep(connection, main, options)
+    // Runs before the end of those fibers, which close the channels: what still waits is not sent any more.
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        main.end(closed())
+        second?.end(closed())
+      })
+    )
+    yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
     const kept = Effect.uninterruptible(Effect.suspend(() => {
       // A publisher that is closed opens nothing: the first channel says why.
       if (main.isOver) return Effect.succeed(main)

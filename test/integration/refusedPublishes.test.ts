@@ -3,7 +3,7 @@
  * at most twice, and go on at full speed.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect, Fiber, Layer, Redacted, Schedule, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Layer, Redacted, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { fromConnectionClose } from "../../src/AmqpError.ts"
@@ -11,8 +11,9 @@ import type { PropertiesInput, Publish } from "../../src/AmqpMessage.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import * as AmqpFaults from "../../src/testing/AmqpFaults.ts"
+import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { onVhost, uniqueName, Vhost } from "../harness/shared.ts"
+import { canControl, isRabbitMQ, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { onConnection } from "./support.ts"
 
 /** A durable queue. */
@@ -240,6 +241,61 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
     })))
 })
 
+describe.runIf(canControl)("publishes that the user may not do, among others that they may", () => {
+  layer(onVhost, { excludeTestServices: true })((it) => {
+    it.effect("the default exchange, whose name is another one in the broker's words", () =>
+      Effect.gen(function*() {
+        const username = uniqueName("writer")
+        const password = uniqueName("password")
+        const { addUser, deleteUser, setPermissions } = yield* Broker.control
+        yield* Effect.acquireRelease(addUser(username, password), () => Effect.orDie(deleteUser(username)))
+        yield* setPermissions(username, (yield* Vhost).name, { write: "^amq\\.direct$" })
+        const credentials = { username, password: Redacted.make(password) }
+        yield* onConnection(
+          Effect.gen(function*() {
+            const publisher = yield* AmqpPublisher.make({ mandatory: false, exchange: "amq.direct" })
+            const messages = spoiled(numbered(50, {}), [10, 20], { exchange: "" })
+            const { failures } = yield* Effect.flip(publisher.publishAll(messages, { resend }))
+            assert.deepStrictEqual(failures.map(({ index }) => index), [10, 20])
+            for (const { error } of failures) {
+              assert.strictEqual((error._tag === "AmqpResendFailed" ? error.cause : error)._tag, "AmqpAccessRefused")
+            }
+          }),
+          { credentials }
+        )
+      }).pipe(Effect.scoped))
+
+    // The embedded broker has no permissions for topics.
+    it.effect.runIf(isRabbitMQ)(
+      "a topic: others to the same exchange are in doubt, and stored in the end",
+      () =>
+        onConnection(Effect.gen(function*() {
+          const queue = yield* makeQueue
+          const exchange = uniqueName("topics")
+          const vhost = (yield* Vhost).name
+          const { eval: evaluate } = yield* Broker.rabbitmq
+          const channel = yield* AmqpChannel.open
+          yield* channel.exchangeDeclare({ exchange, type: "topic" })
+          yield* channel.queueBind({ queue, exchange, routingKey: "#" })
+          yield* evaluate(
+            `rabbit_auth_backend_internal:set_topic_permissions(<<"guest">>, <<"${vhost}">>, <<"${exchange}">>, ` +
+              `<<"^mine">>, <<".*">>, <<"harness">>)`
+          )
+          const publisher = yield* AmqpPublisher.make()
+          const messages = spoiled(numbered(60, { exchange, routingKey: "mine.x" }), [30], { routingKey: "yours" })
+          const { failures } = yield* Effect.flip(publisher.publishAll(messages))
+          assert.deepStrictEqual(
+            failures.filter(({ error }) => error._tag === "AmqpAccessRefused").map(({ index }) => index),
+            [30]
+          )
+          const { failures: left } = yield* Effect.flip(publisher.publishAll(messages, { resend }))
+          assert.deepStrictEqual(left.map(({ error, index }) => [index, error._tag]), [[30, "AmqpAccessRefused"]])
+          assert.deepStrictEqual([...(yield* storedIn(queue)).keys()].sort(), [...without(60, [30])].sort())
+        }))
+    )
+  })
+})
+
 const faults = Layer.provide(AmqpFaults.layer, NodeAmqp.layerTransport)
 
 /** Runs a test on a connection that faults strike. */
@@ -375,6 +431,32 @@ describe("one publish that ends what it is sent on, in words that name nobody", 
         const failures = yield* fromFibers(20, messages, publish)
         assert.deepStrictEqual(tagsOf(failures), ["250 AmqpResendFailed"])
         assert.strictEqual((yield* storedIn(queue)).size, 499)
+      })))
+
+    it.effect("a publisher that is closed meanwhile sends nothing more, and says so", () =>
+      faulty(Effect.gen(function*() {
+        const queue = yield* makeQueue
+        yield* poison(queue, unheardOf)
+        const scope = yield* Scope.make()
+        const publisher = yield* Scope.provide(AmqpPublisher.make(), scope)
+        const messages = spoiled(numbered(500, { routingKey: queue }), [250], { routingKey: `${queue}-poison` })
+        const refused = yield* Deferred.make<void>()
+        const telling = Schedule.spaced("1 millis").pipe(
+          Schedule.setInputType<AmqpPublisher.PublisherError>(),
+          Schedule.tap(() => Deferred.succeed(refused, undefined))
+        )
+        const publishing = yield* Effect.forkChild(Effect.flip(publisher.publishAll(messages, { resend: telling })), {
+          startImmediately: true
+        })
+        yield* Deferred.await(refused)
+        yield* Scope.close(scope, Exit.void)
+        const { failures } = yield* Fiber.join(publishing)
+        const stored = yield* storedIn(queue)
+        for (const { error, index } of failures) {
+          assert.strictEqual(error._tag === "AmqpResendFailed" && error.inDoubt, true, String(index))
+        }
+        const failed = new Set(failures.map(({ index }) => index))
+        for (let i = 0; i < 500; i++) assert.isTrue(failed.has(i) || stored.has(String(i)))
       })))
 
     it.effect("a channel that is not opened for a while is waited for", () =>
