@@ -402,8 +402,8 @@ const returnAdvice = (
 }
 
 /**
- * No confirm: the channel went away between the write and the confirm, or the time for it is over. The message may or
- * may not be stored.
+ * No confirm: the channel went away between the write and the confirm, the time for it is over, or a message came back
+ * that may be this one. The message may or may not be stored.
  *
  * @category errors
  * @since 0.1.0

@@ -7,6 +7,9 @@
  * sent on the next one. What was written and not confirmed when a channel went away is never sent again by itself: it
  * fails with `AmqpPublishUnconfirmed`. `resend` asks for more, and may give duplicates.
  *
+ * A message that the broker refuses takes the channel with it, and the broker does not say which one it was. It is found by
+ * the broker's words, or, with a resend, by sending what is in doubt again one message at a time while others go on.
+ *
  * It does not buffer for a broker that is away, on disk or in memory: callers wait. Messages of one fiber keep their order,
  * except those that are sent again.
  *
@@ -74,8 +77,8 @@ const PublisherErrorSchema = Schema.Union([
 ])
 
 /**
- * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, or a later attempt met
- * something that does not pass. It is not sent any more.
+ * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, a later attempt met
+ * something that does not pass, or the message ends connections. It is not sent any more.
  *
  * @category errors
  * @since 0.1.0
@@ -148,7 +151,8 @@ export interface Options {
   readonly maxInFlight?: number | undefined
   /**
    * Whether a message that no queue takes fails with `AmqpMessageReturned`, where the message itself does not say: a
-   * broker confirms what it could not route. Defaults to `true`.
+   * broker confirms what it could not route. Defaults to `true`, but for replies to direct reply-to names
+   * (`amq.rabbitmq.reply-to.…`), which RabbitMQ before 4.3 returns and delivers.
    */
   readonly mandatory?: boolean | undefined
   /** Whether durable queues keep the message over a restart, where it has no `deliveryMode`. Defaults to `true`. */
@@ -168,10 +172,14 @@ export interface Options {
  *
  * **Details**
  *
- * What failed and may succeed later (`AmqpError.isTransient`: in doubt, nacked, no connection in time) is published
+ * What failed and may succeed later (in doubt, nacked, no connection in time, whatever ended the last one) is published
  * again under the schedule, whose input is the error, until it is confirmed. All attempts carry the same `messageId`, a
- * new UUID where the message has none, by which consumers can tell duplicates. What is not transient fails as it is at the
- * first attempt, and as `AmqpResendFailed` later.
+ * new UUID where the message has none, by which consumers can tell duplicates. What is not transient, and the end of the
+ * connection for good, fails as it is at the first attempt, and as `AmqpResendFailed` later.
+ *
+ * What may be what the broker refused, in words that name no message, is sent alone from then on, on a second channel; so
+ * is what was lost with a connection twice. A message that is alone when the broker closes the connection because of a
+ * publish, or does not say why, is given up the second time.
  *
  * @category models
  * @since 0.1.0
