@@ -60,14 +60,13 @@ const isNoArray = ({ headers }: PropertiesInput, header: "BCC" | "CC"): boolean 
 
 /** What 403 and 404 say: of an exchange, or of a routing key there. */
 const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits): boolean => {
-  const named = `exchange '${exchange === "" ? "amq.default" : exchange}'`
-  if (/^(write )?access to topic '/.test(spoken.text)) {
-    return ["", "write "].some((write) =>
-      begins(spoken, `${write}access to topic '${routingKey}' in exchange ${named}`)
-    )
+  const name = `'${exchange === "" ? "amq.default" : exchange}'`
+  const topic = /^(?:write )?access to topic '/.exec(spoken.text)?.[0]
+  if (topic !== undefined) {
+    return begins(spoken, `${topic}${routingKey}' in `) && (spoken.isCut || spoken.text.includes(`${name} in vhost '`))
   }
   // Other brokers have other words for it.
-  return spoken.text.includes(named) || (spoken.isCut && begins(spoken, `no ${named}`))
+  return spoken.text.includes(`exchange ${name}`) || (spoken.isCut && begins(spoken, `no exchange ${name}`))
 }
 
 /** What 406 says of a message: what is wrong with it comes first. */

@@ -1106,7 +1106,7 @@ describe("unconfirmed publishes of a channel that the broker closes", () => {
 
   it.each(
     [
-      "ACCESS_REFUSED - access to topic 'k' in exchange exchange 'e' in vhost '/' refused for user 'u'",
+      "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'",
       "ACCESS_REFUSED - write access to topic 'k' in exchange exchange 'e' in vhost '/' refused for user 'u'"
     ]
   )("%s: others may still go there", (replyText) => {

@@ -426,7 +426,14 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
         [0, "AmqpEncodeError"],
         [2, "AmqpEncodeError"]
       ])
-      assert.deepStrictEqual(yield* bodiesOf(queue), ["good"])
+      const mistakes = [{ body: { a: 1 } }, { body: "", properties: { timestamp: 1_700_000_000_000 } }]
+      for (const mistake of mistakes) {
+        // @ts-expect-error - a body is text or bytes
+        const messages: ReadonlyArray<Publish> = [mistake, { routingKey: queue, body: "good" }]
+        const { failures } = yield* Effect.flip(publisher.publishAll(messages, { resend: Schedule.forever }))
+        assert.deepStrictEqual(failures.map(({ error, index }) => [index, error._tag]), [[0, "AmqpEncodeError"]])
+      }
+      assert.deepStrictEqual(yield* bodiesOf(queue), ["good", "good", "good"])
     })))
 
   // --- the gates
