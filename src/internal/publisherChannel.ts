@@ -67,9 +67,9 @@ export class PublisherChannel {
     return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
   }
 
-  /** Waits until all that is on its way has its outcome. */
+  /** Waits until all that is on its way has its outcome; there may be confirms to come while the channel closes. */
   readonly idle: Effect.Effect<void> = Effect.suspend(() =>
-    this.open === undefined ? Effect.void : confirmsIdle(this.open)
+    this.state === undefined ? Effect.void : confirmsIdle(this.state)
   )
 
   /** Lets everybody use this channel. */
