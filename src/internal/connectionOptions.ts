@@ -34,7 +34,7 @@ export interface Options {
   readonly port?: number | undefined
   /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
   readonly tls?: boolean | TlsOptions | undefined
-  /** Defaults to `"/"`. */
+  /** Defaults to that of the URL, or else to `"/"`. The name `""` can be said only here. */
   readonly vhost?: string | undefined
   /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
   readonly credentials?: AmqpAuth.Credentials | Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError> | undefined
