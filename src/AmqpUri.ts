@@ -247,8 +247,12 @@ const parseQuery = (text: string, scheme: AmqpUri["scheme"]): Result.Result<Amqp
 
 const isIpv4 = (text: string): boolean => text.split(".").every((octet) => Number(octet) <= 255)
 
-/** An IPv6 address (RFC 4291, 2.2), with or without a zone (RFC 4007, 11). */
-const isIpv6 = (host: string): boolean => {
+/**
+ * An IPv6 address (RFC 4291, 2.2), with or without a zone (RFC 4007, 11).
+ *
+ * @internal
+ */
+export const isIpv6 = (host: string): boolean => {
   if (host.endsWith("%")) return false
   // The last 32 bits may be written as an IPv4 address.
   const address = host.replace(/%.*$/s, "")
