@@ -147,10 +147,12 @@ export interface ResolvedOptions {
 
 const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
 
-const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
+/** The error of an option. */
+export const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
   Result.fail(new AmqpEncodeError({ path: `options.${option}`, reason }))
 
-const integer = (
+/** A number of an option; `zero` is what 0 means, where it may be given. */
+export const integer = (
   path: string,
   value: number,
   min: number,
@@ -164,7 +166,7 @@ const integer = (
 }
 
 /** A wrong value, short; what an object holds may be secret. */
-const shown = (value: unknown): string => {
+export const shown = (value: unknown): string => {
   if (typeof value === "string") return JSON.stringify(excerpt(value))
   return typeof value === "object" && value !== null ? "an object" : String(value)
 }
@@ -188,7 +190,8 @@ const isNaNs = (input: unknown): boolean =>
     ? Object.values(input).some(isNaNs)
     : Number.isNaN(input)
 
-const duration = (
+/** A duration of an option; `zero` is what 0 means, where it may be given. */
+export const duration = (
   path: string,
   input: Duration.Input | undefined,
   fallback: Duration.Duration,
