@@ -180,8 +180,10 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
         const reason = yield* refusal({ ...yield* secure(), port })
         assert.strictEqual(reason._tag, "TlsFailed")
         assert.notStrictEqual(reason._tag === "TlsFailed" ? reason.code : "", "")
+        assert.match(reason.message, /is not TLS.*amqp instead of amqps/)
         const plain = yield* refusal({ ...yield* secure(), tls: false })
         assert.include(["ProtocolVersionMismatch", "ConnectionLost"], plain._tag)
+        assert.match(plain.message, /TLS.*amqps/)
       })))
 
     it.effect("TL04 a client certificate of a rogue authority is TlsFailed, and no wait", () =>
