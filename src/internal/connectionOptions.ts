@@ -50,7 +50,10 @@ export interface Options {
    * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
    */
   readonly heartbeat?: Duration.Input | undefined
-  /** Largest frame in bytes, from 4096; the smaller wish of both sides applies. Defaults to the broker's. */
+  /**
+   * Largest frame in bytes, from 4096, and from 8192 for RabbitMQ 4.1 and later; the smaller wish of both sides applies.
+   * Defaults to the broker's.
+   */
   readonly frameMax?: number | undefined
   /** Highest channel number, up to 65535; the smaller wish of both sides applies. Defaults to the broker's. */
   readonly channelMax?: number | undefined
