@@ -3,7 +3,7 @@
  * the frames. Handlers are longer than a round trip: they go on until the broker has answered the cancel.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Logger, Schedule, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Logger, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
@@ -428,6 +428,37 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
     })))
 })
 
+layer(onVhost, { excludeTestServices: true })("AmqpConsumer.layer", (it) => {
+  it.effect("is built when its queue is subscribed to, and its end lets the handler at work settle", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, queue } = yield* filled(1)
+      const busy = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      const scope = yield* Scope.make()
+      yield* Layer.buildWithScope(
+        AmqpConsumer.layer(queue, () => Effect.andThen(Deferred.succeed(busy, undefined), Deferred.await(go))),
+        scope
+      )
+      assert.strictEqual((yield* channel.queueDeclarePassive(queue)).consumerCount, 1)
+      yield* Deferred.await(busy)
+      const ending = yield* Effect.forkScoped(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* Deferred.succeed(go, undefined)
+      yield* Fiber.join(ending)
+      const info = yield* channel.queueDeclarePassive(queue)
+      assert.deepStrictEqual([info.consumerCount, info.messageCount], [0, 0])
+    })))
+
+  it.effect("fails typed where its queue is missing", () =>
+    onConnection(Effect.gen(function*() {
+      const missing = uniqueName("missing")
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(AmqpConsumer.layer(missing, () => Effect.void))))
+      assert.deepStrictEqual([error._tag, error._tag === "AmqpConsumerFailed" && error.queue], [
+        "AmqpConsumerFailed",
+        missing
+      ])
+    })))
+})
+
 layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lost", (it) => {
   /** As the default, but soon. */
   const soon = Schedule.spaced("20 millis").pipe(
@@ -544,5 +575,42 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
       )
       yield* link.reset
       yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
+    })))
+
+  it.effect("one of an exclusive queue waits until the topology has it again, also while nobody has it", () =>
+    noLeaks(Effect.gen(function*() {
+      const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const name = uniqueName("exclusive")
+      yield* Effect.gen(function*() {
+        yield* AmqpTopology.make([AmqpTopology.classicQueue(name, { exclusive: true, durable: false })], {
+          patience: "50 millis"
+        })
+        const consumer = yield* AmqpConsumer.make(name, { recover: soon })
+        const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
+        yield* consumer.deliveries.pipe(
+          Stream.runDrain,
+          Effect.catch((error) => Deferred.fail(failed, error)),
+          Effect.forkScoped
+        )
+        yield* until(consumer, isAttachedIn(1))
+        yield* proxy.refuse(true)
+        yield* proxy.set("up", { mode: "hole" })
+        yield* link.halfClose("down")
+        yield* Stream.runDrain(
+          Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
+        )
+        yield* proxy.set("up", { mode: "pass" })
+        yield* proxy.refuse(false)
+        yield* Effect.raceFirst(
+          until(
+            consumer,
+            (status) => status._tag === "Recovering" && status.cause.reason._tag === "AmqpResourceLocked"
+          ),
+          Deferred.await(failed)
+        )
+        // The queue goes with the old connection: from here on there is none, until the topology tries again.
+        yield* link.reset
+        yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
+      }).pipe(Effect.provideService(AmqpConnection, connection))
     })))
 })
