@@ -408,9 +408,10 @@ export interface AmqpChannel {
    *
    * **Details**
    *
-   * Set `qos` before: without it the broker sends all it has, and the client stops reading the socket when 4096
-   * deliveries or 8 MiB wait for a consumer; at 64 MiB, each delivery counted as 128 bytes and its body, while somebody
-   * waits for a reply or a confirm, which could not come otherwise.
+   * Set `qos` before: without it the broker sends all it has. When 4096 deliveries or 8 MiB wait for a consumer, the socket
+   * is read only in small steps: as the consumer takes them, every five seconds, and while somebody waits for a reply or a
+   * confirm, which could not come otherwise. At 64 MiB, each delivery counted as 128 bytes and its body, it is not read at
+   * all, and RabbitMQ closes a connection that takes nothing for some 30 seconds.
    */
   readonly consume: {
     (
