@@ -98,6 +98,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/queueNames.ts",
       "internal/requests.ts",
       "internal/shell.ts",
+      "internal/socketOptions.ts",
       "internal/supervisor.ts",
       "internal/topologyDeclaring.ts",
       "internal/topologyDiagnosis.ts",

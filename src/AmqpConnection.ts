@@ -267,8 +267,9 @@ const attempt = (
  *
  * Succeeds when the connection is open: dialing takes at most `connectTimeout`, the handshake at most
  * `handshakeTimeout`. Fails with `AmqpConnectionError`: `ConnectFailed`, `TlsFailed`, `AuthenticationFailed`,
- * `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`, `ConnectionLost`, `ProtocolViolation`; with
- * `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything is connected.
+ * `NegotiationFailed` (the limits), `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`,
+ * `ConnectionLost`, `ProtocolViolation`; with `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything
+ * is connected.
  *
  * @category constructors
  * @since 0.1.0
