@@ -4,7 +4,8 @@
  *
  * A channel belongs to one epoch of its connection and ends with it, or with the first operation that the broker
  * refuses. Operations of many fibers on one channel are pipelined and do not wait for one another. Closing the scope
- * waits for unsettled confirms, then closes the channel, each within the connection's `closeTimeout`.
+ * waits for unsettled confirms, then closes the channel, together within the connection's `closeTimeout`, which it shares
+ * with whatever ends at the same time. `use` hears what the broker says until then.
  *
  * Not offered, because nobody would learn of their failures or RabbitMQ refuses them: `no-wait` (requests are pipelined
  * instead), `immediate`, a `prefetch-size`, `recover` without requeueing, `recover-async`, and class access.

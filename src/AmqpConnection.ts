@@ -109,8 +109,15 @@ export interface AmqpConnection {
     reason?: string
   ) => Effect.Effect<void, AmqpConnectionError | AmqpEncodeError>
   /**
-   * Closes the connection and everything on it; the scope does the same. Returns when the socket is closed, within
-   * `closeTimeout` even if the broker does not answer. Closing again does nothing (specification 1.4.2.9).
+   * Closes the connection and everything on it; the scope does the same.
+   *
+   * **Details**
+   *
+   * `AmqpConsumer.run` ends first: its handlers at work may finish and settle, within their `drainTimeout`. From then on nothing
+   * new is taken: channels, requests and publishes fail with `ConnectionClosed`, also those that wait to be sent. What was
+   * published with confirms is waited for, then the connection is closed. All of it shares one `closeTimeout`, also
+   * against a broker that does not answer. Returns when the socket is closed. Closing again does nothing (specification
+   * 1.4.2.9).
    */
   readonly close: Effect.Effect<void>
   /** Waits for the end of the connection, however it comes, and returns its reason. */

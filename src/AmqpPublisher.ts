@@ -300,7 +300,7 @@ interface Unpublished {
 
 /**
  * Opens a publisher and closes it with the scope: publishes that wait fail, those that are on their way have the
- * connection's `closeTimeout` to be confirmed, then the channel is closed.
+ * connection's `closeTimeout` to be confirmed, which it shares with all that ends together, then the channel is closed.
  *
  * **Details**
  *

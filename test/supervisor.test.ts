@@ -598,6 +598,9 @@ describe("what is told, restored and closed", () => {
       net.latest().lose()
       yield* TestClock.adjust("1500 millis")
       net.latest().lose()
+      yield* settle
+      // Not when it would have been restored.
+      assert.strictEqual(seen.at(-1), "Reconnecting 2 ConnectionLost")
       yield* TestClock.adjust("10 seconds")
       assert.deepStrictEqual(seen, [
         "Open 1 amqp://localhost:5672",
@@ -606,6 +609,31 @@ describe("what is told, restored and closed", () => {
         "Open 3 amqp://localhost:5672"
       ])
       assert.isTrue(net.brokers[1]?.isClosed())
+    }))
+
+  it.effect("what is registered while an epoch is being restored belongs to it, also if that one is lost", () =>
+    Effect.gen(function*() {
+      for (const isLost of [false, true]) {
+        const net = network(() => memoryBroker())
+        const connection = yield* net.connect({ reconnect: every })
+        const { onEpoch } = connection[AmqpConnection.internals]()
+        const done: Array<string> = []
+        const restores = (name: string) =>
+          onEpoch(({ epoch }) =>
+            Effect.delay(Effect.sync(() => void done.push(`${name} ${epoch}`)), epoch === 1 ? 0 : "1 second")
+          )
+        yield* restores("a")
+        net.latest().lose()
+        yield* TestClock.adjust("1500 millis")
+        const late = yield* Effect.forkScoped(restores("late"), { startImmediately: true })
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* connection.status)._tag, "Reconnecting")
+        if (isLost) net.latest().lose()
+        yield* TestClock.adjust("1 minute")
+        yield* Fiber.join(late)
+        assert.strictEqual((yield* connection.status)._tag, "Open")
+        assert.deepStrictEqual(done, isLost ? ["a 1", "a 2", "a 3", "late 3"] : ["a 1", "a 2", "late 2"])
+      }
     }))
 
   const silentBroker = (): MemoryBroker => memoryBroker({ script: { "connection.start-ok": () => [] } })

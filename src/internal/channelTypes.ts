@@ -465,8 +465,14 @@ export interface AmqpChannel {
    */
   readonly flow: (active: boolean) => Effect.Effect<void, RequestError>
 
-  /** Closes the channel, as its scope does: waits for unsettled confirms, then closes. Closing again does nothing. */
+  /**
+   * Closes the channel, as its scope does: takes nothing new, waits for unsettled confirms, then for the broker's answer,
+   * together within `closeTimeout`. Closing again does nothing.
+   */
   readonly close: Effect.Effect<void>
-  /** Waits for the end of the channel, however it comes, and tells its reason in `cause`. */
+  /**
+   * Waits for the end of the channel, however it comes, and tells its reason in `cause`: also what the broker refused after
+   * the channel was to be closed.
+   */
   readonly closed: Effect.Effect<AmqpChannelClosed>
 }

@@ -97,7 +97,12 @@ export interface Options {
    * loss. 0 fails at once. Defaults to 30 seconds.
    */
   readonly waitTimeout?: Duration.Input | undefined
-  /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
+  /**
+   * How long an end may take that waits for the broker: unsettled confirms, the answers to what is closed, and the last bytes on
+   * their way. What ends together shares it: the end of a scope, or of the connection with everything on it, takes so long
+   * at most, however many channels, publishers and consumers there are. What is closed by itself has the whole of it.
+   * Handlers at work have the `drainTimeout` of their `AmqpConsumer.run` besides. Defaults to 5 seconds.
+   */
   readonly closeTimeout?: Duration.Input | undefined
   /**
    * Shortest time between two reads of the socket while more than four small ones would come in it, up to 10 ms: what has

@@ -30,8 +30,8 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
 /** A function of its own, which keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope; as a part of an ending, or `ending.opened` goes before. */
-export const openChannelOn = (
+/** Opens a channel of this session and closes it with the scope, as a part of an ending that may be under way. */
+export const openPart = (
   session: Session,
   ending: Ending,
   id?: number | undefined
@@ -50,14 +50,22 @@ export const openChannelOn = (
     })
   )
 
+/** Opens a channel of this session and closes it with the scope. */
+export const openChannelOn = (
+  session: Session,
+  ending: Ending,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.suspend(() => {
+    ending.opened()
+    return openPart(session, ending, id)
+  })
+
 /** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
 export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
   const { ending, session: opened } = connection[internals]()
-  return Effect.flatMap(opened, ({ session }) => {
-    ending.opened()
-    return openChannelOn(session, ending, id)
-  })
+  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
 }

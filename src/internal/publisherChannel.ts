@@ -23,6 +23,7 @@ import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
 import { confirmsIdle, type RequestError } from "./requests.ts"
+import { clientFailed } from "./supervisor.ts"
 
 /** What is sent alone is waited for so long before the next is. */
 const patience = "1 second"
@@ -164,6 +165,8 @@ const keep = (
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
+      // Those who wait would hear of it from nobody else.
+      Effect.catchDefect((defect) => Effect.sync(() => channel.end(clientFailed(defect)))),
       // Whatever ends it, nobody waits for a channel that will not come.
       Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
       Effect.forkScoped

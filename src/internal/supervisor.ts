@@ -75,7 +75,7 @@ interface Epoch {
 const stable = Duration.seconds(10)
 
 /** A fault of this library, or of what it was given: credentials, endpoints, a schedule. */
-const clientFailed = (defect: unknown): AmqpConnectionError =>
+export const clientFailed = (defect: unknown): AmqpConnectionError =>
   new AmqpConnectionError({
     reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
   })

@@ -27,7 +27,7 @@ import { backoff } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
 import type { Ending } from "./ending.ts"
-import { openChannelOn } from "./openChannel.ts"
+import { openPart } from "./openChannel.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
 import { AmqpTopologyError } from "./topologyError.ts"
@@ -74,7 +74,7 @@ const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, 
       Effect.gen(function*() {
         if (current !== undefined) yield* Scope.close(current.scope, Exit.void)
         const own = yield* Scope.fork(scope)
-        const open = yield* restore(Scope.provide(openChannelOn(session, ending), own)).pipe(
+        const open = yield* restore(Scope.provide(openPart(session, ending), own)).pipe(
           Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
         )
         current = { open, scope: own }

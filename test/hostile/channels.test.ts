@@ -4,6 +4,8 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import * as AmqpChannel from "../../src/AmqpChannel.ts"
+import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import type { BasicProperties } from "../../src/internal/spec.ts"
 import {
@@ -350,6 +352,38 @@ describe("frames for channels that are gone", () => {
         yield* Scope.close(scope, Exit.void)
       }
       assert.deepStrictEqual(ids, Array.from({ length: 25 }, (_, n) => n % 10 + 1))
+    })))
+
+  it.live("closes that cross, of which the broker answers ours late or never: the numbers come back", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened({}, { channelMax: 2 })
+      const { connection, server } = all
+      const refused = channelClose(404, "NOT_FOUND - no exchange 'gone' in vhost '/'", 60, 40)
+      let isLate = false
+      for (let round = 0; round < 9; round++) {
+        const using = yield* start(Effect.flip(
+          AmqpChannel.use((channel) => channel.publish({ exchange: "gone", body: "" })).pipe(
+            Effect.provideService(AmqpConnection, connection)
+          )
+        ))
+        const open = yield* server.next
+        assert.include(line(open), "channel.open")
+        const id = open.channel
+        // The answer to the close of the former channel of this number.
+        if (isLate) yield* server.send(id, { _tag: "channel.close-ok" })
+        yield* server.send(id, { _tag: "channel.open-ok" })
+        yield* server.expect(id, "basic.publish")
+        assert.strictEqual(line(yield* server.next), `${id} header 0`)
+        yield* server.expect(id, "channel.close")
+        yield* server.send(id, refused)
+        yield* server.expect(id, "channel.close-ok")
+        const error = yield* Fiber.join(using)
+        assert.deepInclude(error, { _tag: "AmqpNotFound", operation: "basic.publish", entity: "gone" })
+        // While nobody has the number; or when another channel has it, two rounds later; or never.
+        if (round < 3) yield* server.send(id, { _tag: "channel.close-ok" })
+        isLate = round >= 4 && round < 7
+      }
+      yield* assertAlive(all, yield* channelOn(all))
     })))
 })
 
