@@ -326,9 +326,8 @@ export class Session {
       writer.rollback()
       throw error
     }
-    const size = writer.unitSize
     writer.commit()
-    this.outbox.accept(size)
+    this.outbox.ready()
   }
 
   /**
