@@ -125,7 +125,7 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /** @internal */
-export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
+export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
 }
@@ -195,7 +195,7 @@ class StatusBoard {
   current: Status = { _tag: "Connecting" }
   /** Made for the first who watches. */
   private hub: PubSub.PubSub<Status> | undefined
-  private session: OpenSession | undefined
+  private open: OpenSession | undefined
 
   set(status: Status): void {
     this.current = status
@@ -213,23 +213,23 @@ class StatusBoard {
   }
 
   /** An epoch begins; its broker may be short of resources from the first moment on. */
-  open(open: OpenSession): void {
-    this.session = open
+  begin(open: OpenSession): void {
+    this.open = open
     this.set({
       _tag: "Open",
       epoch: open.session.epoch,
       endpoint: formatEndpoint(open.endpoint),
       server: toServer(open.negotiated)
     })
-    if (open.session.blockedReason !== undefined) this.update(open.session.epoch)
+    if (open.session.blockedReason !== undefined) this.update(open.session)
   }
 
-  /** The session of an epoch was blocked or unblocked. */
-  update(epoch: number): void {
-    const { session } = this
-    if (session?.session.epoch !== epoch) return
-    const reason = session.session.blockedReason
-    if (reason === undefined) this.open(session)
+  /** A session was blocked or unblocked. */
+  update(session: Session): void {
+    const { open } = this
+    if (open?.session !== session) return
+    const { blockedReason: reason, epoch } = session
+    if (reason === undefined) this.begin(open)
     else this.set({ _tag: "Blocked", epoch, reason })
   }
 }
@@ -239,7 +239,8 @@ const attempt = (
   options: Options,
   resolved: ResolvedOptions,
   board: StatusBoard,
-  epoch: number
+  ending: Ending,
+  nextEpoch: () => number
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const credentials = yield* resolved.credentials
@@ -247,13 +248,13 @@ const attempt = (
     const at = (endpoint: Endpoint) =>
       openShell({
         ...resolved,
-        epoch,
+        nextEpoch,
+        ending,
         endpoint,
         mechanisms: resolved.mechanisms(credentials),
         locale: options.locale ?? defaultLocale,
         clientProperties: clientProperties(options),
-        onBlocked: () => board.update(epoch),
-        onUnblocked: () => board.update(epoch)
+        onBlocking: (session) => board.update(session)
       })
     return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
   })
@@ -280,18 +281,18 @@ export const make = (
     const board = new StatusBoard()
     const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
-      attempt: (epoch) => attempt(options, resolved, board, epoch),
+      attempt: (nextEpoch) => attempt(options, resolved, board, ending, nextEpoch),
       reconnect: options.reconnect ?? defaultReconnect,
       retryFirst: options.reconnect !== undefined,
       waitTimeout: resolved.waitTimeout,
       hooks: {
-        onOpen: (open) => board.open(open),
+        onOpen: (open) => board.begin(open),
         onReconnecting: (attempt, cause) => board.set({ _tag: "Reconnecting", attempt, cause }),
         onClosed: (error) => board.set({ _tag: "Closed", error })
       }
     })
-    const { close, closed, nextSession, onEpoch, session } = supervisor
-    const inner: Internals = { session, nextSession, onEpoch, ending }
+    const { close, closed, session } = supervisor
+    const inner: Internals = { ...supervisor, ending }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

@@ -240,7 +240,6 @@ export const make = (
 
     const first = Deferred.makeUnsafe<unknown, TopologyError>()
     const passes = yield* FiberHandle.make<unknown, never>()
-    let epoch = 0
     const pass = (session: Session) =>
       Effect.matchEffect(
         declareAll({
@@ -260,13 +259,10 @@ export const make = (
         }
       )
     yield* onEpoch((session) =>
-      Effect.gen(function*() {
-        if (session.epoch !== epoch) {
-          epoch = session.epoch
-          yield* FiberHandle.run(passes, pass(session))
-        }
-        yield* Effect.timeoutOption(FiberHandle.awaitEmpty(passes), patience)
-      })
+      Effect.andThen(
+        FiberHandle.run(passes, pass(session)),
+        Effect.timeoutOption(FiberHandle.awaitEmpty(passes), patience)
+      )
     )
     yield* Effect.raceFirst(Deferred.await(first), Effect.flatMap(connection.closed, Effect.fail))
 

@@ -511,7 +511,7 @@ describe("what is told, restored and closed", () => {
         "Open 1 amqp://localhost:5672",
         "Reconnecting 1 ConnectionLost",
         "Reconnecting 2 ConnectionLost",
-        "Open 2 amqp://localhost:5672"
+        "Open 3 amqp://localhost:5672"
       ])
       assert.isTrue(net.brokers[1]?.isClosed())
     }))
@@ -547,6 +547,51 @@ describe("what is told, restored and closed", () => {
         assert.lengthOf(net.attempts, count)
       })
   )
+
+  it.effect("close has what is registered end first, together, while the connection still works", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker())
+      const connection = yield* net.connect({ reconnect: every })
+      const { isOver, onClosing, session } = connection[AmqpConnection.internals]()
+      const done: Array<string> = []
+      const ends = (name: string, after: number) =>
+        Effect.delay(Effect.andThen(Effect.orDie(session), Effect.sync(() => void done.push(name))), after)
+      const own = yield* Scope.fork(yield* Effect.scope)
+      yield* Scope.provide(onClosing(ends("gone", 0)), own)
+      yield* onClosing(ends("slow", 2_000))
+      yield* onClosing(Effect.die("broken"))
+      yield* onClosing(ends("quick", 1_000))
+      yield* Scope.close(own, Exit.void)
+      const closing = yield* Effect.forkChild(connection.close, { startImmediately: true })
+      yield* TestClock.adjust("1999 millis")
+      assert.deepStrictEqual(done, ["quick"])
+      assert.isFalse(isOver())
+      assert.strictEqual((yield* connection.status)._tag, "Open")
+      yield* TestClock.adjust(1)
+      yield* Fiber.join(closing)
+      assert.deepStrictEqual(done, ["quick", "slow"])
+      assert.isTrue(isOver())
+      assert.strictEqual((yield* Effect.flip(connection.server)).reason._tag, "ConnectionClosed")
+    }))
+
+  it.effect("a connection that is lost while it is being closed is not replaced, and nobody waits for it", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker())
+      const connection = yield* net.connect({ reconnect: every })
+      const { isOver, nextSession, onClosing } = connection[AmqpConnection.internals]()
+      const closed = yield* Effect.forkScoped(connection.closed, { startImmediately: true })
+      yield* onClosing(Effect.delay(Effect.ignore(nextSession), "1 second"))
+      const closing = yield* Effect.forkChild(connection.close, { startImmediately: true })
+      yield* settle
+      net.latest().lose()
+      yield* settle
+      assert.isTrue(isOver())
+      assert.strictEqual((yield* Effect.flip(connection.server)).reason._tag, "ConnectionClosed")
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(closing)
+      assert.strictEqual((yield* Fiber.join(closed)).reason._tag, "ConnectionClosed")
+      assert.lengthOf(net.attempts, 1)
+    }))
 
   it.effect("P5 the scope closes it while it reconnects", () =>
     Effect.gen(function*() {

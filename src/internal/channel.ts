@@ -178,9 +178,10 @@ const getFrom = (state: ChannelState): AmqpChannel["get"] => {
       onReply: (reply, content): Option.Option<Got<AmqpUnacknowledged>> => {
         if (reply._tag === "basic.get-empty" || content === undefined) return Option.none()
         const { deliveryTag, exchange, messageCount, redelivered, routingKey } = reply
+        const source = { queue, consumerTag: "", channel: state.id }
         const delivery = noAck
-          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
-          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
+          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content, source)
+          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content, source)
         return Option.some({ delivery, messageCount })
       },
       onLateReply: (reply) => {
@@ -247,14 +248,20 @@ export class OpenChannel {
     })
   }
 
+  /** Nothing new is taken; what has been published with confirms is waited for, then the answer to our close. */
   get close(): Effect.Effect<void> {
     return Effect.suspend(() => {
-      if (this.state.isClosed) return this.bounded(this.gone)
-      return this.bounded(confirmsIdle(this.state)).pipe(
-        Effect.andThen(Effect.suspend(() => {
-          this.state.close()
-          return this.bounded(this.gone)
-        }))
+      const { state } = this
+      state.finish(undefined)
+      const confirmed = state.unconfirmed === 0 ? Effect.void : this.bounded(confirmsIdle(state))
+      return Effect.andThen(
+        confirmed,
+        Effect.suspend(() => {
+          state.close()
+          return Effect.map(this.ending.within(this.gone), (gone) => {
+            if (Option.isNone(gone)) state.isAbandoned = true
+          })
+        })
       )
     })
   }

@@ -110,6 +110,9 @@ const nameOf = (classId: number, methodId: number): string => {
   return "channel"
 }
 
+/** The exchange that the broker speaks of in the refusal of a publish; empty where it names none. */
+const exchangeIn = (replyText: string): string => /exchange '(.*)' in vhost '/s.exec(replyText)?.[1] ?? ""
+
 const noProperties: PropertiesInput = {}
 
 /** A channel. */
@@ -122,9 +125,19 @@ export class ChannelState {
   inTransaction = false
   /** Why it is closed; meaningful once `isClosed`. */
   closeCause: ChannelCloseCause = undefined
+  /** Whether somebody has heard of that cause: an operation that it ended, or one that came later. */
+  isToldOf = false
+  /** Whether nobody waits for the answer to our close any more; until it comes the number is the last to be used. */
+  isAbandoned = false
   private readonly host: ChannelHost
   private madeConfirms: Confirms | undefined
   private state: State = "opening"
+  /** Whether nothing new is taken. */
+  private isFinishing = false
+  /** Whether `channel.open-ok` has come: what comes before it is from the former life of this number. */
+  private isKnown = false
+  /** After so many replies it is certain that what was published without confirms has come to the broker. */
+  private repliesLeft = 0
   /** Whether `channel.close-ok` was written. */
   private closeAnswered = false
   /** Whether the broker has asked for content to stop (`channel.flow`). */
@@ -178,7 +191,30 @@ export class ChannelState {
 
   /** Whether requests and publishes are over. */
   get isClosed(): boolean {
+    return this.isFinishing || this.isSilent
+  }
+
+  /** Whether nothing is written any more. */
+  private get isSilent(): boolean {
     return this.state === "closing" || this.state === "closed"
+  }
+
+  /** Whether both sides have forgotten it. */
+  get isGone(): boolean {
+    return this.state === "closed"
+  }
+
+  /** Publishes in confirm mode that have no outcome. */
+  get unconfirmed(): number {
+    return this.madeConfirms?.unsettled ?? 0
+  }
+
+  /**
+   * Whether it is not known if the broker has got what was published without confirms: nothing that was sent after it
+   * has been answered.
+   */
+  get isInDoubt(): boolean {
+    return this.repliesLeft > 0
   }
 
   // --- writing
@@ -269,6 +305,7 @@ export class ChannelState {
       throw error
     }
     this.lane.commitContent(writer, bytes)
+    if (this.mode === "plain") this.repliesLeft = this.pending.length + 1
     if (!confirmed) return
     this.confirms.add(waiter ?? { exchange, onOutcome: () => {} })
     this.host.expect(1)
@@ -291,7 +328,7 @@ export class ChannelState {
 
   /** Acknowledges one delivery. */
   ack(tag: number): SettleResult {
-    if (this.isClosed) return "Stale"
+    if (this.isSilent) return "Stale"
     return this.settlements.ack(tag) ? "Settled" : "AlreadySettled"
   }
 
@@ -301,7 +338,7 @@ export class ChannelState {
   }
 
   private settled(settle: () => boolean): SettleResult {
-    if (this.isClosed) return "Stale"
+    if (this.isSilent) return "Stale"
     return settle() ? "Settled" : "AlreadySettled"
   }
 
@@ -341,8 +378,18 @@ export class ChannelState {
   /** Gives a consumer's unsettled deliveries back to the queue. */
   requeueAll(consumer: ConsumerEntry): void {
     consumer.clear()
-    if (this.isClosed) return
+    if (this.isSilent) return
     this.settlements.giveBack(consumer)
+  }
+
+  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it may be handled. */
+  begin(tag: number): boolean {
+    return !this.isClosed && this.settlements.begin(tag)
+  }
+
+  /** Gives back all deliveries that nobody handles. */
+  giveBackAll(): void {
+    if (!this.isClosed) this.settlements.giveBackAll()
   }
 
   // --- flow
@@ -392,6 +439,7 @@ export class ChannelState {
   onMethod(method: Method): void {
     if (method._tag === "channel.close") return this.onClose(method)
     if (method._tag === "channel.close-ok") return this.onCloseOk()
+    if (method._tag === "channel.open-ok") this.isKnown = true
     if (this.isDeaf && !(this.state === "opening" && method._tag === "channel.open-ok")) {
       // Our close is behind the transaction.
       if (method._tag === "tx.commit-ok" || method._tag === "tx.rollback-ok") this.lane.release()
@@ -438,6 +486,7 @@ export class ChannelState {
   private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.takeAnswered(method, content)
     this.host.expect(-1)
+    if (this.repliesLeft > 0) this.repliesLeft--
     switch (method._tag) {
       case "channel.open-ok":
         this.state = "open"
@@ -540,16 +589,28 @@ export class ChannelState {
 
   // --- the end
 
+  /**
+   * Takes nothing new, neither requests nor publishes, and not from those who wait to publish. What has been written
+   * comes to its outcome, and deliveries can be settled.
+   */
+  finish(cause: ChannelCloseCause): void {
+    if (this.isClosed) return
+    this.isFinishing = true
+    this.closeCause = cause
+    this.releaseFlow()
+    this.madeConfirms?.release()
+  }
+
   /** Sends `channel.close`: everything that is pending ends, and `onClosed` callbacks run after `channel.close-ok`. */
   close(): void {
-    if (this.isClosed) return
+    if (this.isSilent) return
     this.write({ _tag: "channel.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
-    this.end(undefined, "closing")
+    this.end(this.closeCause, "closing")
   }
 
   /** Calls back once the broker has forgotten this channel; at once if it has. */
   onClosed(callback: () => void): void {
-    if (this.state === "closed") callback()
+    if (this.isGone) callback()
     else this.onClosedCallbacks.push(callback)
   }
 
@@ -559,6 +620,8 @@ export class ChannelState {
   }
 
   private onCloseOk(): void {
+    // For a close of the former life that crossed the broker's.
+    if (!this.isKnown) return
     if (this.state !== "closing") {
       throw violation(503, `channel.close-ok came on channel ${this.id}, nobody asked for it`)
     }
@@ -569,20 +632,18 @@ export class ChannelState {
     // RabbitMQ repeats itself until it has read the answer, and takes a second answer for an error.
     if (this.closeAnswered) return
     this.closeAnswered = true
-    const dropped = this.lane.discard()
+    this.lane.discard()
     this.write({ _tag: "channel.close-ok" })
-    if (this.state === "closing") {
-      // Both sides closed at once: the broker still answers our close, unless it was among what was dropped.
-      if (dropped) this.gone()
-      return
-    }
     const { classId, methodId, replyCode, replyText } = close
     const operation = nameOf(classId, methodId)
     const own = this.refusedRequest(operation, replyText)
     const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
-    const entity = own?.entity ?? refused[0]?.exchange ?? ""
+    const entity = own?.entity ?? refused[0]?.exchange ?? (operation === "basic.publish" ? exchangeIn(replyText) : "")
     const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
-    this.end(error, "closed", own, new Set(refused))
+    // Both sides closed at once. Whether the broker still answers our close is its affair, and RabbitMQ's is to lose it
+    // now and then: with our answer to its own it has forgotten the channel.
+    if (this.state === "closing") this.closedBy(error)
+    else this.end(error, "closed", own, new Set(refused))
     this.gone()
   }
 
@@ -613,9 +674,20 @@ export class ChannelState {
 
   /** The connection is gone. */
   fail(error: AmqpConnectionError): void {
-    if (this.state === "closed") return
-    if (this.state !== "closing") this.end(error, "closed")
+    if (this.isGone) return
+    if (this.state === "closing") this.closeCause ??= error
+    else this.end(error, "closed")
     this.gone()
+  }
+
+  /** Its number goes to another channel, though our close was never answered. */
+  forget(): void {
+    this.gone()
+  }
+
+  private closedBy(cause: ChannelCloseCause): void {
+    this.closeCause = cause
+    this.isToldOf = false
   }
 
   /** Ends everything that this channel owns. */
@@ -626,7 +698,9 @@ export class ChannelState {
     refused: ReadonlySet<PublishWaiter> = new Set()
   ): void {
     this.state = state
-    this.closeCause = cause
+    this.closedBy(cause)
+    // Those whose outcome nobody waits for any more count as well.
+    this.isToldOf = this.pending.length + this.unconfirmed > 0
     this.assembler.reset()
     this.madeSettlements?.clear()
     this.host.expect(-this.pending.length)

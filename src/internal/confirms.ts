@@ -170,6 +170,12 @@ export class Confirms {
     this.waiting.delete(callback)
   }
 
+  /** There is nothing to wait for any more: who waits looks again. */
+  release(): void {
+    this.limit = Infinity
+    this.hooks.later(this.admit)
+  }
+
   /** Lets those in who wait, in their order, while there is room. */
   private readonly admit = (): void => {
     this.admitting = false

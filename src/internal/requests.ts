@@ -33,8 +33,10 @@ const isListed = <Tag extends SoftTag>(
 ): error is Extract<SoftError, { readonly _tag: Tag }> => isSoft(error) && tags.some((tag) => tag === error._tag)
 
 /** The failure of an operation on a channel that is already gone. */
-export const channelClosed = (channel: ChannelState, operation: string): AmqpChannelClosed =>
-  closedBy(operation, channel.closeCause)
+export const channelClosed = (channel: ChannelState, operation: string): AmqpChannelClosed => {
+  channel.isToldOf = true
+  return closedBy(operation, channel.closeCause)
+}
 
 const closedBy = (operation: string, cause: ChannelCloseCause): AmqpChannelClosed =>
   new AmqpChannelClosed(cause === undefined ? { operation } : { operation, cause })
@@ -66,8 +68,12 @@ const send = <Name extends RequestName, A, Tag extends SoftTag, E>(
       channel.request(method, {
         entity: options.entity ?? "",
         onReply: (reply, content) => {
-          if (abandoned) options.onLateReply?.(reply)
-          else resume(Effect.succeed(options.onReply(reply, content)))
+          if (abandoned) return options.onLateReply?.(reply)
+          try {
+            resume(Effect.succeed(options.onReply(reply, content)))
+          } catch (defect) {
+            resume(Effect.die(defect))
+          }
         },
         onFailure: (cause, own) => {
           if (cause instanceof AmqpConnectionError) resume(Effect.fail(cause))

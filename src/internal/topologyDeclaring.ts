@@ -130,10 +130,10 @@ export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = Sch
 
 /** The name of a queue in this session. */
 const nameIn = (
-  pass: Pick<Pass, "connection" | "session">,
+  session: Session,
   queue: QueueRef
 ): Effect.Effect<string, AmqpEncodeError> => {
-  const name = typeof queue === "string" ? queue : queueNameIn(pass.connection, queue, pass.session.epoch)
+  const name = typeof queue === "string" ? queue : queueNameIn(session, queue)
   if (name !== undefined) return Effect.succeed(name)
   return Effect.fail(new AmqpEncodeError({ path: "queue", reason: "the server-named queue could not be declared" }))
 }
@@ -157,10 +157,10 @@ const declareOn = (
     case "ServerNamedQueue":
       return Effect.map(
         channel.queueDeclare(entity),
-        ({ queue }) => setQueueName(pass.connection, entity, { epoch: pass.session.epoch, name: queue })
+        ({ queue }) => setQueueName(pass.session, entity, queue)
       )
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeBind(entity)
   }
@@ -229,7 +229,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
 // -----------------------------------------------------------------------------
 
 const deleteOn = (
-  pass: Pick<Pass, "connection" | "session">,
+  pass: Pick<Pass, "session">,
   channel: AmqpChannel,
   entity: Entity
 ): Effect.Effect<unknown, Refusal | AmqpConnectionError> => {
@@ -239,9 +239,9 @@ const deleteOn = (
     case "Queue":
       return channel.queueDelete({ queue: entity.name })
     case "ServerNamedQueue":
-      return Effect.flatMap(nameIn(pass, entity), (queue) => channel.queueDelete({ queue }))
+      return Effect.flatMap(nameIn(pass.session, entity), (queue) => channel.queueDelete({ queue }))
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeUnbind(entity)
     default:

@@ -344,7 +344,7 @@ describe("close", () => {
     assert.lengthOf(lines.filter((line) => line.startsWith("1 body")), 5)
   })
 
-  it("that crosses the broker's is answered, once, and still waits for its own answer", () => {
+  it("that crosses the broker's is over with our answer: it has the broker's reason, and waits for nothing more", () => {
     const { channel, peer } = opened()
     const heard = peer.declare(channel, "q")
     let closed = 0
@@ -355,11 +355,129 @@ describe("close", () => {
     peer.reply(1, channelClose(406, "x", ...declareId))
     assert.deepStrictEqual(peer.lines(), ["1 channel.close-ok"])
     assert.deepStrictEqual(heard, [{ _tag: "Failure", cause: undefined, own: false }])
-    assert.strictEqual(closed, 0)
-    peer.reply(1, { _tag: "channel.close-ok" })
     assert.strictEqual(closed, 1)
+    assert.deepInclude(channel.closeCause, { _tag: "AmqpPreconditionFailed", operation: "queue.declare" })
+    // Where the broker answers ours as well.
+    peer.reply(1, { _tag: "channel.close-ok" })
     assert.deepStrictEqual(peer.lines(), [])
-    assert.isUndefined(channel.closeCause)
+    assert.isUndefined(peer.end)
+  })
+
+  const crossed = () => {
+    const peer = new Peer().open({ channelMax: 1 })
+    peer.channel().close()
+    assert.deepStrictEqual(peer.lines(), ["1 channel.close"])
+    peer.reply(1, channelClose(404, "NOT_FOUND - no exchange 'x' in vhost '/'", 60, 40))
+    assert.deepStrictEqual(peer.lines(), ["1 channel.close-ok"])
+    return peer
+  }
+
+  it("that crossed the broker's gives its number back, and a late close-ok is not the next channel's", () => {
+    const peer = crossed()
+    const channel = peer.session.openChannel() ?? assert.fail("no number")
+    const opening = peer.request(channel, { _tag: "channel.open" })
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.deepStrictEqual(opening, [])
+    peer.reply(1, { _tag: "channel.open-ok" })
+    assert.lengthOf(opening, 1)
+    assert.isFalse(channel.isClosed)
+    const before = peer.end
+    assert.isUndefined(before)
+    // Now nobody can have asked for it.
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.end?.reason._tag, "ProtocolViolation")
+  })
+
+  it("before open-ok does not take a late close-ok for its own", () => {
+    const peer = crossed()
+    const channel = peer.session.openChannel() ?? assert.fail("no number")
+    peer.request(channel, { _tag: "channel.open" })
+    channel.close()
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.isFalse(channel.isGone)
+    assert.isUndefined(peer.session.openChannel())
+    peer.reply(1, { _tag: "channel.open-ok" }, { _tag: "channel.close-ok" })
+    assert.isTrue(channel.isGone)
+    peer.channel()
+  })
+
+  it("that nobody answers keeps its number until there is no other; then it is tried", () => {
+    const peer = new Peer().open({ channelMax: 2 })
+    const [silent, other] = [peer.channel(), peer.channel()]
+    let forgotten = 0
+    silent.onClosed(() => forgotten++)
+    silent.close()
+    assert.isUndefined(peer.session.openChannel(), "somebody waits for the answer")
+    silent.isAbandoned = true
+    assert.isUndefined(peer.session.openChannel(1), "asked for by its number")
+    other.close()
+    peer.reply(2, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.channel().id, 2)
+    peer.sent()
+    const next = peer.session.openChannel() ?? assert.fail("no number")
+    assert.strictEqual(next.id, 1)
+    const opening = peer.request(next, { _tag: "channel.open" })
+    peer.reply(1, { _tag: "channel.close-ok" }, { _tag: "channel.open-ok" })
+    assert.lengthOf(opening, 1)
+    assert.isFalse(next.isClosed)
+    assert.strictEqual(forgotten, 1)
+    assert.isUndefined(peer.end)
+  })
+
+  it("that is answered late gives its number back as ever", () => {
+    const peer = new Peer().open({ channelMax: 1 })
+    const channel = peer.channel()
+    channel.close()
+    channel.isAbandoned = true
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.channel().id, 1)
+  })
+
+  it("after finish: nothing new is taken, what is under way has its outcome, deliveries can be settled", () => {
+    const peer = new Peer().open()
+    const channel = peer.confirming()
+    channel.confirms.limit = 1
+    const consumer = peer.consume(channel, "c")
+    const outcome = peer.publish(channel)
+    const asked = peer.declare(channel, "q")
+    let admitted = 0
+    channel.confirms.wait(() => admitted++)
+    channel.onFlow(() => {})
+    peer.sent()
+    channel.finish(undefined)
+    assert.isTrue(channel.isClosed)
+    peer.turn()
+    assert.strictEqual(admitted, 1)
+    assert.deepStrictEqual(peer.lines(), [])
+    assert.deepStrictEqual(peer.declare(channel, "late"), [])
+    peer.receive(content(1, deliver("c", 1), "x"))
+    peer.reply(1, { _tag: "basic.ack", deliveryTag: 1, multiple: false }, declareOk("q"))
+    assert.deepStrictEqual(outcome, [{ _tag: "Confirmed", count: 1 }])
+    assert.lengthOf(asked, 1)
+    assert.deepStrictEqual(pull(consumer), [[1]])
+    assert.strictEqual(channel.ack(1), "Settled")
+    channel.close()
+    assert.deepStrictEqual(peer.lines(), ["1 basic.ack", "1 channel.close"])
+  })
+
+  it("knows whether what was published without confirms has arrived", () => {
+    const { channel, peer } = opened()
+    const doubts: Array<boolean> = []
+    const look = () => void doubts.push(channel.isInDoubt)
+    look()
+    peer.declare(channel, "before")
+    channel.publish({ body: "x" }, undefined)
+    look()
+    peer.reply(1, declareOk("before"))
+    look()
+    peer.declare(channel, "behind")
+    look()
+    peer.reply(1, declareOk("behind"))
+    look()
+    assert.deepStrictEqual(doubts, [false, true, true, true, false])
+    const confirming = peer.confirming()
+    peer.publish(confirming)
+    assert.isFalse(confirming.isInDoubt)
   })
 
   it("that is not out yet when the broker's arrives never goes out", () => {

@@ -848,8 +848,97 @@ describe("names", () => {
   it("of consumers are never used twice on a connection, nor on the next", () => {
     const { session } = new Peer().open()
     const tags = Array.from({ length: 100 }, () => session.consumerTag())
-    tags.push(new Peer({ epoch: 8 }).session.consumerTag())
+    tags.push(new Peer({ nextEpoch: () => 8 }).open().session.consumerTag())
     assert.strictEqual(new Set(tags).size, 101)
+  })
+})
+
+describe("a fault of this client", () => {
+  const broken = () => {
+    throw new Error("broken")
+  }
+  const hooks = { onOpen: () => {}, onBlocked: () => {}, onUnblocked: () => {} }
+
+  it.each(["onOpen", "onBlocked", "onUnblocked"] as const)("in %s is the end of the session, and typed", (name) => {
+    const ends: Array<AmqpConnectionError> = []
+    const peer = new Peer({ hooks: { ...hooks, onEnd: (error) => void ends.push(error), [name]: broken } }).open()
+    peer.reply(0, { _tag: "connection.blocked", reason: "memory" }, { _tag: "connection.unblocked" })
+    assert.deepStrictEqual(ends.map(({ message }) => message.includes("this client failed: Error: broken")), [true])
+    assert.strictEqual(reasonOf(peer.session.error), "ConnectionLost")
+  })
+
+  it("in a callback is in no other's way", () => {
+    for (const inBatch of [true, false]) {
+      const peer = new Peer().open()
+      const channel = peer.channel()
+      const heard: Array<string> = []
+      const request = (name: string, run: () => void) =>
+        channel.request({ _tag: "basic.recover", requeue: true }, {
+          entity: "",
+          onReply: () => {
+            heard.push(name)
+            run()
+          },
+          onFailure: (cause) => void heard.push(`${name} ${cause?._tag}`)
+        })
+      request("one", broken)
+      request("two", broken)
+      request("three", () => {})
+      peer.sent()
+      if (inBatch) peer.reply(1, ...Array.from({ length: 3 }, () => ({ _tag: "basic.recover-ok" }) as const))
+      else {
+        peer.session.later(broken)
+        peer.session.later(() => heard.push("later"))
+        peer.turn()
+      }
+      const expected = ["one AmqpConnectionError", "two AmqpConnectionError", "three AmqpConnectionError"]
+      assert.deepStrictEqual(heard, inBatch ? ["one", "two", "three"] : ["later", ...expected])
+      assert.strictEqual(reasonOf(peer.end), "ConnectionLost")
+      assert.lengthOf(peer.events.filter(({ _tag }) => _tag === "End"), 1)
+    }
+  })
+
+  it("in what parses a frame is not the peer's, and ends the session at once", () => {
+    const peer = new Peer().open()
+    const channel = peer.channel()
+    const pending = peer.declare(channel, "q")
+    channel.addConsumer({
+      consumerTag: "c",
+      queue: "q",
+      channel: channel.id,
+      noAck: true,
+      push: broken,
+      clear: () => {},
+      end: () => {}
+    })
+    peer.receive(content(1, deliver("c", 1), "x"))
+    assert.strictEqual(reasonOf(peer.end), "ConnectionLost")
+    assert.deepStrictEqual(pending, [{ _tag: "Failure", cause: peer.end, own: false }])
+  })
+
+  it("in the platform's microtasks is heard of without them", () => {
+    for (const works of [0, 1, 2, 3, 4, 5, 6]) {
+      let calls = 0
+      const ends: Array<AmqpConnectionError> = []
+      const peer = new Peer({
+        schedule: (run) => {
+          if (++calls > works) throw new TypeError("Illegal invocation")
+          run()
+        },
+        hooks: { ...hooks, onEnd: (error) => void ends.push(error) }
+      })
+      const outbox = peer.session.outbox
+      outbox.onReady(() => {})
+      peer.open()
+      const channel = peer.session.openChannel()
+      const heard = channel === undefined ? [] : peer.request(channel, { _tag: "channel.open" })
+      outbox.onReady(() => {})
+      for (let i = 0; i < 10; i++) peer.session.later(() => {})
+      assert.strictEqual(reasonOf(ends[0]), "ConnectionLost", String(works))
+      assert.lengthOf(ends, 1)
+      assert.isAtMost(heard.length, 1)
+      if (channel !== undefined) assert.deepInclude(heard[0], { _tag: "Failure" })
+    }
   })
 })
 
