@@ -288,7 +288,8 @@ export const make = (
     if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
-    const channel = yield* makeChannel(yield* AmqpConnection, { maxInFlight, confirmTimeout })
+    const { publishing } = yield* AmqpConnection
+    const channel = yield* makeChannel(publishing, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
