@@ -78,6 +78,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpSchema.ts",
       "AmqpTelemetry.ts",
       "AmqpTopology.ts",
+      "internal/backoff.ts",
       "internal/channel.ts",
       "internal/channelTypes.ts",
       "internal/consumer/attachment.ts",

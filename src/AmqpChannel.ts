@@ -78,7 +78,7 @@ export const AmqpChannel = Context.Service<AmqpChannel>("effect-amqp/AmqpChannel
  * **Details**
  *
  * `id` asks for a channel number; one that is taken or out of range is an `AmqpEncodeError`. Without it the connection
- * picks a number, and uses the numbers in turn. Fails with `AmqpConnectionError` (`ResourceError`) when all are open.
+ * picks a number, and uses the numbers in turn. Fails with `AmqpConnectionError` (`ChannelsExhausted`) when all are open.
  *
  * @category constructors
  * @since 0.1.0

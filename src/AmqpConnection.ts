@@ -14,18 +14,19 @@
 import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
+import { backoff } from "./internal/backoff.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
 import { Ending } from "./internal/ending.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
@@ -164,10 +165,7 @@ const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server =
   }
 }
 
-/** Without end: 100 ms, doubled up to 30 s, each ± 20 %. */
-const defaultReconnect = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("30 seconds")]).pipe(
-  Schedule.jittered
-)
+const defaultReconnect = backoff(Duration.seconds(30))
 
 /** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({

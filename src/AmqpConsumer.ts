@@ -23,6 +23,7 @@ import type { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
 import { AmqpEncodeError, isTransient } from "./AmqpError.ts"
 import type { InputTable } from "./AmqpTable.ts"
 import { declare, type Entity } from "./AmqpTopology.ts"
+import { backoff } from "./internal/backoff.ts"
 import type { OnFailure } from "./internal/consumer/disposition.ts"
 import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./internal/consumer/failure.ts"
 import { makeHandlers } from "./internal/consumer/handlers.ts"
@@ -76,8 +77,8 @@ export interface Options {
    */
   readonly topology?: ReadonlyArray<Entity> | undefined
   /**
-   * How lost queues are subscribed to again; its input is the typed failure. Defaults to 100 ms doubled up to 30 s, with
-   * jitter, for as long as the failure is transient. A delivery, or ten seconds without a loss, begins it anew. When the
+   * How lost queues are subscribed to again; its input is the typed failure. Defaults to a delay of up to
+   * 2 s, doubled up to 30 s, with full jitter, for as long as the failure is transient. A delivery, or ten seconds without a loss, begins it anew. When the
    * connection is over for good it is not asked.
    */
   readonly recover?: Schedule.Schedule<unknown, AmqpConsumerFailed> | undefined
@@ -119,11 +120,7 @@ export interface AmqpConsumer {
   readonly changes: Stream.Stream<Status>
 }
 
-const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("30 seconds")
-]).pipe(
-  Schedule.jittered,
+const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = backoff(Duration.seconds(30)).pipe(
   Schedule.setInputType<AmqpConsumerFailed>(),
   Schedule.while(({ input }) => isTransient(input))
 )

@@ -46,8 +46,75 @@ const softMessage = (error: SoftParts, advice: string): string => {
   return `${error.operation}${target} was refused: ${error.replyText.replace(/\.$/, "")}. ${advice}`
 }
 
+/**
+ * The broker's own words: its text without what stands between the first quote and the last. Names, which may be any words,
+ * it quotes. Of a text that it cut off at 255 bytes only the beginning is certain to be its own.
+ */
+const wordsOf = (replyText: string): string => {
+  const first = replyText.indexOf("'")
+  if (first === -1) return replyText
+  const end = replyText.endsWith("...") ? "" : replyText.slice(replyText.lastIndexOf("'") + 1)
+  return `${replyText.slice(0, first)}''${end}`
+}
+
+const says = (replyText: string, pattern: RegExp): boolean => pattern.test(wordsOf(replyText))
+
 /** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
 const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
+
+/** Another consumer has the queue for itself: perhaps our own of a connection whose loss the broker has not noticed. */
+const isInUse = ({ replyText }: SoftParts): boolean => says(replyText, /in exclusive use|exclusive consumer/)
+
+/** The queue is there, what serves it is not: its node is down, its process has crashed, its leader changes or is slow. */
+const isAway = ({ replyText }: SoftParts): boolean =>
+  says(
+    replyText,
+    /home node|is down|inaccessible|not running|stopped by supervisor|crashed|failed to perform operation|timeout/
+  )
+
+/** A limit on queues or exchanges. */
+const limitReached = /(\(\d+\)|limit of \d+) is reached$/
+
+/** The advice that fits the broker's words or the operation: the first that matches. */
+type Advice = readonly [fits: (words: string, operation: string) => boolean, advice: string]
+
+const about = (pattern: RegExp, advice: string): Advice => [(words) => pattern.test(words), advice]
+
+const adviceFor = (error: SoftParts, table: ReadonlyArray<Advice>, otherwise: string): string => {
+  const words = wordsOf(error.replyText)
+  return table.find(([fits]) => fits(words, error.operation))?.[1] ?? otherwise
+}
+
+const refusedAccess: ReadonlyArray<Advice> = [
+  about(
+    /in exclusive use|exclusive consumer/,
+    "Another consumer has the queue for itself: wait for its end, or consume without exclusive on both sides"
+  ),
+  about(/name ''|default exchange|system|internal/, "The name belongs to the broker: use one of your own"),
+  about(/returned an error/, "What the broker asks about permissions has failed: see the broker's log")
+]
+
+const preconditions: ReadonlyArray<Advice> = [
+  about(/timed out/, "Settle deliveries sooner, or have the broker allow more time for it (consumer_timeout)"),
+  about(/unknown delivery tag/, "Settle each delivery once, on the channel that it came on"),
+  about(/expiration/, "Give the expiration in milliseconds, as a whole number that is not negative"),
+  about(/message size|larger than/, "Send a smaller message, or have the broker allow larger ones (max_message_size)"),
+  about(/user_id/, "Leave userId out, or give the name of the user who is logged in"),
+  about(/header/, "Correct the headers: CC and BCC are arrays of texts"),
+  about(/reply consumer/, "Consume from amq.rabbitmq.reply-to on the same channel, before publishing"),
+  about(/not empty/, "Delete it when it is empty, or without ifEmpty"),
+  about(/in use/, "Delete it when nobody uses it, or without ifUnused"),
+  about(limitReached, "Delete what is not needed, or have the broker allow more"),
+  about(/replica on the local node/, "Connect to a node that has a replica, or wait for it"),
+  about(/prefetch/, "Set a prefetch before consuming (qos)"),
+  about(/confirm mode|tx mode|not transactional/, "Use a channel for confirms or for transactions, not for both"),
+  about(/invalid (arg|property|type|value)|unknown|Exceeded max/i, "Correct the options"),
+  [(_, operation) => operation === "basic.publish", "Correct the message"],
+  [
+    (words, operation) => /inequivalent/.test(words) || /declare/.test(operation),
+    "Compare the options with what the broker already holds"
+  ]
+]
 
 /**
  * 403: the user may not do this, or the name belongs to the broker (`amq.*`, the default exchange), or another
@@ -60,7 +127,14 @@ export class AmqpAccessRefused
   extends Schema.TaggedError<AmqpAccessRefused>("effect-amqp/AmqpAccessRefused")("AmqpAccessRefused", softFields)
 {
   override get message(): string {
-    return softMessage(this, "Check the user's permissions on this vhost, and that the name is not reserved")
+    return softMessage(
+      this,
+      adviceFor(
+        this,
+        refusedAccess,
+        "Check the user's permissions on this vhost, and that the name is not reserved"
+      )
+    )
   }
 }
 
@@ -74,9 +148,17 @@ export class AmqpNotFound
   extends Schema.TaggedError<AmqpNotFound>("effect-amqp/AmqpNotFound")("AmqpNotFound", softFields)
 {
   override get message(): string {
-    return softMessage(this, "Declare it before use, and check its name and the vhost")
+    return softMessage(
+      this,
+      isAway(this)
+        ? "Its node, process or leader is away: try again when it is back"
+        : "Declare it before use, and check its name and the vhost"
+    )
   }
 }
+
+/** Not in anybody's use: nobody may ever delete it. */
+const isProtected = ({ replyText }: SoftParts): boolean => says(replyText, /Cannot delete protected/)
 
 /**
  * 405: the queue is exclusive to another connection.
@@ -88,7 +170,12 @@ export class AmqpResourceLocked
   extends Schema.TaggedError<AmqpResourceLocked>("effect-amqp/AmqpResourceLocked")("AmqpResourceLocked", softFields)
 {
   override get message(): string {
-    return softMessage(this, "An exclusive queue can only be used by the connection that declared it")
+    return softMessage(
+      this,
+      isProtected(this)
+        ? "The queue belongs to a plugin of the broker: delete its owner"
+        : "An exclusive queue can only be used by the connection that declared it"
+    )
   }
 }
 
@@ -106,12 +193,7 @@ export class AmqpPreconditionFailed
   )
 {
   override get message(): string {
-    return softMessage(
-      this,
-      isLateAck(this)
-        ? "Settle deliveries sooner, or have the broker allow more time for it (consumer_timeout)"
-        : "Compare the options with what the broker already holds"
-    )
+    return softMessage(this, adviceFor(this, preconditions, "Correct the request"))
   }
 }
 
@@ -201,6 +283,7 @@ export {
   AmqpConnectionError,
   AuthenticationFailed,
   ChannelError,
+  ChannelsExhausted,
   CommandInvalid,
   ConnectFailed,
   ConnectionClosed,
@@ -212,6 +295,7 @@ export {
   HeartbeatTimeout,
   InternalError,
   InvalidPath,
+  NegotiationFailed,
   NotAllowed,
   NotImplemented,
   ProtocolVersionMismatch,
@@ -416,13 +500,6 @@ export const isSoft = (u: unknown): u is SoftError => isOneOf(softErrors, u)
  */
 export const isHard = (u: unknown): u is AmqpConnectionError => u instanceof AmqpConnectionError
 
-/**
- * Whether the broker says so in its own words. Names, which may be any words, it quotes: what comes after the last quote
- * is its own.
- */
-const says = (replyText: string, pattern: RegExp): boolean =>
-  pattern.test(replyText.slice(replyText.lastIndexOf("'") + 1))
-
 const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
   switch (reason._tag) {
     case "ConnectionForced":
@@ -432,10 +509,30 @@ const isTransientReason = (reason: AmqpConnectionErrorReason): boolean => {
     case "HandshakeTimeout":
     case "HeartbeatTimeout":
     case "ConnectionLost":
+    case "ChannelsExhausted":
       return true
     // A vhost that is missing, whose name is not quoted, stays missing; a limit is a matter of time.
     case "NotAllowed":
-      return says(reason.replyText, /limit (of )?\(\d+\)|is down$|not running$/)
+      return says(
+        reason.replyText,
+        /limit (of )?\(?\d+\)?( is reached)?$|timeout$|is down$|not running$|returned an error/
+      )
+    default:
+      return false
+  }
+}
+
+const isTransientSoft = (error: SoftError): boolean => {
+  switch (error._tag) {
+    case "AmqpAccessRefused":
+      return isInUse(error) || says(error.replyText, /returned an error/)
+    case "AmqpNotFound":
+      return isAway(error)
+    case "AmqpResourceLocked":
+      return !isProtected(error)
+    case "AmqpPreconditionFailed":
+      return isLateAck(error) || says(error.replyText, limitReached) ||
+        says(error.replyText, /replica on the local node$/)
     default:
       return false
   }
@@ -454,22 +551,47 @@ const reasonOf = (u: unknown): unknown => {
  *
  * **Details**
  *
- * Lost, forced and refused connections are transient; refused credentials, a failed TLS verification and protocol
- * errors are not. Where one code has two meanings, the broker's text decides: 404 for a queue whose node is down is
- * transient, 404 for one that does not exist is not; 406 for a late acknowledgement is transient, other 406 are not.
- * An exclusive queue (405) is transient: a dead connection of one's own may still hold it. Nacked and unconfirmed
- * publishes are transient, returned ones are not. A consumer or a topology that failed is as transient as its reason.
+ * Lost, forced and refused connections are transient; refused credentials, limits without agreement, a failed TLS
+ * verification and protocol errors are not. Where one code has two meanings, the broker's text decides:
+ *
+ * - 403: a queue in the exclusive use of another consumer is transient, which may be one's own of a connection that the
+ *   broker has not found dead yet; a missing permission is not.
+ * - 404: a queue whose node is down, whose process has crashed or whose leader does not answer is transient; one that
+ *   does not exist is not.
+ * - 405: an exclusive queue is transient; a dead connection of one's own may still hold it.
+ * - 406: a late acknowledgement, a limit that is reached and a stream without its replica are transient; others are not.
+ * - 530: a limit that is reached and a vhost that is down are transient; a missing one is not.
+ *
+ * Nacked and unconfirmed publishes are transient, returned ones are not. A consumer or a topology that failed is as
+ * transient as `isRecoverable` says of its reason.
  *
  * @category guards
  * @since 0.1.0
  */
 export const isTransient = (u: unknown): boolean => {
   const reason = reasonOf(u)
-  if (reason !== undefined) return isTransient(reason)
+  if (reason !== undefined) return isRecoverable(reason)
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
-  if (u instanceof AmqpNotFound) return says(u.replyText, /is down|inaccessible|not running/)
-  if (u instanceof AmqpPreconditionFailed) return isLateAck(u)
-  return u instanceof AmqpResourceLocked || u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed ||
-    u instanceof AmqpConsumerCancelled
+  if (isSoft(u)) return isTransientSoft(u)
+  return u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed || u instanceof AmqpConsumerCancelled
+}
+
+/**
+ * Whether what outlives its connections (a consumer, a publisher, a topology) may go on after this error: the rule of
+ * `AmqpConsumer`, `AmqpPublisher` and `AmqpTopology`.
+ *
+ * **Details**
+ *
+ * It is `isTransient`, but for one thing. A connection ends for the mistake of one, and everybody else on it has lost it,
+ * no more: to them each `AmqpConnectionError` is a loss that their connection makes up for. Only `ConnectionClosed`, by this
+ * client, is the end. What the broker refuses to them themselves, on their channel, is judged by itself.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isRecoverable = (u: unknown): boolean => {
+  if (u instanceof AmqpConnectionError) return u.reason._tag !== "ConnectionClosed"
+  if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isRecoverable(u.cause)
+  return isTransient(u)
 }

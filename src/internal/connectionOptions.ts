@@ -85,9 +85,13 @@ export interface Options {
   /** Whether each attempt begins anywhere in the list, so that clients spread over a cluster. Defaults to `"fixed"`. */
   readonly endpointOrder?: "fixed" | "shuffled" | undefined
   /**
-   * How a lost connection is replaced; its input is the typed error. Defaults to 100 ms doubled up to 30 s, with jitter,
-   * without end. The first connection is retried only if a schedule is given here, and only for transient failures:
-   * refused credentials, a missing vhost or a failed TLS fail at once. An epoch that lasted 10 seconds begins it anew.
+   * How a lost connection is replaced; its input is the typed error. Defaults to a delay of anything up to 2 s, doubled up
+   * to 30 s (full jitter: clients that lost their broker at the same moment come back over seconds), without end. An epoch
+   * that lasted 10 seconds begins it anew.
+   *
+   * The first connection is retried only if a schedule is given here, and only for transient failures: refused
+   * credentials, a missing vhost or a failed TLS fail at once. A broker that closes the socket in answer to the login or to
+   * the limits, without a word, is asked once more, because one that is stopping does the same; then that is its answer.
    */
   readonly reconnect?: Schedule.Schedule<unknown, AmqpConnectionError> | undefined
   /**

@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
-import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpError.ts"
+import { AmqpConnectionError, AmqpEncodeError, ChannelsExhausted } from "../AmqpError.ts"
 import { OpenChannel } from "./channel.ts"
 import { ChannelState } from "./channelState.ts"
 import type { CommandError } from "./channelTypes.ts"
@@ -23,12 +23,7 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
     const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
     return new AmqpEncodeError({ path: "id", reason })
   }
-  const reason = new ResourceError({
-    replyCode: 506,
-    replyText: `all ${session.channelMax} channels of this connection are open`,
-    classId: 20,
-    methodId: 10
-  })
+  const reason = new ChannelsExhausted({ channelMax: session.channelMax })
   return new AmqpConnectionError({ reason })
 }
 

@@ -14,13 +14,11 @@ import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
+import { firstDelay } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
 import type { RequestError } from "./requests.ts"
-
-/** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
-const refusedDelay = "1 second"
 
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
@@ -115,7 +113,8 @@ export const make = (
         // Lost with its session: the next one brings the next channel.
         if (session.error !== undefined) return Effect.void
         channel.refuse(error)
-        return Effect.sleep(refusedDelay)
+        // A living connection refuses a channel, such as one that has no number left.
+        return Effect.flatMap(firstDelay, Effect.sleep)
       })))
 
     const keeping = yield* keepOpen.pipe(

@@ -316,14 +316,15 @@ export class Session {
 
   private answer(replies: ReadonlyArray<Method<InputTable>>): void {
     try {
-      for (const reply of replies) this.write(reply)
+      for (const reply of replies) this.handshake.sentSize = this.write(reply)
     } catch (error) {
       if (!(error instanceof AmqpEncodeError)) throw error
       this.fatal(this.handshake.onUnsendable(error))
     }
   }
 
-  private write(method: Method<InputTable>): void {
+  /** Returns the size of the frame. */
+  private write(method: Method<InputTable>): number {
     const writer = this.outbox.shared
     try {
       writeMethodFrame(writer, 0, method, this.outbox.frameMax)
@@ -331,8 +332,10 @@ export class Session {
       writer.rollback()
       throw error
     }
+    const size = writer.unitSize
     writer.commit()
     this.outbox.ready()
+    return size
   }
 
   /**
@@ -559,6 +562,12 @@ export class Session {
   /** The socket is gone, or must go: `detail` says how. */
   onSocketEnd(error: AmqpConnectionError): void {
     this.fatal(error)
+  }
+
+  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
+  onHangUp(error: AmqpConnectionError): void {
+    const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
+    this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
   }
 
   /** The error of a socket that went away. */

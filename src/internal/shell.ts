@@ -20,6 +20,7 @@ import {
   AmqpTransport,
   type Endpoint,
   formatEndpoint,
+  isHangUp,
   lostError,
   openError,
   type TransportOptions,
@@ -183,9 +184,12 @@ export const open = (
       const fork = (effect: Effect.Effect<void, AmqpConnectionError | Socket.SocketError>) =>
         effect.pipe(
           Effect.catch((error) =>
-            Effect.sync(() =>
-              session.onSocketEnd(Socket.isSocketError(error) ? lostError(error, endpoint, session.phase) : error)
-            )
+            Effect.sync(() => {
+              if (!Socket.isSocketError(error)) return session.onSocketEnd(error)
+              const lost = lostError(error, endpoint, session.phase)
+              if (isHangUp(error) && lost.reason._tag === "ConnectionLost") session.onHangUp(lost)
+              else session.onSocketEnd(lost)
+            })
           ),
           orEnd,
           Effect.forkIn(scope, { startImmediately: true })

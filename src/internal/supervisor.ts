@@ -74,6 +74,16 @@ interface Epoch {
 /** An epoch that lasted so long begins the schedule anew; shorter ones go on in it, so that no loop spins. */
 const stable = Duration.seconds(10)
 
+/** Whether the broker hung up in answer to what it was told, and said nothing. */
+const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in reason && reason.unspoken === true
+
+/**
+ * Whether a first connection is tried again after `error`, with the one before it. A broker that hangs up without a word
+ * refuses, or is just stopping: it is asked once more.
+ */
+const isWorthAnother = (error: AmqpConnectionError, before: AmqpConnectionError | undefined): boolean =>
+  isTransient(error) || (isUnspoken(error) && (before === undefined || !isUnspoken(before)))
+
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
 
 /** Opens the first session and supervises it from then on. */
@@ -136,13 +146,15 @@ export const make = <R>(
     const reopen = (
       step: Effect.Success<typeof steps>,
       error: AmqpConnectionError,
-      isRetried: (error: AmqpConnectionError) => boolean = () => true
+      isRetried: typeof isWorthAnother = () => true
     ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
       Effect.gen(function*() {
         let cause = error
+        let before: AmqpConnectionError | undefined
         for (let number = 1;; number++) {
           lastError = cause
-          if (!isRetried(cause)) return yield* cause
+          if (!isRetried(cause, before)) return yield* cause
+          before = cause
           const delay = yield* Effect.map(step(clock.currentTimeMillisUnsafe(), cause), ([, delay]) => delay).pipe(
             Pull.catchDone(() => cause)
           )
@@ -155,7 +167,7 @@ export const make = <R>(
       })
 
     const first = options.retryFirst
-      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isTransient)))
+      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isWorthAnother)))
       : attempt
 
     /** Waits for the end of each session and replaces it. */

@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
@@ -22,6 +23,7 @@ import {
   isSoft,
   isTransient
 } from "../AmqpError.ts"
+import { backoff } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
 import type { Ending } from "./ending.ts"
@@ -118,14 +120,10 @@ export interface Outcome {
   readonly skipped: ReadonlyArray<AmqpTopologyError>
 }
 
-/** For ever while the failure is transient: 100 ms, doubled up to 5 s, each ± 20 %. */
-export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("5 seconds")
-]).pipe(
-  Schedule.jittered,
+/** For ever while the failure is transient, with delays of up to 5 s. */
+export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = backoff(Duration.seconds(5)).pipe(
   Schedule.setInputType<AmqpTopologyError>(),
-  Schedule.while(({ input }) => isTransient(input.cause))
+  Schedule.while(({ input }) => isTransient(input))
 )
 
 /** The name of a queue in this session. */

@@ -471,3 +471,7 @@ export const truncateUtf8 = (text: string, max: number): string => {
   const { read } = textEncoder.encodeInto(wellFormed, new Uint8Array(max))
   return wellFormed.slice(0, read)
 }
+
+/** The beginning of a text that somebody else may have made as long as they like, for errors and logs. */
+export const excerpt = (text: string, max = 200): string =>
+  text.length <= max ? text : `${text.slice(0, max).toWellFormed()}… (${text.length} characters)`

@@ -76,7 +76,7 @@ layer(onVhost, { excludeTestServices: true })("channels", (it) => {
         const open = Effect.forEach(scopes, (scope) => Scope.provide(AmqpChannel.open, scope))
         assert.deepStrictEqual((yield* open).map(({ id }) => id), [1, 2, 3, 4, 5])
         const error = yield* Effect.flip(Effect.scoped(AmqpChannel.open))
-        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ResourceError")
+        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ChannelsExhausted")
 
         const [, second] = scopes
         assert.isDefined(second)

@@ -562,7 +562,7 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       Effect.gen(function*() {
         const publisher = yield* AmqpPublisher.make()
         const error = yield* Effect.flip(AmqpPublisher.make())
-        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ResourceError")
+        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ChannelsExhausted")
         yield* publisher.publish({ routingKey: "nobody", body: "", mandatory: false })
       }),
       { channelMax: 1 }
