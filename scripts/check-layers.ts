@@ -100,6 +100,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/topologyDiagnosis.ts",
       "internal/topologyLoops.ts",
       "internal/topologyOrder.ts",
+      "internal/topologyRefusals.ts",
       "internal/topologyValues.ts"
     ]
   },

@@ -33,6 +33,7 @@ import type { Limits, Negotiated } from "./internal/handshake.ts"
 import type { Session } from "./internal/session.ts"
 import { open as openShell, type OpenSession } from "./internal/shell.ts"
 import { make as supervise, type Supervisor } from "./internal/supervisor.ts"
+import type { Restores } from "./internal/topologyValues.ts"
 import { utf8 } from "./internal/wire.ts"
 
 const TypeId = "~effect-amqp/AmqpConnection"
@@ -140,6 +141,8 @@ export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/i
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
+  /** What the topologies say of their queues; ask `isRestored`. */
+  readonly restorations: Set<Restores>
 }
 
 /**
@@ -341,7 +344,7 @@ const makeOne = (
       }
     })
     const { close, closed, session } = supervisor
-    const inner: Internals = { ...supervisor, ending }
+    const inner: Internals = { ...supervisor, ending, restorations: new Set() }
     const connection: AmqpConnection = AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

@@ -11,9 +11,11 @@
  * @since 0.1.0
  */
 import type * as Arr from "effect/Array"
-import type * as Cause from "effect/Cause"
+import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
@@ -156,7 +158,8 @@ interface Definition {
 const define = (
   queue: QueueRef | ReadonlyArray<QueueRef>,
   options: Options,
-  defaultPrefetch: number
+  defaultPrefetch: number,
+  onAttached: () => void = () => {}
 ): Effect.Effect<Definition, AmqpConsumerFailed, AmqpConnection> =>
   Effect.gen(function*() {
     const connection = yield* AmqpConnection
@@ -195,6 +198,7 @@ const define = (
           exclusive: options.exclusive,
           arguments: options.arguments,
           onAttached: (epoch) => {
+            onAttached()
             if (status._tag !== "Attached" || status.epoch !== epoch) setStatus({ _tag: "Attached", epoch })
           },
           onRecovering: (cause) => {
@@ -223,8 +227,21 @@ const define = (
     }
   })
 
-const isClosedByClient = ({ reason }: AmqpConsumerFailed): boolean =>
-  reason._tag === "AmqpConnectionError" && reason.reason._tag === "ConnectionClosed"
+/** Whether somebody has ended it on purpose. */
+const isOrderly = (cause: Cause.Cause<unknown>): boolean =>
+  cause.reasons.every((reason) =>
+    Cause.isInterruptReason(reason) || (
+      Cause.isFailReason(reason) && reason.error instanceof AmqpConsumerFailed &&
+      reason.error.reason._tag === "AmqpConnectionError" && reason.error.reason.reason._tag === "ConnectionClosed"
+    )
+  )
+
+/** With the way to it only where it is a defect. */
+const logEnd = (label: string, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+  const text = `The consumer of ${label} has ended`
+  if (Cause.hasDies(cause)) return Effect.logError(text, cause)
+  return Effect.logError(`${text}: ${Cause.prettyErrors(cause).map(({ message }) => message).join("; ")}`)
+}
 
 /** The next deliveries: one Effect for an array of them. */
 const pullFrom = (
@@ -321,8 +338,8 @@ export type Handler<E, R> = (delivery: AmqpSupervisedDelivery) => Effect.Effect<
  * Its end (interruption, the scope, a failure, `AmqpConnection.close`) cancels the consumers, gives back what no handler has
  * begun, waits for handlers that are at work, at most `drainTimeout`, and closes the channels. Handlers that are not done by
  * then are interrupted and give back what they have. Handlers of a connection that is lost go on and count for `concurrency`;
- * what they settle is stale, and the broker delivers it again. A failure for good is logged as an error, for those who run it in
- * the background, unless the connection was closed by this client.
+ * what they settle is stale, and the broker delivers it again. A failure is logged as an error, for those who run it in the
+ * background, unless the connection was closed by this client.
  *
  * @category constructors
  * @since 0.1.0
@@ -341,7 +358,61 @@ export const run: {
 } = <E, R>(
   queue: QueueRef | ReadonlyArray<QueueRef>,
   handler: Handler<E, R>,
-  options: RunOptions & { readonly onFailure?: OnFailure<E> | undefined } = {}
+  options: HandlingOptions<E> = {}
+): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
+  supervise(queue, handler, options, () => {})
+
+/**
+ * `run` in the background of a layer.
+ *
+ * **Details**
+ *
+ * The layer is built when every queue is subscribed to, and fails typed if that does not come about. A consumer that fails for
+ * good later is logged as an error; a program that is to end with it runs it in the foreground, with `run`. The end of the
+ * layer is the end of `run`.
+ *
+ * **Example**
+ *
+ * ```ts
+ * const Billing = AmqpConsumer.layer("billing", handle, { concurrency: 10, onFailure: AmqpConsumer.requeueOnce })
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: {
+  <E, R>(
+    queue: QueueRef | ReadonlyArray<QueueRef>,
+    handler: Handler<E, R>,
+    options: RunOptions & { readonly onFailure: OnFailure<E> }
+  ): Layer.Layer<never, AmqpConsumerFailed, R | AmqpConnection>
+  <E, R>(
+    queue: QueueRef | ReadonlyArray<QueueRef>,
+    handler: Handler<E, R>,
+    options?: RunOptions & { readonly onFailure?: undefined }
+  ): Layer.Layer<never, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection>
+} = <E, R>(
+  queue: QueueRef | ReadonlyArray<QueueRef>,
+  handler: Handler<E, R>,
+  options: HandlingOptions<E> = {}
+): Layer.Layer<never, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
+  Layer.effectDiscard(Effect.gen(function*() {
+    const attached = Deferred.makeUnsafe<void, AmqpConsumerFailed | E | Cause.TimeoutError>()
+    yield* supervise(queue, handler, options, () => Deferred.doneUnsafe(attached, Effect.void)).pipe(
+      Effect.onExit((exit) => Deferred.done(attached, exit)),
+      Effect.forkScoped
+    )
+    yield* Deferred.await(attached)
+  }))
+
+type HandlingOptions<E> = RunOptions & { readonly onFailure?: OnFailure<E> | undefined }
+
+/** `run`, which tells when it has subscribed to every queue. */
+const supervise = <E, R>(
+  queue: QueueRef | ReadonlyArray<QueueRef>,
+  handler: Handler<E, R>,
+  options: HandlingOptions<E>,
+  onAttached: () => void
 ): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
   Effect.scoped(Effect.gen(function*() {
     const { concurrency = 1, handlerTimeout, onFailure } = options
@@ -359,7 +430,12 @@ export const run: {
       Effect.fromOption(Duration.fromInput(options.drainTimeout ?? "30 seconds")),
       () => failed("drainTimeout")("expected a duration")
     )
-    const { connection, label, onDetached, start } = yield* define(queue, options, Math.min(2 * concurrency, 65535))
+    const { connection, label, onDetached, start } = yield* define(
+      queue,
+      options,
+      Math.min(2 * concurrency, 65535),
+      onAttached
+    )
     const { ending, onClosing } = connection[internals]()
     const handlers = yield* makeHandlers({ label, concurrency, handler, handlerTimeout, onFailure })
     yield* Effect.addFinalizer(() => onDetached)
@@ -371,7 +447,7 @@ export const run: {
     return yield* pullFrom(subscriptions).pipe(
       Effect.flatMap((deliveries) => Effect.forEach(deliveries, handlers.start, { discard: true })),
       Effect.forever({ disableYield: true }),
-      Effect.tapError((failure) => isClosedByClient(failure) ? Effect.void : Effect.logError(failure.message)),
-      Effect.raceFirst(handlers.failed)
+      Effect.raceFirst(handlers.failed),
+      Effect.tapCause((cause) => isOrderly(cause) ? Effect.void : logEnd(label, cause))
     )
   }))

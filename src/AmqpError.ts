@@ -332,6 +332,26 @@ export class AmqpChannelClosed
   }
 }
 
+/**
+ * The broker did not answer the close of a channel: the connection was lost, or the time for it was over. Whether what was
+ * published last on it, without confirms, has come to the broker is unknown.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpCloseUnanswered
+  extends Schema.TaggedError<AmqpCloseUnanswered>("effect-amqp/AmqpCloseUnanswered")("AmqpCloseUnanswered", {
+    /** What ended the connection; absent where no answer came within `closeTimeout`. */
+    cause: Schema.optional(AmqpConnectionError)
+  })
+{
+  override get message(): string {
+    const why = this.cause === undefined ? "no answer came in time" : this.cause.message
+    return `the close of the channel was not answered, it is unknown whether what was published last has arrived: ${why}. ` +
+      "Publish it again where a duplicate does no harm, or turn on confirms"
+  }
+}
+
 /** What closed a channel; `undefined` is its own scope. */
 export type ChannelCloseCause = AmqpChannelClosed["cause"]
 
@@ -538,11 +558,14 @@ const isTransientSoft = (error: SoftError): boolean => {
   }
 }
 
-/** What consumers and topologies failed because of; their classes are not known here. */
+/** Errors of consumers and topologies, whose classes are not known here. */
+const isTagged = <Tag extends string>(u: unknown, tag: Tag): u is Error & { readonly _tag: Tag } =>
+  u instanceof Error && "_tag" in u && u._tag === tag
+
+/** What consumers and topologies failed because of. */
 const reasonOf = (u: unknown): unknown => {
-  if (!(u instanceof Error && "_tag" in u)) return undefined
-  if (u._tag === "AmqpConsumerFailed" && "reason" in u) return u.reason
-  return u._tag === "AmqpTopologyError" ? u.cause : undefined
+  if (isTagged(u, "AmqpConsumerFailed") && "reason" in u) return u.reason
+  return isTagged(u, "AmqpTopologyError") ? u.cause : undefined
 }
 
 /**
@@ -562,19 +585,22 @@ const reasonOf = (u: unknown): unknown => {
  * - 406: a late acknowledgement, a limit that is reached and a stream without its replica are transient; others are not.
  * - 530: a limit that is reached and a vhost that is down are transient; a missing one is not.
  *
- * Nacked and unconfirmed publishes are transient, returned ones are not. A consumer or a topology that failed is as
- * transient as `isRecoverable` says of its reason.
+ * Nacked and unconfirmed publishes and a close without an answer are transient, returned messages are not. A consumer or a
+ * topology that failed is as transient as `isRecoverable` says of its reason; one whose entity ends every connection is not.
  *
  * @category guards
  * @since 0.1.0
  */
 export const isTransient = (u: unknown): boolean => {
   const reason = reasonOf(u)
+  // The connection ends whenever this entity is declared.
+  if (isTagged(u, "AmqpTopologyError") && reason instanceof AmqpConnectionError) return false
   if (reason !== undefined) return isRecoverable(reason)
   if (u instanceof AmqpConnectionError) return isTransientReason(u.reason)
   if (u instanceof AmqpChannelClosed) return u.cause !== undefined && isTransient(u.cause)
   if (isSoft(u)) return isTransientSoft(u)
-  return u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed || u instanceof AmqpConsumerCancelled
+  return u instanceof AmqpPublishNacked || u instanceof AmqpPublishUnconfirmed || u instanceof AmqpConsumerCancelled ||
+    u instanceof AmqpCloseUnanswered || isTagged(u, "AmqpTopologyPending")
 }
 
 /**

@@ -431,7 +431,7 @@ export const make = (
       publish,
       publishAll,
       sink,
-      waitForConfirms: Effect.suspend(() => channel.open === undefined ? Effect.void : confirmsIdle(channel.open))
+      waitForConfirms: Effect.suspend(() => channel.latest === undefined ? Effect.void : confirmsIdle(channel.latest))
     })
   })
 

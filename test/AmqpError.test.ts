@@ -3,7 +3,7 @@ import { Cause, Effect, Exit, Schema } from "effect"
 import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
 import * as AmqpError from "../src/AmqpError.ts"
 import { replyCodes } from "../src/internal/replyCodes.ts"
-import { AmqpTopologyError } from "../src/internal/topologyError.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topologyError.ts"
 
 // -----------------------------------------------------------------------------
 // one of each
@@ -120,6 +120,12 @@ const samples: ReadonlyArray<readonly [error: Error, what: string, advice: RegEx
     "its outcome is unknown: AMQP connection: the broker closed the connection: TEXT 320",
     /Publish it again/
   ],
+  [
+    new AmqpError.AmqpCloseUnanswered({ cause: hard(320) }),
+    "whether what was published last has arrived: AMQP connection: the broker closed the connection: TEXT 320",
+    /Publish it again/
+  ],
+  [new AmqpError.AmqpCloseUnanswered({}), "has arrived: no answer came in time", /turn on confirms/],
   [
     new AmqpError.AmqpConsumerCancelled({ queue: "orders", consumerTag: "tag" }),
     `cancelled consumer "tag" of queue "orders"`,
@@ -463,8 +469,20 @@ describe("isTransient", () => {
       "ConnectionLost",
       "AmqpPublishNacked",
       "AmqpPublishUnconfirmed",
+      "AmqpCloseUnanswered",
+      "AmqpCloseUnanswered",
       "AmqpConsumerCancelled"
     ])
+  })
+
+  it("of a topology: what is pending comes, what ends every connection stays", () => {
+    const failed = (cause: AmqpTopologyError["cause"]) => new AmqpTopologyError({ entity: "queue \"q\"", cause })
+    assert.isTrue(AmqpError.isTransient(failed(new AmqpTopologyPending({}))))
+    for (const code of [320, 503, 541]) {
+      assert.isFalse(AmqpError.isTransient(failed(hard(code))))
+      const reason = failed(hard(code))
+      assert.isFalse(AmqpError.isTransient(new AmqpConsumerFailed({ queue: "q", phase: "topology", reason })))
+    }
   })
 
   it("of a closed channel is that of its cause", () => {

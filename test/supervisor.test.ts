@@ -3,13 +3,15 @@
  * `TestClock`.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option, Random, Redacted, Schedule, Scope, Stream } from "effect"
+import { Clock, Effect, Exit, Fiber, Option, Random, Redacted, Schedule, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import * as AmqpChannel from "../src/AmqpChannel.ts"
 import * as AmqpConnection from "../src/AmqpConnection.ts"
 import { AmqpConnectionError, ConnectFailed } from "../src/AmqpError.ts"
 import type { Method } from "../src/AmqpProtocol.ts"
+import * as AmqpTopology from "../src/AmqpTopology.ts"
 import { AmqpTransport } from "../src/AmqpTransport.ts"
-import { type MemoryBroker, memoryBroker } from "./integration/memoryBroker.ts"
+import { type MemoryBroker, memoryBroker, type Script } from "./integration/memoryBroker.ts"
 
 type Answer = MemoryBroker | "refused" | "silent"
 
@@ -695,5 +697,214 @@ describe("what is told, restored and closed", () => {
       const count = net.attempts.length
       yield* TestClock.adjust("1 hour")
       assert.lengthOf(net.attempts, count)
+    }))
+})
+
+describe("what is opened and closed all the time", () => {
+  it.effect("has the whole of closeTimeout for each end, and gets its numbers back", () =>
+    Effect.gen(function*() {
+      const net = network(() => memoryBroker({ tune: { channelMax: 3 }, script: { "channel.close": () => [] } }))
+      const connection = yield* net.connect()
+      const times: Array<number> = []
+      const once = Effect.gen(function*() {
+        const start = yield* Clock.currentTimeMillis
+        yield* Effect.scoped(Effect.provideService(AmqpChannel.open, AmqpConnection.AmqpConnection, connection))
+        times.push((yield* Clock.currentTimeMillis) - start)
+      })
+      // Each begins while the others are closing.
+      const all = yield* Effect.forkChild(
+        Effect.forEach([0, 1_500, 3_000], (after) => Effect.delay(Effect.repeat(once, { times: 9 }), after), {
+          concurrency: "unbounded"
+        }),
+        { startImmediately: true }
+      )
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(all)
+      assert.deepStrictEqual(times, Array.from({ length: 30 }, () => 5_000))
+      const closing = yield* Effect.forkChild(connection.close, { startImmediately: true })
+      yield* settle
+      yield* Fiber.join(closing)
+    }))
+})
+
+describe("a fault of this program", () => {
+  it.effect("in a schedule, in credentials or in what restores ends the connection, typed, instead of nothing", () =>
+    Effect.gen(function*() {
+      const broken = Effect.die(new Error("broken"))
+      const cases: ReadonlyArray<(isBroken: () => boolean) => AmqpConnection.Options> = [
+        () => ({ reconnect: Schedule.tap(every, () => broken) }),
+        (isBroken) => ({
+          reconnect: every,
+          credentials: Effect.suspend(() =>
+            isBroken() ? broken : Effect.succeed({ username: "u", password: Redacted.make("p") })
+          )
+        }),
+        () => ({ reconnect: every })
+      ]
+      for (const [i, options] of cases.entries()) {
+        let isBroken = false
+        const net = network(() => memoryBroker())
+        const connection = yield* net.connect(options(() => isBroken))
+        const { onEpoch } = connection[AmqpConnection.internals]()
+        yield* onEpoch(({ epoch }) => i === 2 && epoch > 1 ? broken : Effect.void)
+        isBroken = true
+        const closed = yield* Effect.forkChild(connection.closed, { startImmediately: true })
+        net.latest().lose()
+        yield* TestClock.adjust("1 minute")
+        const error = yield* Fiber.join(closed)
+        assert.include(error.message, "this client failed: Error: broken")
+        assert.strictEqual(yield* Effect.flip(connection.server), error)
+        for (const broker of net.brokers) assert.isTrue(broker.isClosed())
+      }
+    }))
+
+  it.effect("a microtask is not asked for as a method of another object", () =>
+    Effect.gen(function*() {
+      const native = globalThis.queueMicrotask
+      const strict = function(this: unknown, run: () => void): void {
+        if (this !== undefined && this !== globalThis) throw new TypeError("Illegal invocation")
+        native(run)
+      }
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          globalThis.queueMicrotask = strict
+        }),
+        () =>
+          Effect.sync(() => {
+            globalThis.queueMicrotask = native
+          })
+      )
+      const net = network(() => memoryBroker())
+      const connection = yield* net.connect()
+      yield* Effect.scoped(Effect.provideService(AmqpChannel.open, AmqpConnection.AmqpConnection, connection))
+      yield* connection.close
+      assert.isTrue(net.latest().isClosed())
+    }))
+
+  it.effect("a platform without microtasks fails the connection at once, typed", () =>
+    Effect.gen(function*() {
+      const native = globalThis.queueMicrotask
+      yield* Effect.acquireUseRelease(
+        Effect.sync(() => {
+          globalThis.queueMicrotask = () => {
+            throw new TypeError("Illegal invocation")
+          }
+        }),
+        () =>
+          Effect.gen(function*() {
+            const net = network(() => memoryBroker())
+            const error = yield* Effect.flip(net.connect())
+            assert.deepNestedInclude(error, { "reason._tag": "ConnectionLost" })
+            assert.include(error.message, "Illegal invocation")
+          }),
+        () =>
+          Effect.sync(() => {
+            globalThis.queueMicrotask = native
+          })
+      )
+    }))
+})
+
+describe("a topology", () => {
+  const entities = [
+    AmqpTopology.exchange("bad", { type: "x-of-a-plugin" }),
+    AmqpTopology.exchange("good", { durable: false }),
+    AmqpTopology.classicQueue("q")
+  ]
+  const declaring: Script = {
+    "exchange.declare": () => [{ _tag: "exchange.declare-ok" }],
+    "queue.declare": () => [{ _tag: "queue.declare-ok", queue: "q", messageCount: 0, consumerCount: 0 }]
+  }
+  const refusal: Method = {
+    _tag: "connection.close",
+    replyCode: 503,
+    replyText: "COMMAND_INVALID - unknown exchange type 'x-of-a-plugin'",
+    classId: 40,
+    methodId: 10
+  }
+
+  it.effect("of which the broker takes one entity no more does not lose every epoch for it", () =>
+    Effect.gen(function*() {
+      // A node without the plugin.
+      const without = (): MemoryBroker => {
+        const broker: MemoryBroker = memoryBroker({
+          script: {
+            ...declaring,
+            "exchange.declare": () => {
+              const last = broker.received.at(-1)
+              const isBad = last?._tag === "Method" && last.method._tag === "exchange.declare" &&
+                last.method.exchange === "bad"
+              if (!isBad) return [{ _tag: "exchange.declare-ok" }]
+              broker.send(refusal)
+              return []
+            }
+          }
+        })
+        return broker
+      }
+      const net = network((attempt) => attempt === 1 ? memoryBroker({ script: declaring }) : without())
+      const connection = yield* net.connect({ reconnect: every })
+      const topology = yield* Effect.provideService(
+        AmqpTopology.make(entities),
+        AmqpConnection.AmqpConnection,
+        connection
+      )
+      const { seen } = yield* watch(connection)
+      net.latest().lose()
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual((yield* connection.status)._tag, "Open")
+      // It was alone each time.
+      assert.lengthOf(seen.filter((status) => status === "Reconnecting 1 ConnectionLost"), 1)
+      assert.lengthOf(seen.filter((status) => status.endsWith("CommandInvalid")), 3)
+      assert.lengthOf(seen.filter((status) => status.startsWith("Open")), 2)
+      const [failure, ...others] = yield* topology.failures
+      assert.lengthOf(others, 0)
+      assert.deepInclude(failure, { _tag: "AmqpTopologyError", entity: "exchange \"bad\"" })
+      assert.deepNestedInclude(failure?.cause, { "reason._tag": "CommandInvalid" })
+      const sent = net.latest().received.flatMap((frame) =>
+        frame._tag === "Method" && frame.method._tag === "exchange.declare" ? [frame.method.exchange] : []
+      )
+      assert.deepStrictEqual(sent, ["good"])
+    }))
+
+  it.effect("that the broker does not answer is listed as pending when the epoch opens without it", () =>
+    Effect.gen(function*() {
+      const silent = memoryBroker({ script: { ...declaring, "queue.declare": () => [] } })
+      const net = network((attempt) => attempt === 1 ? memoryBroker({ script: declaring }) : silent)
+      const connection = yield* net.connect({ reconnect: every })
+      const topology = yield* Effect.provideService(
+        AmqpTopology.make(entities),
+        AmqpConnection.AmqpConnection,
+        connection
+      )
+      net.latest().lose()
+      yield* TestClock.adjust("10999 millis")
+      assert.strictEqual((yield* connection.status)._tag, "Reconnecting")
+      yield* TestClock.adjust(1)
+      assert.strictEqual((yield* connection.status)._tag, "Open")
+      assert.deepStrictEqual((yield* topology.failures).map(({ cause, entity }) => [entity, cause._tag]), [
+        ["queue \"q\"", "AmqpTopologyPending"]
+      ])
+    }))
+
+  it.effect("whose schedule is broken fails with that, instead of waiting for ever", () =>
+    Effect.gen(function*() {
+      const broker: MemoryBroker = memoryBroker({
+        script: {
+          "exchange.declare": () => [
+            { _tag: "channel.close", replyCode: 406, replyText: "PRECONDITION_FAILED", classId: 40, methodId: 10 }
+          ]
+        }
+      })
+      const connection = yield* network(() => broker).connect()
+      const retry = Schedule.tap(every, () => Effect.die("broken")).pipe(
+        Schedule.setInputType<AmqpTopology.AmqpTopologyError>()
+      )
+      const exit = yield* Effect.exit(Effect.provideService(
+        AmqpTopology.make([AmqpTopology.exchange("x")], { onFailure: { retry } }),
+        AmqpConnection.AmqpConnection,
+        connection
+      ))
+      assert.isTrue(Exit.hasDies(exit))
     }))
 })

@@ -10,7 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "../AmqpDelivery.ts"
-import type { AmqpChannelClosed } from "../AmqpError.ts"
+import { type AmqpChannelClosed, AmqpCloseUnanswered, isSoft, type SoftError } from "../AmqpError.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import type { ChannelState } from "./channelState.ts"
 import {
@@ -245,6 +245,16 @@ export class OpenChannel {
       const callback = () => resume(Effect.void)
       this.state.onClosed(callback)
       return Effect.sync(() => this.state.offClosed(callback))
+    })
+  }
+
+  /** What is to be said of a channel that is closed, and nobody has heard. */
+  get lastWord(): Effect.Effect<void, SoftError | AmqpCloseUnanswered> {
+    return Effect.suspend((): Effect.Effect<void, SoftError | AmqpCloseUnanswered> => {
+      const { closeCause, isInDoubt, isToldOf } = this.state
+      if (isSoft(closeCause)) return isToldOf ? Effect.void : Effect.fail(closeCause)
+      if (!isInDoubt) return Effect.void
+      return Effect.fail(new AmqpCloseUnanswered(closeCause === undefined ? {} : { cause: closeCause }))
     })
   }
 

@@ -625,6 +625,7 @@ export class ChannelState {
     if (this.state !== "closing") {
       throw violation(503, `channel.close-ok came on channel ${this.id}, nobody asked for it`)
     }
+    this.repliesLeft = 0
     this.gone()
   }
 

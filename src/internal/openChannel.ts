@@ -30,7 +30,7 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
 /** A function of its own, which keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope. */
+/** Opens a channel of this session and closes it with the scope; as a part of an ending, or `ending.opened` goes before. */
 export const openChannelOn = (
   session: Session,
   ending: Ending,
@@ -40,7 +40,6 @@ export const openChannelOn = (
     Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
-      ending.opened()
       const open = new OpenChannel(session, state, ending)
       const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
@@ -57,5 +56,8 @@ export const openChannel = (
   id?: number | undefined
 ): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
   const { ending, session: opened } = connection[internals]()
-  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
+  return Effect.flatMap(opened, ({ session }) => {
+    ending.opened()
+    return openChannelOn(session, ending, id)
+  })
 }

@@ -38,6 +38,11 @@ export class PublisherChannel {
     return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
   }
 
+  /** The channel that is open, or was the last one: there may be confirms to come while it closes. */
+  get latest(): ChannelState | undefined {
+    return this.state
+  }
+
   /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
   readonly opened: Effect.Effect<void, RequestError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)

@@ -26,6 +26,16 @@ export const queueNameIn = (session: Session, queue: ServerNamedQueue): string |
   names.get(session)?.get(queue)
 
 /**
+ * Whether a topology of the connection is about to declare a queue, or has done so since a moment (milliseconds of the
+ * Clock): if it was not found in that time it was only away, as an exclusive one is between the end of our dead connection,
+ * which takes it along, and the topology's next try.
+ */
+export const isRestored = (connection: AmqpConnection, queue: QueueRef, since: number): boolean => {
+  for (const restores of connection[internals]().restorations) if (restores(queue, since)) return true
+  return false
+}
+
+/**
  * The name of a queue, for a request in the present epoch. Waits for an open connection as long as the connection allows
  * (only a server-named queue needs one), and fails with `AmqpEncodeError` if that queue is not declared in the epoch.
  */

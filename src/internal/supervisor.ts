@@ -17,7 +17,7 @@ import * as Fiber from "effect/Fiber"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import { AmqpConnectionError, ConnectionClosed, isTransient } from "../AmqpError.ts"
+import { AmqpConnectionError, ConnectionClosed, ConnectionLost, isTransient } from "../AmqpError.ts"
 import type { Session } from "./session.ts"
 import type { OpenSession } from "./shell.ts"
 
@@ -74,6 +74,11 @@ interface Epoch {
 /** An epoch that lasted so long begins the schedule anew; shorter ones go on in it, so that no loop spins. */
 const stable = Duration.seconds(10)
 
+/** A fault of this library, or of what it was given: credentials, endpoints, a schedule. */
+const clientFailed = (defect: unknown): AmqpConnectionError =>
+  new AmqpConnectionError({
+    reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
+  })
 /** Whether the broker hung up in answer to what it was told, and said nothing. */
 const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in reason && reason.unspoken === true
 
@@ -208,6 +213,11 @@ export const make = <R>(
 
     const begin = yield* first
     const supervising = yield* supervise(begin).pipe(
+      // Nobody else would hear of it.
+      Effect.catchDefect((defect) => {
+        const error = refuse(clientFailed(defect))
+        return Effect.as(current === undefined ? Effect.void : Scope.close(current.scope, Exit.void), error)
+      }),
       Effect.flatMap(end),
       Effect.forkIn(scope, { startImmediately: true })
     )

@@ -32,6 +32,7 @@ import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
 import { AmqpTopologyError } from "./topologyError.ts"
 import { dependenciesOf, describe, isPredefined, keyOf } from "./topologyOrder.ts"
+import type { TopologyRefusals } from "./topologyRefusals.ts"
 import type { Entity, OnFailure, QueueRef } from "./topologyValues.ts"
 
 type Refusal =
@@ -51,8 +52,11 @@ type Use<A> = (
   channel: Effect.Effect<AmqpChannel, CommandError>
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
-/** Runs operations. A refusal closes the channel; the operations that it takes along run again on the next one. */
-type Send = <A>(use: Use<A>) => Effect.Effect<A, Refusal | AmqpConnectionError>
+/**
+ * Runs operations, each with no other beside it where `alone` says so. A refusal closes the channel; the operations that it
+ * takes along run again on the next one.
+ */
+type Send = <A>(use: Use<A>, alone?: boolean) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /** Operations under way; more would only be sent in vain when one of them is refused. */
 const window = 256
@@ -86,16 +90,16 @@ const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, 
       (open) => open.channel
     )
 
-    const attempt = <A>(use: Use<A>, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
+    const attempt = <A>(use: Use<A>, alone: boolean, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
       Effect.catchTag(
-        running.withPermits(number > together ? window : 1)(use(channel)),
+        running.withPermits(alone || number > together ? window : 1)(use(channel)),
         "AmqpChannelClosed",
         (error) => {
           if (error.cause?._tag === "AmqpConnectionError") return Effect.fail(error.cause)
-          return number > together ? Effect.fail(error) : attempt(use, number + 1)
+          return number > together ? Effect.fail(error) : attempt(use, alone, number + 1)
         }
       )
-    return (use) => attempt(use, 1)
+    return (use, alone = false) => attempt(use, alone, 1)
   })
 
 // -----------------------------------------------------------------------------
@@ -110,8 +114,12 @@ export interface Pass {
   readonly entities: ReadonlyArray<Entity>
   /** For entities without one of their own. */
   readonly onFailure: OnFailure
+  /** Of this topology, over all epochs. */
+  readonly refusals: TopologyRefusals
   /** An entity is declared, or was refused and is perhaps tried again. */
   readonly onAttempt: (entity: Entity, failure: AmqpTopologyError | undefined) => Effect.Effect<void>
+  /** An entity is not tried again. */
+  readonly onGivenUp: (entity: Entity) => void
 }
 
 /** What a pass could not declare: failures, and what was to be skipped. */
@@ -167,7 +175,9 @@ const declareOn = (
 /** Declares everything once, and again what the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]().ending)
+    const { ending } = pass.connection[internals]()
+    ending.opened()
+    const send = yield* makeSend(pass.session, ending)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
     /** Done when what the key stands for has been declared or given up. */
@@ -178,31 +188,52 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
     }
     const dependencies = (entity: Entity) => dependenciesOf(entity).flatMap((key) => settled.get(key) ?? [])
 
-    const declare = (entity: Entity) =>
+    /** Requests without an answer; what has none when the session ends stays. */
+    const unanswered = new Set<Entity>()
+    const declare = (entity: Entity): Effect.Effect<unknown, Refusal | AmqpConnectionError> =>
       send((channel) => {
-        const declaring = (entity: Entity) => Effect.flatMap(channel, (channel) => declareOn(pass, channel, entity))
+        const declaring = (entity: Entity) =>
+          Effect.flatMap(channel, (channel) => {
+            unanswered.add(entity)
+            return Effect.tapError(
+              Effect.tap(declareOn(pass, channel, entity), () => Effect.sync(() => unanswered.delete(entity))),
+              () => pass.session.error === undefined ? Effect.sync(() => unanswered.delete(entity)) : Effect.void
+            )
+          })
         /** Once more with what it binds: an auto-delete exchange goes when our dead connection's last binding does. */
         const declaringAgain = Effect.andThen(
           Effect.forEach(
-            dependencies(entity).filter(({ entity }) => entity._tag !== "ServerNamedQueue"),
+            dependencies(entity).filter(({ entity }) =>
+              entity._tag !== "ServerNamedQueue" && pass.refusals.reason(entity) === undefined
+            ),
             ({ entity }) => Effect.catchIf(declaring(entity), isSoft, () => Effect.void)
           ),
           declaring(entity)
         )
         if (dependencies(entity).length === 0) return declaring(entity)
         return Effect.catchTag(declaring(entity), "AmqpNotFound", () => declaringAgain)
-      })
+      }, pass.refusals.isSuspect(entity))
 
     const ended = Deferred.makeUnsafe<never, AmqpConnectionError>()
+    const fail = (entity: Entity, cause: AmqpTopologyError["cause"]) => {
+      const failure = new AmqpTopologyError({ entity: describe(entity), cause })
+      return Effect.andThen(pass.onAttempt(entity, failure), Effect.fail(failure))
+    }
     const attempt = (entity: Entity): Effect.Effect<void, AmqpTopologyError> =>
-      Effect.matchEffect(declare(entity), {
-        onSuccess: () => pass.onAttempt(entity, undefined),
-        onFailure: (cause) => {
+      Effect.suspend(() => {
+        const reason = pass.refusals.reason(entity)
+        if (reason !== undefined) return fail(entity, reason)
+        return Effect.matchEffect(declare(entity), {
+          onSuccess: () => {
+            pass.refusals.clear(entity)
+            return pass.onAttempt(entity, undefined)
+          },
           // Not for the policies: the whole pass ends.
-          if (cause._tag === "AmqpConnectionError") return Effect.andThen(Deferred.fail(ended, cause), Effect.never)
-          const failure = new AmqpTopologyError({ entity: describe(entity), cause })
-          return Effect.andThen(pass.onAttempt(entity, failure), Effect.fail(failure))
-        }
+          onFailure: (cause) =>
+            cause._tag === "AmqpConnectionError"
+              ? Effect.andThen(Deferred.fail(ended, cause), Effect.never)
+              : fail(entity, cause)
+        })
       })
 
     const one = (entity: Entity) =>
@@ -212,13 +243,19 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
         const result = yield* Effect.result(
           typeof policy === "string" ? attempt(entity) : Effect.retry(attempt(entity), policy.retry)
         )
-        if (result._tag === "Failure") (policy === "skip" ? skipped : failed).push(result.failure)
+        if (result._tag === "Failure") {
+          ;(policy === "skip" ? skipped : failed).push(result.failure)
+          pass.onGivenUp(entity)
+        }
         const own = settled.get(keyOf(entity))
         if (own !== undefined) Deferred.doneUnsafe(own.done, Effect.void)
       })
 
     const all = Effect.forEach(pass.entities, one, { concurrency: "unbounded", discard: true })
-    yield* Effect.raceFirst(all, Deferred.await(ended))
+    yield* Effect.tapError(
+      Effect.raceFirst(all, Deferred.await(ended)),
+      (error) => Effect.sync(() => pass.refusals.onEnd(error, unanswered))
+    )
     return { failed, skipped }
   }))
 

@@ -35,7 +35,9 @@ export const describe = (entity: Entity): string => {
 export const isPredefined = (name: string): boolean => name.startsWith("amq.")
 
 const exchangeKey = (name: string): string => `exchange ${name}`
-const queueKey = (queue: QueueRef): string | ServerNamedQueue => typeof queue === "string" ? `queue ${queue}` : queue
+/** What stands for a queue where bindings and consumers refer to it. */
+export const queueKey = (queue: QueueRef): string | ServerNamedQueue =>
+  typeof queue === "string" ? `queue ${queue}` : queue
 
 /** What stands for the entity where bindings depend on it. */
 export const keyOf = (entity: Entity): string | ServerNamedQueue | undefined => {

@@ -3,16 +3,17 @@
  * the frames. Handlers are longer than a round trip: they go on until the broker has answered the cancel.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Logger, Schedule, Scope, Stream } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Logger, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpSupervisedDelivery } from "../../src/AmqpDelivery.ts"
+import { isTransient } from "../../src/AmqpError.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { ProxyLink } from "../harness/proxy.ts"
-import { canControl, onVhost, uniqueName } from "../harness/shared.ts"
+import { canControl, onVhost, uniqueName, type Vhost } from "../harness/shared.ts"
 import { connect, framesOf, nextMethod, onConnection, openOn, proxied } from "./support.ts"
 
 /** A durable queue with so many messages, "0" first, made by another connection. */
@@ -424,5 +425,155 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
         Effect.forkScoped
       )
       assert.include(yield* Deferred.await(logged), missing)
+    })))
+})
+
+layer(onVhost, { excludeTestServices: true })("AmqpConsumer.layer", (it) => {
+  it.effect("is built when its queue is subscribed to, and its end lets the handler at work settle", () =>
+    onConnection(Effect.gen(function*() {
+      const { channel, queue } = yield* filled(1)
+      const busy = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      const scope = yield* Scope.make()
+      yield* Layer.buildWithScope(
+        AmqpConsumer.layer(queue, () => Effect.andThen(Deferred.succeed(busy, undefined), Deferred.await(go))),
+        scope
+      )
+      assert.strictEqual((yield* channel.queueDeclarePassive(queue)).consumerCount, 1)
+      yield* Deferred.await(busy)
+      const ending = yield* Effect.forkScoped(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* Deferred.succeed(go, undefined)
+      yield* Fiber.join(ending)
+      const info = yield* channel.queueDeclarePassive(queue)
+      assert.deepStrictEqual([info.consumerCount, info.messageCount], [0, 0])
+    })))
+
+  it.effect("fails typed where its queue is missing", () =>
+    onConnection(Effect.gen(function*() {
+      const missing = uniqueName("missing")
+      const error = yield* Effect.flip(Effect.scoped(Layer.build(AmqpConsumer.layer(missing, () => Effect.void))))
+      assert.deepStrictEqual([error._tag, error._tag === "AmqpConsumerFailed" && error.queue], [
+        "AmqpConsumerFailed",
+        missing
+      ])
+    })))
+})
+
+layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lost", (it) => {
+  /** As the default, but soon. */
+  const soon = Schedule.spaced("20 millis").pipe(
+    Schedule.setInputType<AmqpConsumer.AmqpConsumerFailed>(),
+    Schedule.while(({ input }) => isTransient(input))
+  )
+  const isAttachedIn = (epoch: number) => (status: AmqpConsumer.Status): boolean =>
+    status._tag === "Attached" && status.epoch >= epoch
+  const until = (consumer: AmqpConsumer.AmqpConsumer, is: (status: AmqpConsumer.Status) => boolean) =>
+    Stream.runDrain(Stream.takeUntil(consumer.changes, is))
+
+  describe("for somebody else's mistake goes on with the next epoch:", () => {
+    const bystander = <E>(
+      what: string,
+      mistake: (connection: AmqpConnection, other: string) => Effect.Effect<unknown, E, Vhost>
+    ) =>
+      it.effect(what, () =>
+        onConnection(
+          Effect.gen(function*() {
+            const connection = yield* AmqpConnection
+            const { channel, queue } = yield* filled(0)
+            const { queue: other } = yield* filled(0)
+            const consumer = yield* AmqpConsumer.make(queue, { recover: soon })
+            const done = yield* Deferred.make<string>()
+            const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
+            yield* consumer.deliveries.pipe(
+              Stream.runForEach((delivery) => Effect.andThen(delivery.ack, Deferred.succeed(done, delivery.text))),
+              Effect.catch((error) => Deferred.fail(failed, error)),
+              Effect.forkScoped
+            )
+            yield* until(consumer, isAttachedIn(1))
+            yield* Effect.ignore(mistake(connection, other))
+            yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
+            yield* channel.publish({ routingKey: queue, body: "after" })
+            assert.strictEqual(yield* Deferred.await(done), "after")
+          }),
+          { reconnect: Schedule.spaced("10 millis"), maxMessageSize: 1000 }
+        ))
+
+    bystander(
+      "flow, which the broker does not implement (540)",
+      (connection) => Effect.scoped(Effect.flatMap(openOn(connection), (channel) => channel.flow(false)))
+    )
+    bystander(
+      "an exchange of an unknown type (503)",
+      (connection) =>
+        Effect.scoped(
+          Effect.flatMap(openOn(connection), (channel) =>
+            channel.exchangeDeclare({ exchange: uniqueName("x"), type: "unknown" }))
+        )
+    )
+    bystander(
+      "a message of another queue that is too large for this client",
+      (connection, other) =>
+        Effect.scoped(Effect.gen(function*() {
+          const channel = yield* openOn(yield* connect())
+          yield* channel.publish({ routingKey: other, body: "x".repeat(2000) })
+          yield* channel.queueDeclarePassive(other)
+          yield* Effect.flatMap(openOn(connection), (channel) => channel.get({ queue: other, noAck: true }))
+        }))
+    )
+  })
+
+  it.effect("what the broker refuses to it each time ends it, by name; the connection and the others go on", () =>
+    onConnection(
+      Effect.gen(function*() {
+        const channel = yield* openOn(yield* connect())
+        const { queue: quorum } = yield* channel.queueDeclare({
+          queue: uniqueName("quorum"),
+          durable: true,
+          arguments: { "x-queue-type": "quorum" }
+        })
+        const { queue } = yield* filled(0)
+        const other = yield* AmqpConsumer.make(queue, { recover: soon })
+        yield* Effect.forkScoped(Stream.runDrain(other.deliveries))
+        const error = yield* Effect.flip(Stream.runDrain(
+          AmqpConsumer.stream(quorum, { sharedPrefetch: true, recover: soon })
+        ))
+        assert.strictEqual(error._tag, "AmqpConsumerFailed")
+        assert.strictEqual(error.queue, quorum)
+        assert.nestedPropertyVal(error, "reason.reason._tag", "NotImplemented")
+        yield* until(other, ({ _tag }) => _tag === "Attached")
+      }),
+      { reconnect: Schedule.spaced("10 millis") }
+    ))
+
+  it.effect("an exclusive one waits until the broker has noticed the loss", () =>
+    noLeaks(Effect.gen(function*() {
+      const { queue } = yield* filled(1)
+      const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: soon }).pipe(
+        Effect.provideService(AmqpConnection, connection)
+      )
+      const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
+      yield* consumer.deliveries.pipe(
+        Stream.runDrain,
+        Effect.catch((error) => Deferred.fail(failed, error)),
+        Effect.forkScoped
+      )
+      yield* until(consumer, isAttachedIn(1))
+      // The broker's side stays.
+      yield* proxy.refuse(true)
+      yield* proxy.set("up", { mode: "hole" })
+      yield* link.halfClose("down")
+      // The first attempt, which is refused, comes when the old socket is closed.
+      yield* Stream.runDrain(
+        Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
+      )
+      yield* proxy.set("up", { mode: "pass" })
+      yield* proxy.refuse(false)
+      yield* Effect.raceFirst(
+        until(consumer, (status) => status._tag === "Recovering" && status.cause.reason._tag === "AmqpAccessRefused"),
+        Deferred.await(failed)
+      )
+      yield* link.reset
+      yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
     })))
 })

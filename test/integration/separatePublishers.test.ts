@@ -2,7 +2,7 @@
  * Publishers on a connection of their own: what an alarm stops and what it does not, and what both connections have in common.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Queue, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Queue, Redacted, Stream } from "effect"
 import { AmqpConnection, type Options, type Status } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
@@ -222,6 +222,17 @@ layer(onVhost, { excludeTestServices: true })("publishers and consumers", (it) =
       assert.strictEqual(messageCount, 1)
       assert.strictEqual((yield* channel.queueDeclarePassive(from)).messageCount, 0)
       assert.strictEqual((yield* connection.publishing.closed).reason._tag, "ConnectionClosed")
+    })))
+
+  it.effect("a new secret is for both", () =>
+    noLeaks(Effect.gen(function*() {
+      const proxy = yield* makeProxy(yield* Broker)
+      const { host, port } = proxy
+      const connection = yield* connect({ host, port, separatePublishers: true })
+      yield* connection.updateSecret(Redacted.make("guest"))
+      for (const link of [yield* proxy.accept, yield* proxy.accept]) {
+        assert.include(yield* methodsOf(link, "up"), "0 connection.update-secret")
+      }
     })))
 
   it.effect("what the first of them is refused fails both", () =>

@@ -78,13 +78,19 @@ const stable = 10_000
  */
 const equalRefusals = 3
 
-/** The words of a connection's end that answered `basic.qos` or `basic.consume`. */
-const refusalOf = ({ phase, reason }: AmqpConsumerFailed): string | undefined => {
+/**
+ * The words of a connection's end that answered `basic.qos` or `basic.consume`, unless they name a queue of somebody else:
+ * whoever waits for an answer at that time hears the same.
+ */
+const refusalOf = ({ phase, reason }: AmqpConsumerFailed, { names }: Group): string | undefined => {
   if ((phase !== "qos" && phase !== "consume") || !(reason instanceof AmqpConnectionError)) return undefined
   const { reason: why } = reason
-  const isOurs = "classId" in why && why.classId === 60 && (why.methodId === 10 || why.methodId === 20)
+  if (!("classId" in why) || why.classId !== 60 || (why.methodId !== 10 && why.methodId !== 20)) return undefined
+  const isOurs = !why.replyText.includes("'") || [...names.values()].some((name) => isNamed(name, why.replyText))
   return isOurs ? `${why.replyCode} ${why.replyText}` : undefined
 }
+
+const isNamed = (queue: string, replyText: string): boolean => replyText.includes(`'${queue}'`)
 
 /** Why an attempt to subscribe has failed, and the one queue whose fault it is, where it is one's. */
 interface Refusal {
@@ -97,6 +103,8 @@ type Event = AttachmentEvent | { readonly _tag: "Renew" }
 /** The queues that share a channel, and how they are. */
 class Group {
   members: ReadonlyArray<QueueRef>
+  /** What the members are called, as far as they were subscribed to. */
+  readonly names = new Map<QueueRef, string>()
   failure: AmqpConsumerFailed | undefined
   epoch: number | undefined
   /** What happens to the present attachment. */
@@ -108,7 +116,9 @@ class Group {
   }
 
   remove(queues: ReadonlyArray<QueueRef>): void {
-    this.members = this.members.filter((queue) => !queues.includes(queue))
+    const removed = new Set(queues)
+    this.members = this.members.filter((queue) => !removed.has(queue))
+    for (const queue of queues) this.names.delete(queue)
   }
 }
 
@@ -156,6 +166,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     }
 
     const subscribeTo = (
+      group: Group,
       attachment: Attachment,
       session: Session,
       queue: QueueRef
@@ -163,14 +174,19 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
       Effect.matchEffect(
         Effect.flatMap(
           resolveQueue(connection, queue),
-          (name) => attachment.subscribe(queue, name, consumerTag(session, queue), options)
+          (name) => {
+            group.names.set(queue, name)
+            return attachment.subscribe(queue, name, consumerTag(session, queue), options)
+          }
         ),
         {
           onSuccess: () => Effect.undefined,
           onFailure: (error) => {
             const failure = failedIn([queue], "consume")(error)
-            const isOfAll = error._tag === "AmqpChannelClosed" || error._tag === "AmqpConnectionError"
-            return Effect.succeed(isOfAll ? { failure } : { failure, queue })
+            const isAlone = error._tag === "AmqpConnectionError"
+              ? "replyText" in error.reason && isNamed(group.names.get(queue) ?? "", error.reason.replyText)
+              : error._tag !== "AmqpChannelClosed"
+            return Effect.succeed(isAlone ? { failure, queue } : { failure })
           }
         }
       )
@@ -185,7 +201,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         onFailure: (error) => Effect.succeed({ failure: failedIn(group.members, "qos")(error) }),
         onSuccess: () =>
           Effect.map(
-            Effect.forEach(group.members, (queue) => subscribeTo(attachment, session, queue), {
+            Effect.forEach(group.members, (queue) => subscribeTo(group, attachment, session, queue), {
               concurrency: "unbounded"
             }),
             (refusals) =>
@@ -210,8 +226,11 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     /** Takes the blame of an attempt from the group to the queue that it belongs to. */
     const onRefused = (group: Group, { failure, queue }: Refusal): Effect.Effect<AmqpConsumerFailed | undefined> => {
       if (group.members.length === 1) return Effect.succeed(failure)
-      if (queue !== undefined) return Effect.as(part(group, [queue], failure), undefined)
       const { reason } = failure
+      if (queue !== undefined) {
+        const others = reason._tag === "AmqpConnectionError" ? failure : undefined
+        return Effect.as(part(group, [queue], failure), others)
+      }
       if (reason._tag !== "AmqpChannelClosed" || !isSoft(reason.cause)) return Effect.succeed(failure)
       // It is one of them, nobody knows which: the halves try for themselves.
       return Effect.as(part(group, group.members.slice(group.members.length / 2), undefined), undefined)
@@ -321,7 +340,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         while (group.members.length > 0) {
           if (failure !== undefined) {
             group.failure = failure
-            const words = refusalOf(failure)
+            const words = refusalOf(failure, group)
             refusals = words !== undefined && words === refusal ? refusals + 1 : 1
             refusal = words
             const isFinal = refusals === equalRefusals || (failure.reason instanceof AmqpConnectionError && isOver())
