@@ -116,16 +116,16 @@ export interface AmqpConnection {
   /** Waits for the end of the connection, however it comes, and returns its reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
   /**
-   * The connection that publishers use: this one, or with `separatePublishers` another one.
+   * The connection that publishers have with `separatePublishers`; without, they use this one, and it is `undefined`.
    *
    * **Details**
    *
-   * The other one is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
+   * It is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
    * its epochs begins when this connection is open, so that topology is declared before anybody publishes. `close` and
    * `updateSecret` are for both: consumers end first, then publishers. Raw channels are on the connection that they
    * are opened on.
    */
-  readonly publishing: AmqpConnection
+  readonly publishing: AmqpConnection | undefined
   /** @internal */
   readonly [internals]: () => Internals
 }
@@ -345,7 +345,7 @@ const makeOne = (
     })
     const { close, closed, session } = supervisor
     const inner: Internals = { ...supervisor, ending, restorations: new Set() }
-    const connection: AmqpConnection = AmqpConnection.of({
+    return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
       [internals]: () => inner,
@@ -356,11 +356,8 @@ const makeOne = (
         Effect.flatMap(session, (open) => updateSecret(open.session, secret, reason)),
       close,
       closed,
-      get publishing() {
-        return connection
-      }
+      publishing: undefined
     })
-    return connection
   })
 
 const updateSecret = (

@@ -288,8 +288,8 @@ export const make = (
     if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
-    const { publishing } = yield* AmqpConnection
-    const channel = yield* makeChannel(publishing, { maxInFlight, confirmTimeout })
+    const connection = yield* AmqpConnection
+    const channel = yield* makeChannel(connection.publishing ?? connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
