@@ -324,7 +324,8 @@ export const make = (
     if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
-    const connection = yield* AmqpConnection
+    const given = yield* AmqpConnection
+    const connection = given.publishing ?? given
     const { isOver } = connection[internals]()
     const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)

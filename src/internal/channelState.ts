@@ -411,7 +411,7 @@ export class ChannelState {
 
   /** Whether content may be written now: the broker takes it, and the connection's gate is open. */
   get isFlowing(): boolean {
-    return !this.stopped && this.lane.outbox.isOpen
+    return !this.stopped && this.lane.isOpen
   }
 
   /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
@@ -422,7 +422,7 @@ export class ChannelState {
       callback()
     }
     this.flowWaiting.set(callback, admitted)
-    if (!this.stopped) this.lane.outbox.wait(admitted)
+    if (!this.stopped) this.lane.wait(admitted)
   }
 
   /** Takes back an `onFlow`. */
@@ -430,7 +430,7 @@ export class ChannelState {
     const admitted = this.flowWaiting.get(callback)
     if (admitted === undefined) return
     this.flowWaiting.delete(callback)
-    this.lane.outbox.unwait(admitted)
+    this.lane.unwait(admitted)
   }
 
   private releaseFlow(): void {

@@ -64,6 +64,13 @@ export interface Options {
   readonly maxMessageSize?: number | undefined
   /** Shown by the broker's tools. */
   readonly connectionName?: string | undefined
+  /**
+   * Whether publishers (`AmqpPublisher`) have a connection of their own, named `<connectionName> (publishing)`. A broker
+   * that is short of memory or disk reads nothing more from a connection that publishes, no acknowledgement either: on
+   * the same connection it stops the consumers. Recommended where one process publishes and consumes. See
+   * `AmqpConnection.publishing`. Defaults to `false`.
+   */
+  readonly separatePublishers?: boolean | undefined
   /** Added to, and preferred over, the properties that the client sends of itself. */
   readonly clientProperties?: InputTable | undefined
   /** Language of the broker's messages. Defaults to `"en_US"`. */

@@ -429,7 +429,7 @@ describe("blocked", () => {
     const log: Array<string> = []
     peer.reply(0, { _tag: "connection.blocked", reason: "low on memory" })
     publishWhenOpen(peer, log)
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])
@@ -442,7 +442,7 @@ describe("blocked", () => {
     peer.reply(0, { _tag: "connection.blocked", reason: "a" })
     publishWhenOpen(peer, log)
     peer.reply(0, { _tag: "connection.unblocked" }, { _tag: "connection.blocked", reason: "b" })
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])

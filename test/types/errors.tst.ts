@@ -248,7 +248,7 @@ expectType<
 // Every operation is here, as above.
 expectType<
   Equal<
-    ErrorsOf<Connection, "changes">,
+    ErrorsOf<Connection, "changes" | "publishing">,
     {
       readonly status: never
       readonly server: AmqpConnectionError
