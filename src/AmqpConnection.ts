@@ -127,6 +127,17 @@ export interface AmqpConnection {
   readonly close: Effect.Effect<void>
   /** Waits for the end of the connection, however it comes, and returns its reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
+  /**
+   * The connection that publishers have with `separatePublishers`; without, they use this one, and it is `undefined`.
+   *
+   * **Details**
+   *
+   * It is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
+   * its epochs begins when this connection is open, so that topology is declared before anybody publishes. `close` and
+   * `updateSecret` are for both: consumers end first, then publishers. Raw channels are on the connection that they
+   * are opened on.
+   */
+  readonly publishing: AmqpConnection | undefined
   /** @internal */
   readonly [internals]: () => Internals
 }
@@ -288,8 +299,9 @@ const attempt = (
  *
  * Succeeds when the connection is open: dialing takes at most `connectTimeout`, the handshake at most
  * `handshakeTimeout`. Fails with `AmqpConnectionError`: `ConnectFailed`, `TlsFailed`, `AuthenticationFailed`,
- * `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`, `ConnectionLost`, `ProtocolViolation`; with
- * `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything is connected.
+ * `NegotiationFailed` (the limits), `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`,
+ * `ConnectionLost`, `ProtocolViolation`; with `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything
+ * is connected.
  *
  * @category constructors
  * @since 0.1.0
@@ -299,9 +311,49 @@ export const make = (
 ): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
+    const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
+    if (options.separatePublishers !== true) return yield* makeOne(options, resolved, ending)
+    const { connectionName } = options
+    const named = connectionName === undefined ? {} : { connectionName: `${connectionName} (publishing)` }
+    // Made first, so that its scope ends last: handlers publish until they are done.
+    const publishing = yield* makeOne({ ...options, ...named }, resolved, ending)
+    const consuming = yield* makeOne(options, resolved, ending)
+    return yield* makeTwo(consuming, publishing)
+  })
+
+const makeTwo = (
+  consuming: AmqpConnection,
+  publishing: AmqpConnection
+): Effect.Effect<AmqpConnection, AmqpConnectionError, Scope.Scope> =>
+  Effect.gen(function*() {
+    // What is registered there has then been restored. Where there will be none, publishers go on alone.
+    const { nextSession } = consuming[internals]()
+    yield* publishing[internals]().onEpoch(() => Effect.ignore(nextSession))
+    const closing = Effect.andThen(consuming.close, publishing.close)
+    return AmqpConnection.of({
+      ...consuming,
+      publishing,
+      updateSecret: (secret, reason) =>
+        Effect.all([consuming.updateSecret(secret, reason), publishing.updateSecret(secret, reason)], {
+          concurrency: "unbounded",
+          discard: true
+        }),
+      // Goes on, in that order, when the one who asked for it waits no longer.
+      close: Effect.andThen(
+        Effect.forkDetach(closing, { startImmediately: true }),
+        Effect.asVoid(Effect.andThen(consuming.closed, publishing.closed))
+      )
+    })
+  })
+
+const makeOne = (
+  options: Options,
+  resolved: ResolvedOptions,
+  ending: Ending
+): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
+  Effect.gen(function*() {
     yield* Effect.fromResult(checkSendable(options, resolved))
     const board = new StatusBoard()
-    const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
       attempt: (nextEpoch) => attempt(options, resolved, board, ending, nextEpoch),
       reconnect: options.reconnect ?? defaultReconnect,
@@ -330,7 +382,8 @@ export const make = (
       updateSecret: (secret, reason = "renewed") =>
         Effect.flatMap(session, (open) => updateSecret(open.session, secret, reason)),
       close,
-      closed
+      closed,
+      publishing: undefined
     })
   })
 

@@ -12,6 +12,8 @@
  */
 import * as Schema from "effect/Schema"
 import { AmqpConnectionError, type AmqpConnectionErrorReason } from "./internal/connectionError.ts"
+import { isDirectReply } from "./internal/directReply.ts"
+import { MessageProperties } from "./internal/messageProperties.ts"
 import { type ReplyCode, replyCodes } from "./internal/replyCodes.ts"
 
 type SoftCode = Extract<ReplyCode, { readonly severity: "soft" }>
@@ -29,6 +31,8 @@ const softFields = {
   operation: Schema.String,
   /** The queue or exchange that the operation named; empty where it names none. */
   entity: Schema.String,
+  /** The routing key of the publish that was refused, where it is known to be the one. */
+  routingKey: Schema.optional(Schema.String),
   /** Class of the method that provoked it; 0 where the broker did not say. */
   classId: Schema.Int,
   /** Method that provoked it; 0 where the broker did not say. */
@@ -39,10 +43,16 @@ interface SoftParts {
   readonly replyText: string
   readonly operation: string
   readonly entity: string
+  readonly routingKey?: string | undefined
 }
 
 const softMessage = (error: SoftParts, advice: string): string => {
-  const target = error.entity === "" ? "" : ` ${JSON.stringify(error.entity)}`
+  const { entity, routingKey } = error
+  const target = routingKey !== undefined ?
+    ` to ${route({ exchange: entity, routingKey })}`
+    : entity === "" ?
+    ""
+    : ` ${JSON.stringify(entity)}`
   return `${error.operation}${target} was refused: ${error.replyText.replace(/\.$/, "")}. ${advice}`
 }
 
@@ -387,17 +397,33 @@ export class AmqpMessageReturned
     replyCode: Schema.Int,
     replyText: Schema.String,
     /** The body as the broker returned it. */
-    body: Schema.Uint8Array
+    body: Schema.Uint8Array,
+    /** The properties as the broker returned them; absent where they cannot be decoded. */
+    properties: Schema.optional(MessageProperties)
   })
 {
   override get message(): string {
-    return `the message to ${route(this)} came back: ${this.replyText} (${this.replyCode}). Bind a queue to this key`
+    return `the message to ${route(this)} came back: ${this.replyText} (${this.replyCode}). ${returnAdvice(this)}`
   }
 }
 
+const returnAdvice = (
+  { exchange, properties, routingKey }: Pick<AmqpMessageReturned, "exchange" | "routingKey" | "properties">
+): string => {
+  if (isDirectReply(exchange, routingKey)) {
+    return "A reply to a direct reply-to name: RabbitMQ before 4.3 returns it also where it delivers it. " +
+      "Publish replies without mandatory"
+  }
+  if (properties?.headers?.["x-delay"] !== undefined) {
+    return "It has an x-delay: an exchange that delays messages routes them later, and returns mandatory ones all the " +
+      "same. Publish to it without mandatory, or bind a queue to this key"
+  }
+  return "Bind a queue to this key"
+}
+
 /**
- * No confirm: the channel went away between the write and the confirm, or the time for it is over. The message may or
- * may not be stored.
+ * No confirm: the channel went away between the write and the confirm, the time for it is over, or a message came back
+ * that may be this one. The message may or may not be stored.
  *
  * @category errors
  * @since 0.1.0
@@ -408,13 +434,19 @@ export class AmqpPublishUnconfirmed
     /** What closed the channel; absent where its own scope or `close` did. */
     cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError])),
     /** How long the publish waited, where the channel is still open. */
-    timeoutMillis: Schema.optional(Schema.Finite)
+    timeoutMillis: Schema.optional(Schema.Finite),
+    /** Whether a message came back that may be this one: the broker lost the tag that says which it is. */
+    maybeReturned: Schema.optional(Schema.Boolean)
   })
 {
   override get message(): string {
-    const why = this.timeoutMillis === undefined
-      ? this.cause === undefined ? "the channel was closed by its scope" : this.cause.message
-      : `none came for ${this.timeoutMillis} ms`
+    const why = this.timeoutMillis !== undefined ?
+      `none came for ${this.timeoutMillis} ms`
+      : this.maybeReturned === true ?
+      "a message came back that may be this one"
+      : this.cause === undefined ?
+      "the channel was closed by its scope"
+      : this.cause.message
     return `no confirm for the message to ${route(this)}, its outcome is unknown: ${why}. ` +
       "Publish it again where a duplicate does no harm"
   }

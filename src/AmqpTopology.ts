@@ -79,8 +79,8 @@ export {
 export interface DeclareOptions {
   /**
    * What happens when the broker refuses an entity that does not say so itself. Defaults to a retry while the failure is
-   * transient (an exclusive queue that a dead connection of ours still holds, a node that is down): 100 ms doubled up to
-   * 5 s, with jitter, for as long as `patience` in the first declaration and without end in later epochs.
+   * transient (an exclusive queue that a dead connection of ours still holds, a node that is down): after anything up
+   * to 2 s, doubled up to 5 s, for as long as `patience` in the first declaration and without end in later epochs.
    */
   readonly onFailure?: OnFailure | undefined
   /** Where the default retry of the first declaration ends. Defaults to 10 seconds. */

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Schema } from "effect"
 import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
 import * as AmqpError from "../src/AmqpError.ts"
+import * as AmqpTable from "../src/AmqpTable.ts"
 import { replyCodes } from "../src/internal/replyCodes.ts"
 import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topologyError.ts"
 
@@ -26,6 +27,7 @@ const hard = (replyCode: number, replyText = `TEXT ${replyCode}`) =>
 const connection = (reason: AmqpError.AmqpConnectionErrorReason) => new AmqpError.AmqpConnectionError({ reason })
 
 const route = { exchange: "amq.topic", routingKey: "a.b" }
+const returnedAs = { ...route, replyCode: 312, replyText: "NO_ROUTE", body: Uint8Array.of(0, 0xce, 0xff) }
 const endpoint = "broker.example:5671"
 
 /** An error of each kind: what its message must say was tried or happened, and what to do. */
@@ -106,14 +108,54 @@ const samples: ReadonlyArray<readonly [error: Error, what: string, advice: RegEx
   ],
   [new AmqpError.AmqpPublishNacked(route), `refused the message to exchange "amq.topic", routing key "a.b"`, /again/],
   [
-    new AmqpError.AmqpMessageReturned({
-      ...route,
-      replyCode: 312,
-      replyText: "NO_ROUTE",
-      body: Uint8Array.of(0, 0xce, 0xff)
-    }),
+    new AmqpError.AmqpMessageReturned(returnedAs),
     `the message to exchange "amq.topic", routing key "a.b" came back: NO_ROUTE (312)`,
     /Bind a queue/
+  ],
+  [
+    new AmqpError.AmqpMessageReturned({
+      ...returnedAs,
+      properties: {
+        contentType: "text/plain",
+        deliveryMode: 2,
+        timestamp: 2n ** 63n,
+        headers: {
+          "x-delay": 5,
+          values: [
+            null,
+            true,
+            "1",
+            "",
+            1.5,
+            -0,
+            Number.NaN,
+            -Infinity,
+            2n ** 60n,
+            Uint8Array.of(0, 255),
+            new Date(5000)
+          ],
+          tagged: [AmqpTable.decimal({ scale: 2, value: -1999 }), AmqpTable.timestamp(2n ** 63n)],
+          table: { date: "no date", bigint: "1", number: {}, table: { table: [] }, _tag: "Decimal" }
+        }
+      }
+    }),
+    `the message to exchange "amq.topic", routing key "a.b" came back: NO_ROUTE (312)`,
+    /x-delay.*without mandatory/
+  ],
+  [
+    new AmqpError.AmqpMessageReturned({
+      ...returnedAs,
+      exchange: "",
+      routingKey: "amq.rabbitmq.reply-to.g2d",
+      properties: {}
+    }),
+    `the message to exchange "", routing key "amq.rabbitmq.reply-to.g2d" came back: NO_ROUTE (312)`,
+    /before 4\.3.*without mandatory/
+  ],
+  [
+    new AmqpError.AmqpPublishUnconfirmed({ ...route, maybeReturned: true }),
+    "its outcome is unknown: a message came back that may be this one",
+    /Publish it again/
   ],
   [
     new AmqpError.AmqpPublishUnconfirmed({ ...route, cause: hard(320) }),
@@ -468,6 +510,7 @@ describe("isTransient", () => {
       "HeartbeatTimeout",
       "ConnectionLost",
       "AmqpPublishNacked",
+      "AmqpPublishUnconfirmed",
       "AmqpPublishUnconfirmed",
       "AmqpCloseUnanswered",
       "AmqpCloseUnanswered",

@@ -10,7 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "../AmqpDelivery.ts"
-import { type AmqpChannelClosed, AmqpCloseUnanswered, isSoft, type SoftError } from "../AmqpError.ts"
+import { AmqpChannelClosed, AmqpCloseUnanswered, isSoft, type SoftError } from "../AmqpError.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import type { ChannelState } from "./channelState.ts"
 import {
@@ -27,7 +27,15 @@ import {
 } from "./channelTypes.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
 import type { Ending } from "./ending.ts"
-import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
+import {
+  channelClosed,
+  command,
+  confirmsIdle,
+  publish,
+  type PublishRefusal,
+  publishRefusal,
+  request
+} from "./requests.ts"
 import type { Session } from "./session.ts"
 import type { Settlement } from "./settlements.ts"
 
@@ -117,18 +125,30 @@ const makeTransaction = (state: ChannelState): AmqpChannel["transaction"] => {
   const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
   const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
 
+  /** What failed because the channel had gone with a refused publish fails with that refusal: a publish here waits for nothing. */
+  const becauseOfPublish = <A, E>(exit: Exit.Exit<A, E>): Exit.Exit<A, E | PublishRefusal> => {
+    const refusal = publishRefusal(state.closeCause)
+    if (refusal === undefined || Exit.isSuccess(exit)) return exit
+    const isFollowing = ({ reasons }: Cause.Cause<E>): boolean =>
+      reasons.some((reason) =>
+        reason._tag === "Fail" && reason.error instanceof AmqpChannelClosed && reason.error.cause === refusal
+      )
+    return isFollowing(exit.cause) ? Exit.fail(refusal) : exit
+  }
+
   const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         state.inTransaction = true
+        if (state.isClosed) return yield* channelClosed(state, "tx.select")
         if (state.mode !== "tx") yield* select
         const exit = yield* Effect.exit(restore(effect))
         if (Exit.isFailure(exit)) {
           // A channel that is gone has rolled back.
           yield* Effect.ignore(rollback)
-          return yield* exit
+          return yield* becauseOfPublish(exit)
         }
-        yield* commit
+        yield* becauseOfPublish(yield* Effect.exit(commit))
         const returned = state.takeReturned()
         if (returned.length === 0) return exit.value
         return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))

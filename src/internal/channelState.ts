@@ -12,20 +12,21 @@ import {
   type AmqpConnectionError,
   AmqpConsumerCancelled,
   AmqpEncodeError,
-  AmqpMessageReturned,
+  type AmqpMessageReturned,
   type ChannelCloseCause,
   fromChannelClose
 } from "../AmqpError.ts"
-import { AmqpMessage, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
+import { AmqpMessage, bodyBytes, checkTimestamp, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import { Assembler } from "./assembler.ts"
-import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
+import { Confirms, messageReturned, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
 import { type ReceivedContent, violation, writeHeaderFrame, writeMethodFrame, writePublishFrame } from "./frames.ts"
 import type { Lane } from "./outbox.ts"
+import { type PublishTraits, refusedOf } from "./publishRefusal.ts"
 import { type Settlement, Settlements } from "./settlements.ts"
 import { type BasicGetOk, type BasicReturn, type ChannelClose, type Method, type MethodName, methods } from "./spec.ts"
-import { type Reader, utf8 } from "./wire.ts"
+import type { Reader } from "./wire.ts"
 
 // -----------------------------------------------------------------------------
 // requests
@@ -75,6 +76,8 @@ interface Pending {
   readonly entity: string
   /** Whether the message of a `basic.get-ok` has to be settled. */
   readonly settles: boolean
+  /** How many publishes came before it, with confirms or in tx mode. */
+  readonly published: number
   /** Takes the reply; `false` where it answers another request. */
   readonly reply: (method: Method, content: ReceivedContent | undefined) => boolean
   readonly fail: (cause: ChannelCloseCause, own: boolean) => void
@@ -110,6 +113,13 @@ const nameOf = (classId: number, methodId: number): string => {
   return "channel"
 }
 
+/** Whether a publish may have provoked the end of a channel: the broker says so, or does not say what did. */
+const isSuspected = (cause: ChannelCloseCause): boolean => {
+  if (cause === undefined) return false
+  const said = cause._tag === "AmqpConnectionError" ? cause.reason : cause
+  if (!("classId" in said) || said._tag === "ConnectionForced") return false
+  return said.classId === 0 || nameOf(said.classId, said.methodId) === "basic.publish"
+}
 /** The exchange that the broker speaks of in the refusal of a publish; empty where it names none. */
 const exchangeIn = (replyText: string): string => /exchange '(.*)' in vhost '/s.exec(replyText)?.[1] ?? ""
 
@@ -153,6 +163,9 @@ export class ChannelState {
   private madeConsumers: Map<string, ConsumerEntry> | undefined
   private madeSettlements: Settlements | undefined
   private returnedInTx: Array<AmqpMessageReturned> = []
+  /** Publishes in tx mode that the broker may still refuse, and how many came before them. */
+  private publishedInTx: Array<PublishTraits> = []
+  private takenInTx = 0
   private onClosedCallbacks: Array<() => void> = []
 
   constructor(id: number, lane: Lane, host: ChannelHost) {
@@ -244,6 +257,7 @@ export class ChannelState {
       request: name,
       entity: handlers.entity,
       settles: frame._tag === "basic.get" && !frame.noAck,
+      published: this.mode === "tx" ? this.takenInTx + this.publishedInTx.length : this.madeConfirms?.latest ?? 0,
       reply: (reply, content) => {
         if (!isReplyTo(name, reply) || isForAnother(frame, reply)) return false
         this.host.later(() => handlers.onReply(reply, content))
@@ -284,8 +298,8 @@ export class ChannelState {
   publish(message: Publish, waiter: PublishWaiter | undefined): void {
     const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
     const confirmed = this.mode === "confirm"
-    const bytes = typeof body === "string" ? utf8(body, "body") : body
-    if (!(bytes instanceof Uint8Array)) throw new TypeError("body must be a string or a Uint8Array")
+    const bytes = bodyBytes(body)
+    if (properties.timestamp !== undefined) checkTimestamp(properties.timestamp)
     if (mandatory && this.mode === "plain") {
       throw new AmqpEncodeError({
         path: "mandatory",
@@ -305,9 +319,10 @@ export class ChannelState {
       throw error
     }
     this.lane.commitContent(writer, bytes)
+    if (this.mode === "tx") this.publishedInTx.push({ exchange, routingKey, properties, size: bytes.length })
     if (this.mode === "plain") this.repliesLeft = this.pending.length + 1
     if (!confirmed) return
-    this.confirms.add(waiter ?? { exchange, onOutcome: () => {} })
+    this.confirms.add(waiter ?? { messageOf: () => message, onOutcome: () => {} })
     this.host.expect(1)
   }
 
@@ -401,7 +416,7 @@ export class ChannelState {
 
   /** Whether content may be written now: the broker takes it, and the connection's gate is open. */
   get isFlowing(): boolean {
-    return !this.stopped && this.lane.outbox.isOpen
+    return !this.stopped && this.lane.isOpen
   }
 
   /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
@@ -412,7 +427,7 @@ export class ChannelState {
       callback()
     }
     this.flowWaiting.set(callback, admitted)
-    if (!this.stopped) this.lane.outbox.wait(admitted)
+    if (!this.stopped) this.lane.wait(admitted)
   }
 
   /** Takes back an `onFlow`. */
@@ -420,7 +435,7 @@ export class ChannelState {
     const admitted = this.flowWaiting.get(callback)
     if (admitted === undefined) return
     this.flowWaiting.delete(callback)
-    this.lane.outbox.unwait(admitted)
+    this.lane.unwait(admitted)
   }
 
   private releaseFlow(): void {
@@ -491,6 +506,7 @@ export class ChannelState {
   private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.takeAnswered(method, content)
     this.host.expect(-1)
+    this.onPublishesTaken(pending.published)
     if (this.repliesLeft > 0) this.repliesLeft--
     switch (method._tag) {
       case "channel.open-ok":
@@ -509,6 +525,14 @@ export class ChannelState {
         this.settlements.onRecovered()
         return
     }
+  }
+
+  /** The broker has answered what came behind so many publishes: it has refused none of them. */
+  private onPublishesTaken(count: number): void {
+    if (this.mode !== "tx") return this.madeConfirms?.take(count)
+    if (count <= this.takenInTx) return
+    this.publishedInTx.splice(0, count - this.takenInTx)
+    this.takenInTx = count
   }
 
   /** `basic.deliver`, read field by field: this runs once per message. */
@@ -571,8 +595,7 @@ export class ChannelState {
 
   private onReturn(method: BasicReturn, message: AmqpMessage): void {
     if (this.mode !== "tx") return this.confirms.returned(message.pairing, method, message)
-    const { exchange, replyCode, replyText, routingKey } = method
-    this.returnedInTx.push(new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: message.body }))
+    this.returnedInTx.push(messageReturned(method, message))
   }
 
   /** The messages that came back since the last call, in tx mode. */
@@ -643,13 +666,22 @@ export class ChannelState {
     const { classId, methodId, replyCode, replyText } = close
     const operation = nameOf(classId, methodId)
     const own = this.refusedRequest(operation, replyText)
-    const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
-    const entity = own?.entity ?? refused[0]?.exchange ?? (operation === "basic.publish" ? exchangeIn(replyText) : "")
-    const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
+    const isPublish = operation === "basic.publish"
+    const refused = isPublish ? this.madeConfirms?.refused(close) ?? [] : []
+    // In a transaction the first that is bad in this way is the one; with confirms all of them hear the same.
+    const publish = !isPublish ?
+      undefined
+      : this.mode === "tx" ?
+      refusedOf(close, this.publishedInTx, (published) => published)[0]
+      : refused.map((sequence) => this.confirms.messageOf(sequence))[0]
+    const entity = own?.entity ?? publish?.exchange ?? (isPublish ? exchangeIn(replyText) : "")
+    const fields = { replyCode, replyText, operation, entity, classId, methodId }
+    const routingKey = refused.length > 1 ? undefined : publish?.routingKey
+    const error = fromChannelClose(routingKey === undefined ? fields : { ...fields, routingKey })
     // Both sides closed at once. Whether the broker still answers our close is its affair, and RabbitMQ's is to lose it
     // now and then: with our answer to its own it has forgotten the channel.
     if (this.state === "closing") this.closedBy(error)
-    else this.end(error, "closed", own, new Set(refused))
+    else this.end(error, "closed", own, refused)
     this.gone()
   }
 
@@ -664,18 +696,6 @@ export class ChannelState {
     const named = inQuestion.filter(({ entity }) => replyText.includes(`'${entity}'`))
     const suspects = named.length > 0 ? named : inQuestion
     return suspects.length === 1 ? suspects[0] : undefined
-  }
-
-  /**
-   * The publishes that the broker refused: those to the exchange that it names, which all fail alike. Where it names
-   * none it speaks of one message, which is known only if no other is unsettled; the outcome of the rest is unknown.
-   */
-  private refusedPublishes({ replyCode, replyText }: ChannelClose): ReadonlyArray<PublishWaiter> {
-    const waiters = this.confirms.waiters()
-    if (replyCode === 403 || replyCode === 404) {
-      return waiters.filter(({ exchange }) => exchange !== "" && replyText.includes(`exchange '${exchange}'`))
-    }
-    return waiters.length === 1 ? waiters : []
   }
 
   /** The connection is gone. */
@@ -701,7 +721,7 @@ export class ChannelState {
     cause: ChannelCloseCause,
     state: State,
     own?: Pending,
-    refused: ReadonlySet<PublishWaiter> = new Set()
+    refused: ReadonlyArray<number> = []
   ): void {
     this.state = state
     this.closedBy(cause)
@@ -711,7 +731,8 @@ export class ChannelState {
     this.madeSettlements?.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.madeConfirms?.fail(cause, refused)
+    this.madeConfirms?.fail(cause, refused, isSuspected(cause))
+    this.publishedInTx = []
     for (const consumer of this.madeConsumers?.values() ?? []) consumer.end({ _tag: "ChannelClosed", cause })
     this.madeConsumers?.clear()
     this.releaseFlow()

@@ -146,7 +146,11 @@ export class NotAllowed extends Schema.TaggedError<NotAllowed>("effect-amqp/NotA
   override get message(): string {
     const { replyText, vhost } = this
     if (vhost === undefined) return `the broker does not allow this: ${replyText}. ${notAllowedAdvice(replyText)}`
-    const hint = vhost === "" ? ". The name is empty: the default vhost is \"/\"" : ""
+    const hint = vhost === ""
+      ? ". The name is empty: the default vhost is \"/\""
+      : /%[0-9a-f]{2}/i.test(vhost)
+      ? ". Percent-encode it in a URL only, once"
+      : ""
     return `the broker does not allow the vhost ${JSON.stringify(vhost)}: ${replyText}. ` +
       `Check its name, its limits and the user's access to it${hint}`
   }

@@ -342,7 +342,7 @@ export class Session {
     }
     const size = writer.unitSize
     writer.commit()
-    this.outbox.accept(size)
+    this.outbox.ready()
     return size
   }
 

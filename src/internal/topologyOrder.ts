@@ -7,7 +7,8 @@ import type { Entity, Exchange, QueueRef, ServerNamedQueue } from "./topologyVal
 
 const quote = (name: string): string => JSON.stringify(name)
 
-const queueText = (queue: QueueRef): string =>
+/** A queue in words. */
+export const queueText = (queue: QueueRef): string =>
   typeof queue === "string" ? `queue ${quote(queue)}` : "server-named queue"
 
 const keyText = (routingKey: string): string => routingKey === "" ? "" : `, routing key ${quote(routingKey)}`

@@ -420,8 +420,9 @@ export class Peer {
 
   publish(channel: ChannelState, message: Partial<Publish> = {}): Heard<PublishOutcome> {
     const heard: Array<PublishOutcome> = []
-    channel.publish({ routingKey: "q", body: "", ...message }, {
-      exchange: message.exchange ?? "",
+    const whole = { routingKey: "q", body: "", ...message }
+    channel.publish(whole, {
+      messageOf: () => whole,
       onOutcome: (outcome) => void heard.push(outcome)
     })
     return heard

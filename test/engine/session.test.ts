@@ -104,7 +104,7 @@ describe("the end", () => {
     const error = session.error
     assert.strictEqual(reasonOf(error), reason)
     assert.deepStrictEqual(requests, requests.map(() => [{ _tag: "Failure", cause: error, own: false }]))
-    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", sequence: 1, cause: error, own: false }])
+    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", sequence: 1, cause: error, blame: "none" }])
     assert.deepStrictEqual(waiting, [{ _tag: "ChannelClosed", cause: error }])
     assert.deepStrictEqual(pull(buffered), [[1]])
     assert.deepStrictEqual(pull(buffered), [{ _tag: "ChannelClosed", cause: error }])
@@ -315,7 +315,7 @@ describe("callbacks", () => {
     const log: Array<string> = []
     const publish = (name: string) =>
       channel.publish({ routingKey: "q", body: name }, {
-        exchange: "",
+        messageOf: () => undefined,
         onOutcome: ({ _tag }) => void log.push(`${name} ${_tag}`)
       })
     publish("a")
@@ -347,7 +347,7 @@ describe("callbacks", () => {
       if ("_tag" in pulled) return assert.fail("it ended")
       for (const { deliveryTag } of pulled) inner.push(channel.ack(deliveryTag))
       channel.publish({ routingKey: "r", body: "reply" }, {
-        exchange: "",
+        messageOf: () => undefined,
         onOutcome: ({ _tag }) => {
           inner.push(_tag)
           other.close()
@@ -429,7 +429,7 @@ describe("blocked", () => {
     const log: Array<string> = []
     peer.reply(0, { _tag: "connection.blocked", reason: "low on memory" })
     publishWhenOpen(peer, log)
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])
@@ -442,7 +442,7 @@ describe("blocked", () => {
     peer.reply(0, { _tag: "connection.blocked", reason: "a" })
     publishWhenOpen(peer, log)
     peer.reply(0, { _tag: "connection.unblocked" }, { _tag: "connection.blocked", reason: "b" })
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])
@@ -686,7 +686,7 @@ describe("ML18 ML21 ML22 the cuts of the network", () => {
     }, { entity: "", onReply: note("consume"), onFailure: note("consume failed") })
     for (let i = 1; i <= 4; i++) {
       two.publish({ exchange: "e", routingKey: "k", body: "x", mandatory: i === 3 }, {
-        exchange: "e",
+        messageOf: () => undefined,
         onOutcome: (outcome) =>
           note(`publish ${i}`)([outcome._tag, outcome._tag === "Returned" && outcome.message.text])
       })

@@ -834,12 +834,6 @@ describe("returns and confirms that lie", () => {
       const mark = marks[1] ?? ""
       yield* server.write(
         // Of nobody.
-        back(undefined),
-        back(""),
-        back(mark.slice(0, 1)),
-        back(`${mark.slice(0, 1)}zzzzzzzzzzzzzzzz`),
-        back(`${mark.slice(0, 1)}-1`),
-        back(`${mark.slice(0, 1)}✓`),
         frame(1, { _tag: "basic.ack", deliveryTag: 0, multiple: false }),
         frame(1, { _tag: "basic.ack", deliveryTag: 4, multiple: false }),
         frame(1, { _tag: "basic.nack", deliveryTag: 4, multiple: false, requeue: true }),
@@ -860,6 +854,52 @@ describe("returns and confirms that lie", () => {
       assert.strictEqual(two && Result.isFailure(two) && two.failure._tag, "AmqpMessageReturned")
       assert.strictEqual(three && Result.isFailure(three) && three.failure._tag, "AmqpPublishNacked")
       yield* channel.waitForConfirms
+      yield* assertAlive(all, channel)
+    })))
+
+  it.live("a return that says nothing of whose it is makes nobody's success", () =>
+    hostile(Effect.gen(function*() {
+      for (const tag of [undefined, "", "\u0001", "\u0001zzzzzzzzzzzzzzzz", "\u0001-1", "\u0001✓"]) {
+        const all = yield* opened()
+        const { server } = all
+        const channel = yield* confirmingOn(all)
+        const publish = (routingKey: string, mandatory = true) =>
+          start(Effect.result(channel.publish({ routingKey, body: "x", mandatory })))
+        const fibers = [yield* publish("1"), yield* publish("2"), yield* publish("3", false)]
+        for (const _ of fibers) yield* server.publish(1)
+        yield* server.write(
+          content(1, returned("", "k"), "x", tag === undefined ? {} : { clusterId: tag }),
+          frame(1, { _tag: "basic.ack", deliveryTag: 3, multiple: true })
+        )
+        const results = yield* Fiber.joinAll(fibers)
+        assert.deepStrictEqual(
+          results.map((result) => Result.isFailure(result) && result.failure._tag),
+          ["AmqpPublishUnconfirmed", "AmqpPublishUnconfirmed", false]
+        )
+        const [first] = results
+        assert.isTrue(
+          first && Result.isFailure(first) && "maybeReturned" in first.failure && first.failure.maybeReturned
+        )
+        yield* assertAlive(all, channel)
+      }
+    })))
+
+  it.live("a message that comes back with properties that nobody can read comes without them", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened()
+      const { server } = all
+      const channel = yield* confirmingOn(all)
+      const publishing = yield* start(Effect.flip(channel.publish({ routingKey: "k", body: "x", mandatory: true })))
+      yield* server.publish(1)
+      yield* server.write(
+        frame(1, returned("", "k")),
+        // The last two octets are flags that mean nothing.
+        rawFrame(2, 1, [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]),
+        rawFrame(3, 1, Array.from(bytes("x")))
+      )
+      const error = yield* Fiber.join(publishing)
+      assert.isTrue(error._tag === "AmqpMessageReturned" && error.properties === undefined)
+      assert.deepStrictEqual(error._tag === "AmqpMessageReturned" && error.body, bytes("x"))
       yield* assertAlive(all, channel)
     })))
 })

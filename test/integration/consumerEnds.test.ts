@@ -576,4 +576,41 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
       yield* link.reset
       yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
     })))
+
+  it.effect("one of an exclusive queue waits until the topology has it again, also while nobody has it", () =>
+    noLeaks(Effect.gen(function*() {
+      const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const name = uniqueName("exclusive")
+      yield* Effect.gen(function*() {
+        yield* AmqpTopology.make([AmqpTopology.classicQueue(name, { exclusive: true, durable: false })], {
+          patience: "50 millis"
+        })
+        const consumer = yield* AmqpConsumer.make(name, { recover: soon })
+        const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
+        yield* consumer.deliveries.pipe(
+          Stream.runDrain,
+          Effect.catch((error) => Deferred.fail(failed, error)),
+          Effect.forkScoped
+        )
+        yield* until(consumer, isAttachedIn(1))
+        yield* proxy.refuse(true)
+        yield* proxy.set("up", { mode: "hole" })
+        yield* link.halfClose("down")
+        yield* Stream.runDrain(
+          Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
+        )
+        yield* proxy.set("up", { mode: "pass" })
+        yield* proxy.refuse(false)
+        yield* Effect.raceFirst(
+          until(
+            consumer,
+            (status) => status._tag === "Recovering" && status.cause.reason._tag === "AmqpResourceLocked"
+          ),
+          Deferred.await(failed)
+        )
+        // The queue goes with the old connection: from here on there is none, until the topology tries again.
+        yield* link.reset
+        yield* Effect.raceFirst(until(consumer, isAttachedIn(2)), Deferred.await(failed))
+      }).pipe(Effect.provideService(AmqpConnection, connection))
+    })))
 })

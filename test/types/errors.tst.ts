@@ -116,12 +116,22 @@ expectType<
 declare const channel: Channel
 
 // A transaction adds its own errors to those of what it runs, and hides none.
-declare const work: Effect.Effect<number, AmqpNotFound, AmqpTransport>
+declare const work: Effect.Effect<number, AmqpResourceLocked, AmqpTransport>
 const transaction = channel.transaction(work)
 expectType<
   Equal<
     typeof transaction,
-    Effect.Effect<number, AmqpNotFound | AmqpPreconditionFailed | AmqpMessageReturned | Ended, AmqpTransport>
+    Effect.Effect<
+      number,
+      | AmqpResourceLocked
+      | AmqpAccessRefused
+      | AmqpNotFound
+      | AmqpPreconditionFailed
+      | AmqpContentTooLarge
+      | AmqpMessageReturned
+      | Ended,
+      AmqpTransport
+    >
   >
 >()
 
@@ -238,7 +248,7 @@ expectType<
 // Every operation is here, as above.
 expectType<
   Equal<
-    ErrorsOf<Connection, "changes">,
+    ErrorsOf<Connection, "changes" | "publishing">,
     {
       readonly status: never
       readonly server: AmqpConnectionError

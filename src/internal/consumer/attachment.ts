@@ -90,7 +90,7 @@ export class Attachment {
   /** Kept until every queue has answered: if one refuses, the channel goes, and nobody should have begun with these. */
   private held: Array<AmqpSupervisedDelivery> | undefined = []
   private isLeft = false
-  /** Whether the end of the channel was told: each of its consumers hears of it. */
+  /** Whether the end of the channel was told: each of its consumers hears of it, and so do we. */
   private isTold = false
 
   constructor(
@@ -156,6 +156,8 @@ export class Attachment {
     this.buffer.keep((delivery) => !delivery.isOn(this.state))
     for (const subscription of this.subscriptions.values()) this.open.consuming.leave(subscription)
     this.state.giveBackAll()
+    // The channel may outlive its consumers, for the handlers at work, and then nobody else would tell.
+    this.state.onClosed(() => this.onChannelClosed(this.state.closeCause))
   }
 
   onDelivery(delivery: AmqpSupervisedDelivery): void {
@@ -176,9 +178,13 @@ export class Attachment {
         if (!isPresent) return
         return this.onEvent({ _tag: "Cancelled", queue: subscription.ref, error: end.error })
       case "ChannelClosed":
-        if (this.isTold) return
-        this.isTold = true
-        this.onEvent({ _tag: "ChannelClosed", cause: end.cause })
+        this.onChannelClosed(end.cause)
     }
+  }
+
+  private onChannelClosed(cause: ChannelCloseCause): void {
+    if (this.isTold) return
+    this.isTold = true
+    this.onEvent({ _tag: "ChannelClosed", cause })
   }
 }

@@ -50,7 +50,7 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
     const take = slots.take(1)
     const release = slots.release(1)
     const failed = Deferred.makeUnsafe<never, E | Cause.TimeoutError>()
-    const atWork = new Set<Fiber.Fiber<unknown>>()
+    const atWork = new Set<{ fiber: Fiber.Fiber<unknown> | undefined }>()
     const idle = new Set<() => void>()
 
     const limited = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, E | Cause.TimeoutError, R> =>
@@ -85,10 +85,12 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       )
 
     const fork = (delivery: AmqpSupervisedDelivery): void => {
-      const fiber = runFork(handle(delivery), { uninterruptible: true })
-      atWork.add(fiber)
-      fiber.addObserver(() => {
-        atWork.delete(fiber)
+      // At work before it begins: it may end the consumer itself, or have somebody do so.
+      const work: { fiber: Fiber.Fiber<unknown> | undefined } = { fiber: undefined }
+      atWork.add(work)
+      work.fiber = runFork(handle(delivery), { uninterruptible: true })
+      work.fiber.addObserver(() => {
+        atWork.delete(work)
         if (atWork.size > 0) return
         for (const callback of idle) callback()
         idle.clear()
@@ -113,7 +115,7 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
           return ending.drain(isIdle, drainTimeout).pipe(
             Effect.andThen(Effect.suspend(() => {
               if (atWork.size === 0) return Effect.void
-              for (const fiber of atWork) fiber.interruptUnsafe()
+              for (const { fiber } of atWork) fiber?.interruptUnsafe()
               return Effect.asVoid(ending.within(isIdle))
             }))
           )

@@ -27,9 +27,11 @@ import { AmqpConnectionError, isSoft } from "../../AmqpError.ts"
 import type { InputTable } from "../../AmqpTable.ts"
 import { DeliveryBuffer } from "../deliveries.ts"
 import { openChannelOn } from "../openChannel.ts"
-import { type QueueRef, resolveQueue } from "../queueNames.ts"
+import { isRestored, type QueueRef, resolveQueue } from "../queueNames.ts"
 import { channelClosed } from "../requests.ts"
 import type { Session } from "../session.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../topologyError.ts"
+import { queueText } from "../topologyOrder.ts"
 import { Attachment, type AttachmentEvent } from "./attachment.ts"
 import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./failure.ts"
 
@@ -170,8 +172,9 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
       attachment: Attachment,
       session: Session,
       queue: QueueRef
-    ): Effect.Effect<Refusal | undefined> =>
-      Effect.matchEffect(
+    ): Effect.Effect<Refusal | undefined> => {
+      const since = clock.currentTimeMillisUnsafe()
+      return Effect.matchEffect(
         Effect.flatMap(
           resolveQueue(connection, queue),
           (name) => {
@@ -182,7 +185,12 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         {
           onSuccess: () => Effect.undefined,
           onFailure: (error) => {
-            const failure = failedIn([queue], "consume")(error)
+            const isAway = (error._tag === "AmqpNotFound" || error._tag === "AmqpEncodeError") &&
+              isRestored(connection, queue, since)
+            const reason = isAway
+              ? new AmqpTopologyError({ entity: queueText(queue), cause: new AmqpTopologyPending({}) })
+              : error
+            const failure = failedIn([queue], "consume")(reason)
             const isAlone = error._tag === "AmqpConnectionError"
               ? "replyText" in error.reason && isNamed(group.names.get(queue) ?? "", error.reason.replyText)
               : error._tag !== "AmqpChannelClosed"
@@ -190,6 +198,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
           }
         }
       )
+    }
 
     /** Subscribes to all queues of a group at once. */
     const subscribe = (
