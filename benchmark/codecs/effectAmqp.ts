@@ -7,7 +7,7 @@ import { anonymous } from "../../src/AmqpAuth.ts"
 import { AmqpUnacknowledged } from "../../src/AmqpDelivery.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import { Deliveries } from "../../src/internal/deliveries.ts"
+import { Deliveries, type Pulled } from "../../src/internal/deliveries.ts"
 import { writeBodyFrames, writeHeaderFrame, writePublishFrame } from "../../src/internal/frames.ts"
 import { Session } from "../../src/internal/session.ts"
 import { Writer } from "../../src/internal/wire.ts"
@@ -67,11 +67,19 @@ export const makeCodec = (): Codec => {
   const receive = (chunk: Buffer, each: (message: AmqpUnacknowledged) => void): number => {
     session.receive([chunk])
     let count = 0
-    deliveries.pull((pulled) => {
+    let isEmpty = false
+    const take = (pulled: Pulled<AmqpUnacknowledged>): void => {
       if (!("length" in pulled)) throw new Error("the consumer has ended")
       for (const message of pulled) each(message)
-      count = pulled.length
-    })
+      count += pulled.length
+      isEmpty = false
+    }
+    // What has come is handed out in parts.
+    while (!isEmpty) {
+      isEmpty = true
+      deliveries.pull(take)
+    }
+    deliveries.unpull(take)
     return count
   }
 
