@@ -61,7 +61,7 @@ export interface Subscriber {
   readonly arguments: PlainTable
   /** 0: no limit. */
   readonly prefetch: number
-  /** Whether its channel has a prefetch for all of its consumers, which quorum queues and streams refuse. */
+  /** Whether its channel now has a prefetch for all of its consumers, which quorum queues and streams refuse. */
   readonly hasGlobalPrefetch: boolean
   /** The one that holds the channel, for `x-single-active-consumer` and listings. */
   readonly owner: Owner

@@ -11,10 +11,7 @@ import type { Properties } from "../../AmqpMessage.ts"
 import type { Plain } from "../../AmqpTable.ts"
 import type { IncomingContent } from "./incoming.ts"
 import type { Message } from "./message.ts"
-import { preconditionFailed, Refusal } from "./refusal.ts"
-
-/** What queues do not know how to store: RabbitMQ's parser ends with it, and so does the connection. */
-const malformed = (): Refusal => new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" })
+import { internalError, preconditionFailed } from "./refusal.ts"
 
 const isMalformed = (value: Plain | undefined): boolean => {
   if (typeof value === "number") return !Number.isFinite(value)
@@ -28,10 +25,11 @@ export const decodeStrictly = (message: Message): Properties => {
   try {
     properties = message.decoded
   } catch (error) {
-    if (error instanceof AmqpDecodeError) throw malformed()
+    // RabbitMQ's parser ends with it, and so does the connection.
+    if (error instanceof AmqpDecodeError) throw internalError
     throw error
   }
-  if (properties.headers !== undefined && isMalformed(properties.headers)) throw malformed()
+  if (properties.headers !== undefined && isMalformed(properties.headers)) throw internalError
   return properties
 }
 

@@ -10,6 +10,7 @@
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import { addressed } from "./addressing.ts"
 import { checkConsumerArguments } from "./arguments.ts"
+import { ChannelMail } from "./channelMail.ts"
 import { type ChannelFrame, type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { Message } from "./message.ts"
 import type { Channel, Entry, Outcome, Owner, Permissions, Published, Reply } from "./model.ts"
@@ -19,30 +20,23 @@ import {
   channelError,
   closeFields,
   commandInvalid,
+  internalError,
   notAllowed,
   notFound,
   notImplemented,
   preconditionFailed,
   Refusal
 } from "./refusal.ts"
-import { ServerConfirms } from "./serverConfirms.ts"
+import { Replies, replyTo } from "./replies.ts"
+import { type PublishOutcome, ServerConfirms } from "./serverConfirms.ts"
 import { Consumer, type ConsumerHost, Consumers } from "./serverConsumers.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
 
-/** The queue that nobody declares: what its consumer gets are replies to what its own channel published. */
-const replyTo = "amq.rabbitmq.reply-to"
-
 /** What `tx.commit` will do. */
 interface Transaction {
-  readonly publishes: Array<() => boolean>
+  readonly publishes: Array<() => PublishOutcome>
   readonly settlements: Array<{ readonly deliveries: ReadonlyArray<Delivery>; readonly outcome: Outcome }>
-}
-
-/** Who consumes the replies of a channel. */
-interface ReplyConsumer {
-  readonly consumerTag: string
-  readonly address: string
 }
 
 const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
@@ -58,6 +52,8 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly services: Services
   private readonly incoming = new Incoming()
   private readonly confirms = new ServerConfirms((method) => this.send(method))
+  private readonly mail: ChannelMail
+  private readonly replies: Replies
   private readonly subscriptions: Consumers
   private readonly pending: Unsettled
   private readonly place: Place
@@ -65,7 +61,6 @@ export class ServerChannel implements Channel, ConsumerHost {
   private state: "starting" | "open" | "closing" | "closed" = "starting"
   private nextDelivery = 1
   private lastDeclared = ""
-  private replyConsumer: ReplyConsumer | undefined
   private transaction: Transaction | undefined
 
   constructor(number: number, host: ChannelHost, services: Services) {
@@ -77,6 +72,8 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.place = { connection: host.name, channel: number }
     this.subscriptions = new Consumers(services.agenda)
     this.pending = new Unsettled(services, this.place, this.subscriptions, (refusal) => this.refuse(refusal, undefined))
+    this.mail = new ChannelMail((size) => host.posted(this, size))
+    this.replies = new Replies(services.replyAddresses, () => services.generateName(`${replyTo}.`))
   }
 
   // ---------------------------------------------------------------------------
@@ -162,7 +159,8 @@ export class ServerChannel implements Channel, ConsumerHost {
     if (this.state !== "open") return
     this.state = "closed"
     this.confirms.clear()
-    if (this.replyConsumer !== undefined) this.services.replyAddresses.delete(this.replyConsumer.address)
+    this.mail.close()
+    this.replies.close()
     if (this.transaction !== undefined) this.putBack(this.transaction)
     this.transaction = undefined
     this.pending.abandon()
@@ -194,6 +192,7 @@ export class ServerChannel implements Channel, ConsumerHost {
         throw channelError("second 'channel.open' seen")
       case "channel.close":
         this.end("closed by the client")
+        this.readMail()
         this.send({ _tag: "channel.close-ok" })
         return this.host.forget(this.number)
       case "channel.flow":
@@ -401,8 +400,14 @@ export class ServerChannel implements Channel, ConsumerHost {
     queue.consume(consumer)
     this.subscriptions.add(consumer)
     this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: name, consumerTag })
-    this.reply(method, { _tag: "basic.consume-ok", consumerTag })
+    if (!method.noWait) this.mail.post(() => this.consumes(consumer))
     this.agenda.add(queue)
+  }
+
+  /** The queue has answered. RabbitMQ's channel does not survive it if the consumer was cancelled meanwhile. */
+  private consumes(consumer: Consumer): void {
+    this.send({ _tag: "basic.consume-ok", consumerTag: consumer.tag })
+    if (this.subscriptions.get(consumer.tag) !== consumer) throw internalError
   }
 
   private checkTag(consumerTag: string): void {
@@ -418,15 +423,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   private consumeReplies(method: AmqpProtocol.BasicConsume): void {
     this.checkTag(method.consumerTag)
     if (!method.noAck) throw preconditionFailed("reply consumer cannot acknowledge")
-    if (this.replyConsumer !== undefined) throw preconditionFailed("reply consumer already set")
     const consumerTag = this.tagFor(method)
-    const address = this.services.generateName(`${replyTo}.`)
-    this.replyConsumer = { consumerTag, address }
-    this.services.replyAddresses.set(address, (message) => {
-      // These do not count: each has the number that the next delivery of a queue will have.
-      const deliveryTag = this.nextDelivery
-      this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
-    })
+    this.replies.consume(consumerTag, (message, isWanted) =>
+      this.mail.post(() => {
+        // These do not count: each has the number that the next delivery of a queue will have.
+        const deliveryTag = this.nextDelivery
+        if (isWanted()) this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
+      }))
     this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: replyTo, consumerTag })
     this.reply(method, { _tag: "basic.consume-ok", consumerTag })
   }
@@ -434,12 +437,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   private cancel(method: AmqpProtocol.BasicCancel): void {
     const { consumerTag } = method
     const consumer = this.subscriptions.get(consumerTag)
-    if (this.replyConsumer?.consumerTag === consumerTag) {
-      this.services.replyAddresses.delete(this.replyConsumer.address)
-      this.replyConsumer = undefined
-      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
-    } else if (consumer !== undefined) {
+    if (consumer !== undefined) {
+      // It is the queue that answers, behind what it has delivered.
       this.endConsumer(consumer, true)
+      return this.mail.post(() => this.reply(method, { _tag: "basic.cancel-ok", consumerTag }))
+    }
+    if (this.replies.cancel(consumerTag)) {
+      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
     }
     this.reply(method, { _tag: "basic.cancel-ok", consumerTag })
   }
@@ -457,10 +461,12 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   /** The queue has given the consumer up. */
   cancelled(consumer: Consumer): void {
-    if (this.subscriptions.get(consumer.tag) !== consumer) return
-    this.endConsumer(consumer, false)
-    if (!this.host.can("consumer_cancel_notify")) return
-    this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
+    this.mail.post(() => {
+      if (this.subscriptions.get(consumer.tag) !== consumer) return
+      this.endConsumer(consumer, false)
+      if (!this.host.can("consumer_cancel_notify")) return
+      this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
+    })
   }
 
   // ---------------------------------------------------------------------------
@@ -477,14 +483,17 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   deliver(consumer: Consumer, entry: Entry): void {
+    if (!consumer.noAck) this.subscriptions.delivered(consumer)
+    this.mail.postDelivery(entry.message.size, () => this.accept(consumer, entry))
+  }
+
+  /** Numbers what a queue delivers, and gives what sends it. */
+  private accept(consumer: Consumer, entry: Entry): () => void {
+    const { noAck, queue, tag } = consumer
+    const { message, redelivered } = entry
     const deliveryTag = this.nextDelivery++
-    if (!consumer.noAck) this.pending.add(deliveryTag, consumer.queue, entry, consumer)
-    this.deliverMessage(entry.message, {
-      consumerTag: consumer.tag,
-      deliveryTag,
-      queue: consumer.queue.name,
-      redelivered: entry.redelivered
-    })
+    if (!noAck) this.pending.add(deliveryTag, queue, entry, consumer)
+    return () => this.deliverMessage(message, { consumerTag: tag, deliveryTag, queue: queue.name, redelivered })
   }
 
   private deliverMessage(
@@ -563,8 +572,9 @@ export class ServerChannel implements Channel, ConsumerHost {
     const message = this.addressed(new Message({ exchange, routingKey, ...content }))
     checkProperties(message.decoded, this.host.account.name)
     const store = this.route(message)
-    const finish = (): boolean => {
+    const finish = (): PublishOutcome => {
       const { isAccepted, isRouted } = store()
+      const outcome = !isRouted ? "unroutable" : isAccepted ? "stored" : "rejected"
       if (!isRouted && mandatory) this.giveBack(message)
       this.services.emit({
         _tag: "Published",
@@ -572,20 +582,17 @@ export class ServerChannel implements Channel, ConsumerHost {
         exchange,
         routingKey,
         size: message.body.length,
-        outcome: !isRouted ? "unroutable" : isAccepted ? "stored" : "rejected"
+        outcome
       })
-      return isAccepted
+      return outcome
     }
     if (this.transaction !== undefined) this.transaction.publishes.push(finish)
-    else this.confirms.settled(finish())
-    if (this.confirms.isOn) this.host.confirming(this)
+    else if (this.confirms.settled(finish())) this.host.posted(this)
   }
 
   /** With the channel's own address in place of the general one. */
   private addressed(message: Message): Message {
-    if (decodeStrictly(message).replyTo !== replyTo) return message
-    if (this.replyConsumer === undefined) throw preconditionFailed("fast reply consumer does not exist")
-    return message.with({ replyTo: this.replyConsumer.address })
+    return decodeStrictly(message).replyTo === replyTo ? message.with({ replyTo: this.replies.address }) : message
   }
 
   private route(message: Message): () => Published {
@@ -606,8 +613,9 @@ export class ServerChannel implements Channel, ConsumerHost {
     )
   }
 
-  /** The client's present chunk is handled. */
-  sendConfirms(): void {
+  /** The client's present chunk is handled: now what queues have said meanwhile. May throw a hard `Refusal`. */
+  readMail(): void {
+    this.mail.read()
     this.confirms.flush()
   }
 
@@ -625,7 +633,7 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private commit(): void {
     const { publishes, settlements } = this.takeTransaction()
-    const isAccepted = publishes.map((publish) => publish()).every(Boolean)
+    const isAccepted = publishes.map((publish) => publish()).every((outcome) => outcome !== "rejected")
     for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
     if (!isAccepted) throw preconditionFailed("partial tx completion")
     this.send({ _tag: "tx.commit-ok" })

@@ -89,10 +89,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private isPushedBack = false
   /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
   private hasHungUp = false
-  private readonly confirmers = new Set<{ readonly sendConfirms: () => void }>()
+  /** Channels that queues have said something to. */
+  private readonly addressees = new Set<{ readonly readMail: () => void }>()
   // --- writing
   private written: Array<Uint8Array> = []
   private buffered = 0
+  /** Bytes that channels have not yet written of what queues have delivered. */
+  private posting = 0
   /** The link has enough for now. */
   private isCongested = false
   /** A consumer could have been given more. */
@@ -164,8 +167,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       this.services.deliver()
     }
     if (this.isHeld) this.inbox.keep()
-    for (const channel of this.confirmers) channel.sendConfirms()
-    this.confirmers.clear()
+    this.readMail()
     if (this.isHeld) return
     if (this.hasHungUp) this.leave("the client closed the connection")
     this.listen()
@@ -176,6 +178,20 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (!this.isPushedBack) return
     this.isPushedBack = false
     this.link.resume()
+  }
+
+  /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
+  private readMail(): void {
+    this.posting = 0
+    for (const channel of this.addressees) {
+      this.addressees.delete(channel)
+      try {
+        channel.readMail()
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error
+        this.fail(error, undefined)
+      }
+    }
   }
 
   private get isHeld(): boolean {
@@ -237,6 +253,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
   flush(): void {
     if (this.hasHungUp) return this.leave("the client closed the connection")
+    this.readMail()
     if (this.written.length > 0) {
       const bytes = join(this.written)
       this.written = []
@@ -249,7 +266,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   isWritable(): boolean {
-    if (!this.isCongested && this.buffered < maxBuffered) return true
+    if (!this.isCongested && this.buffered + this.posting < maxBuffered) return true
     this.isWanted = true
     return false
   }
@@ -295,8 +312,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.services.tap()?.({ connection: this.name, direction: "down", frame })
   }
 
-  confirming(channel: { readonly sendConfirms: () => void }): void {
-    this.confirmers.add(channel)
+  posted(channel: { readonly readMail: () => void }, size = 0): void {
+    this.addressees.add(channel)
+    this.posting += size
+    this.services.writing(this)
   }
 
   // ---------------------------------------------------------------------------
@@ -344,8 +363,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     return channel
   }
 
-  forget(channel: number): void {
-    this.channels.delete(channel)
+  forget(number: number): void {
+    const channel = this.channels.get(number)
+    if (channel !== undefined) this.addressees.delete(channel)
+    this.channels.delete(number)
   }
 
   // ---------------------------------------------------------------------------
@@ -603,7 +624,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "closed"
     for (const channel of this.channels.values()) channel.end(reason)
     this.channels.clear()
-    this.confirmers.clear()
+    this.addressees.clear()
     this.home.release(this)
     this.services.emit({ _tag: "ConnectionClosed", connection: this.name, reason })
   }

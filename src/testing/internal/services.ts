@@ -56,8 +56,8 @@ export interface ChannelHost extends Owner {
   readonly isWritable: () => boolean
   readonly send: (channel: number, method: AmqpProtocol.Method<InputTable>) => void
   readonly sendContent: (channel: number, method: AmqpProtocol.ContentMethod, message: Message) => void
-  /** This has confirms to send once the client's present chunk is handled. */
-  readonly confirming: (channel: { readonly sendConfirms: () => void }) => void
+  /** This has something to say once the client's present chunk is handled: so many bytes, as far as it counts. */
+  readonly posted: (channel: { readonly readMail: () => void }, size?: number) => void
   /** The number is free again. */
   readonly forget: (channel: number) => void
 }
