@@ -7,16 +7,23 @@
  * @since 0.1.0
  */
 import * as Result from "effect/Result"
-import type { AmqpConnectionError } from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../AmqpTable.ts"
 import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
-import { term } from "./fieldValue.ts"
-import { copied, Inbox, type Received } from "./inbox.ts"
+import {
+  type ClientFrame,
+  Crash,
+  methodNamed,
+  type Named,
+  type RawFrame,
+  readFrame,
+  unexpected
+} from "./clientFrame.ts"
+import { Inbox, type Received } from "./inbox.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
 import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
-import { channelError, closeFields, connectionForced, notAllowed, Refusal, refuse, unexpectedFrame } from "./refusal.ts"
+import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "./refusal.ts"
 import { ServerChannel } from "./serverChannel.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import type { Timer } from "./timers.ts"
@@ -38,34 +45,6 @@ const maxBuffered = 1024 * 1024
 
 /** What frame sizes are without a limit. */
 const unlimited = 0xffff_ffff
-
-/** What RabbitMQ shows of a frame that should not be there. */
-const payloadOf = (frame: AmqpProtocol.Frame): readonly [type: number, payload: Uint8Array] => {
-  switch (frame._tag) {
-    case "Method":
-      return [
-        AmqpProtocol.frameMethod,
-        Result.getOrThrow(AmqpProtocol.encodeMethod(frame.channel, frame.method, { frameMax: unlimited }))
-          .slice(7, -1)
-      ]
-    case "Header": {
-      const head = new DataView(new ArrayBuffer(12))
-      head.setUint16(0, 60)
-      head.setBigUint64(4, BigInt(frame.bodySize))
-      return [AmqpProtocol.frameHeader, join([new Uint8Array(head.buffer), frame.properties])]
-    }
-    case "Body":
-      return [AmqpProtocol.frameBody, frame.payload]
-    case "Heartbeat":
-      return [AmqpProtocol.frameHeartbeat, new Uint8Array(0)]
-  }
-}
-
-const unexpected = (frame: AmqpProtocol.Frame): Refusal => {
-  const [type, payload] = payloadOf(frame)
-  const which = payload.length <= 16 ? "all" : "first 16"
-  return unexpectedFrame(`type ${type}, ${which} octets = ${term(payload.subarray(0, 16))}`)
-}
 
 export class ServerConnection implements Connection, Peer, ChannelHost {
   readonly id: string
@@ -200,11 +179,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private take(received: Received): void {
     if (received._tag === "ProtocolHeader") this.begin(received.isKnown)
-    else if (received._tag === "Garbage") this.reject(received.error)
-    else {
-      this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(received) })
-      this.handle(received)
-    }
+    else if (received._tag === "Garbage") this.reject(received.refusal)
+    else this.handle(received.frame)
   }
 
   private begin(isKnown: boolean): void {
@@ -224,13 +200,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   /** What comes from here on cannot be understood. */
-  private reject({ reason }: AmqpConnectionError): void {
-    this.fail(
-      reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
-        ? refuse(reason.replyCode)(reason.detail)
-        : new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" }),
-      undefined
-    )
+  private reject(refusal: Refusal): void {
+    this.fail(refusal, undefined)
     if (this.state === "closed") this.doom()
   }
 
@@ -322,33 +293,32 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // frames
   // ---------------------------------------------------------------------------
 
-  private handle(frame: AmqpProtocol.Frame): void {
-    if (this.isDeaf) return
-    const channel = frame._tag === "Heartbeat" ? 0 : frame.channel
-    if (this.state === "closed") {
-      if (channel === 0 && frame._tag === "Method") this.closing(frame.method)
-      return
-    }
-    const method = frame._tag === "Method" ? frame.method : undefined
-    let about = method
+  private handle(raw: RawFrame): void {
+    if (this.isDeaf || (this.state === "closed" && raw.channel !== 0)) return
+    let about: Named | undefined = methodNamed(raw)
     try {
-      if (frame._tag === "Heartbeat") return
-      if (channel === 0) {
-        if (method === undefined) throw unexpected(frame)
-        this.control(method)
-      } else if (this.state === "running") {
-        const existing = this.channels.get(channel) ?? this.open(channel)
-        about = existing.methodOf(frame)
-        existing.receive(frame)
-        if (frame._tag !== "Method") this.published()
-      } else {
+      if (raw.channel === 0) return this.control(raw)
+      if (this.state !== "running") {
         about = undefined
-        throw unexpected(frame)
+        throw unexpected(raw)
       }
+      const frame = this.understand(raw)
+      if (frame._tag === "Heartbeat") return
+      const channel = this.channels.get(raw.channel) ?? this.open(raw.channel)
+      about = channel.methodOf(frame)
+      channel.receive(frame)
+      if (frame._tag !== "Method") this.published()
     } catch (error) {
+      if (error instanceof Crash) return this.drop(error.reason)
       if (!(error instanceof Refusal)) throw error
       this.fail(error, error.replyCode === 541 ? undefined : about)
     }
+  }
+
+  private understand(raw: RawFrame): ClientFrame {
+    const frame = readFrame(raw)
+    this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(frame) })
+    return frame
   }
 
   private open(number: number): ServerChannel {
@@ -373,8 +343,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // the class connection
   // ---------------------------------------------------------------------------
 
-  private control(method: AmqpProtocol.Method): void {
+  private control(raw: RawFrame): void {
     const { state } = this
+    const frame = this.understand(raw)
+    if (frame._tag === "Heartbeat") return
+    if (frame._tag !== "Method") throw unexpected(raw)
+    const { method } = frame
+    if (state === "closed") return this.closing(method)
     if (method._tag === "connection.start-ok" && state === "starting") return this.start(method)
     if (method._tag === "connection.tune-ok" && state === "tuning") return this.tune(method)
     if (method._tag === "connection.open" && state === "opening") return this.enter(method)
@@ -399,11 +374,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (user === "invalid") return this.doom()
     if (user === "refused") {
       if (!this.can("authentication_failure_close")) return this.doom()
-      return this.sendClose({
-        replyCode: 403,
-        replyText: `ACCESS_REFUSED - Login was refused using authentication mechanism ${mechanism}. ` +
-          "For details see the broker logfile."
-      }, undefined)
+      this.sendClose(
+        accessRefused(
+          `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`
+        ),
+        undefined
+      )
+      return this.await(doom)
     }
     this.loggedIn = user
     this.state = "tuning"
@@ -420,7 +397,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
-    this.inbox.limit(frameMax === 0 ? unlimited : frameMax)
+    this.inbox.frameMax = frameMax === 0 ? unlimited : frameMax
     this.heartbeatSeconds = heartbeat
   }
 
@@ -543,27 +520,30 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   /** What becomes of a client that does something wrong. */
-  private fail(refusal: Refusal, method: AmqpProtocol.Method | undefined): void {
+  private fail(refusal: Refusal, method: Named | undefined): void {
     if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
     else if (this.state !== "closed") this.doom()
   }
 
-  private sendClose(reply: Reply, method: AmqpProtocol.Method | undefined): void {
+  private sendClose(reply: Reply, method: Named | undefined): void {
     this.release(`${reply.replyCode} ${reply.replyText}`)
     this.send(0, { _tag: "connection.close", ...closeFields(reply, method) })
     this.await()
   }
 
-  /** Everything is said; the client has this long to hang up. */
-  private await(): void {
+  /** Everything is said; the client has this long to hang up, in milliseconds. */
+  private await(patience = this.farewell): void {
     this.state = "closed"
     if (this.isBlocked) {
       this.isBlocked = false
       this.services.turn(() => this.read())
     }
     this.stopTimers()
-    const seconds = this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30
-    this.timer = this.later(seconds * 1000, () => this.finish("the client did not hang up"))
+    this.timer = this.later(patience, () => this.drop("the client did not hang up"))
+  }
+
+  private get farewell(): number {
+    return 1000 * (this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30)
   }
 
   /** In the state `closed`. */
@@ -632,3 +612,11 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
 const isTable = (value: unknown): value is PlainTable =>
   typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
+
+/** With bytes of its own. */
+const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  if (frame._tag !== "Header") return frame
+  const { bodySize, channel, properties } = frame
+  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
+}
