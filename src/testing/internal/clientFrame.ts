@@ -11,7 +11,7 @@ import { AmqpDecodeError } from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import { readMethod } from "../../internal/spec.ts"
 import { Reader } from "../../internal/wire.ts"
-import { term } from "./fieldValue.ts"
+import { term, withTuple } from "./fieldValue.ts"
 import { frameError, internalError, type Refusal, unexpectedFrame } from "./refusal.ts"
 
 /** A frame of which only the outside has been read. */
@@ -49,15 +49,10 @@ const shown = ({ payload, type }: RawFrame): string => {
 /** A frame that should not be there. */
 export const unexpected = (frame: RawFrame): Refusal => unexpectedFrame(shown(frame))
 
-/** Where Erlang breaks a line. */
-const lineWidth = 80
-
-/** A frame that is none, with the reason as a tuple of Erlang. */
+/** What is no frame, and why. */
 export const broken = (frame: RawFrame, reason: string, ...details: ReadonlyArray<number>): Refusal => {
-  const before = `${shown(frame)}: `
-  const tuple = details.length === 0 ? reason : `{${[reason, ...details].join()}}`
-  const fits = before.length + tuple.length <= lineWidth
-  return frameError(before + (fits ? tuple : tuple.replaceAll(",", `,\n${" ".repeat(before.length + 1)}`)))
+  const text = `${shown(frame)}: `
+  return frameError(details.length === 0 ? text + reason : withTuple(text, reason, ...details))
 }
 
 /** A method, as far as a close has to name it. */

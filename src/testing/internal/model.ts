@@ -283,6 +283,10 @@ export interface Connection extends Owner {
   readonly close: (reply: Reply) => void
   /** Drops it without a word. */
   readonly reset: () => void
+  /** The client's side is reset and the broker's is not: it goes on as if the client were there. */
+  readonly strand: () => void
+  /** After `strand`: now the broker notices. */
+  readonly notice: () => void
 }
 
 export interface Channel {

@@ -58,8 +58,10 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly subscriptions: Consumers
   private readonly pending: Unsettled
   private readonly place: Place
-  /** `closing`: the broker has sent `channel.close`, and ignores everything until that is answered. */
+  /** `closing`: one side has closed it; everything is ignored until that is answered. */
   private state: "starting" | "open" | "closing" | "closed" = "starting"
+  /** The client has closed it, which is answered when everything else is that it has sent in one piece. */
+  private isLeaving = false
   private nextDelivery = 1
   private lastDeclared = ""
   private transaction: Transaction | undefined
@@ -127,10 +129,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   // frames
   // ---------------------------------------------------------------------------
 
+  /** Throws a hard `Refusal` of a frame that does not follow; else gives the command that it completes. */
+  assemble(frame: ChannelFrame): Command | undefined {
+    return this.incoming.push(frame)
+  }
+
   /** Throws a hard `Refusal`; soft ones end the channel. */
-  receive(frame: ChannelFrame): void {
-    const command = this.incoming.push(frame)
-    if (command === undefined) return
+  obey(command: Command): void {
     try {
       this.handle(command)
     } catch (error) {
@@ -193,9 +198,9 @@ export class ServerChannel implements Channel, ConsumerHost {
         throw channelError("second 'channel.open' seen")
       case "channel.close":
         this.end("closed by the client")
-        this.readMail()
-        this.send({ _tag: "channel.close-ok" })
-        return this.host.forget(this.number)
+        this.state = "closing"
+        this.isLeaving = true
+        return this.host.posted(this)
       case "channel.flow":
         if (!method.active) throw notImplemented("active=false")
         return this.send({ _tag: "channel.flow-ok", active: true })
@@ -618,6 +623,9 @@ export class ServerChannel implements Channel, ConsumerHost {
   readMail(): void {
     this.mail.read()
     this.confirms.flush()
+    if (!this.isLeaving) return
+    this.send({ _tag: "channel.close-ok" })
+    this.host.forget(this.number)
   }
 
   // ---------------------------------------------------------------------------

@@ -46,6 +46,9 @@ const maxBuffered = 1024 * 1024
 /** What frame sizes are without a limit. */
 const unlimited = 0xffff_ffff
 
+/** Where the client of a stranded connection was: it takes everything. */
+const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
+
 export class ServerConnection implements Connection, Peer, ChannelHost {
   readonly id: string
   readonly name: string
@@ -56,7 +59,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   channelMax = 0
   isBlocked = false
   readonly channels = new Map<number, ServerChannel>()
-  private readonly link: Link
+  private link: Omit<Link, "name">
   private readonly services: Services
   private state: State = "header"
   private loggedIn: User | undefined
@@ -66,6 +69,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private readonly inbox = new Inbox()
   /** The link has been told to wait. */
   private isPushedBack = false
+  /** The client has gone in a way that nobody tells the broker of. */
+  private isStranded = false
   /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
   private hasHungUp = false
   /** Channels that queues have said something to. */
@@ -131,6 +136,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   closed(): void {
+    if (this.isStranded) return
     this.services.turn(() => {
       this.hasHungUp = true
       this.read()
@@ -306,8 +312,9 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       if (frame._tag === "Heartbeat") return
       const channel = this.channels.get(raw.channel) ?? this.open(raw.channel)
       about = channel.methodOf(frame)
-      channel.receive(frame)
+      const command = channel.assemble(frame)
       if (frame._tag !== "Method") this.published()
+      if (command !== undefined) channel.obey(command)
     } catch (error) {
       if (error instanceof Crash) return this.drop(error.reason)
       if (!(error instanceof Refusal)) throw error
@@ -517,6 +524,18 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   reset(): void {
     this.services.turn(() => this.drop("reset by the broker"))
+  }
+
+  strand(): void {
+    this.isStranded = true
+    this.link.reset()
+    this.link = nowhere
+  }
+
+  notice(): void {
+    if (!this.isStranded) return
+    this.isStranded = false
+    this.closed()
   }
 
   /** What becomes of a client that does something wrong. */
