@@ -8,6 +8,7 @@ import {
   connectionViolations,
   consume,
   declare,
+  frameViolations,
   get,
   Script
 } from "../fixtures/violations.ts"
@@ -74,6 +75,15 @@ describe("opening", () => {
     )
     client.send(0, { _tag: "connection.close-ok" })
     assert.strictEqual(client.ended, "end")
+  })
+
+  it("who does not answer that is reset after three seconds", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader).startOk("\0guest\0wrong")
+    broker.advance(2999)
+    assert.strictEqual(client.ended, undefined)
+    broker.advance(1)
+    assert.strictEqual(client.ended, "reset")
   })
 
   it.each<[string, (client: RawClient) => RawClient]>([
@@ -319,6 +329,24 @@ describe("bytes that are no frames", () => {
     const lines = linesOf((client) => client.raw(good(), garbage))
     assert.deepStrictEqual(lines, ["1 queue.declare-ok", "0 connection.close"])
     assert.deepStrictEqual(linesOf((client) => client.raw(good()).raw(garbage)), lines)
+  })
+
+  it.each(frameViolations.map((each) => [...each] as const))("%s", (_, wrong, expected) => {
+    const client = new RawClient(makeBroker().core).open().channel()
+    wrong(client)
+    const [close] = client.methods()
+    assert.strictEqual(close === undefined ? client.ended : closeLine(close), expected)
+  })
+
+  it("leave the rest readable, or end with a reset three seconds later", () => {
+    const after = (bytes: Uint8Array) => {
+      const broker = makeBroker()
+      const client = new RawClient(broker.core).open().raw(bytes).send(0, { _tag: "connection.close-ok" })
+      broker.advance(3000)
+      return client.ended
+    }
+    assert.strictEqual(after(Uint8Array.of(7, 0, 0, 0, 0, 0, 0, 0xce)), "end")
+    assert.strictEqual(after(Uint8Array.of(7, 0, 0, 0, 0, 0, 0, 0xcf)), "reset")
   })
 
   it("wait behind them while the client is not read", () => {
