@@ -15,6 +15,8 @@ type Delivery = () => () => void
 /** In the order in which it was said. */
 export class ChannelMail {
   private letters: Array<{ readonly delivery: Delivery } | { readonly say: () => void }> = []
+  /** How many of `letters` have been read. */
+  private count = 0
   private isClosed = false
   /** There is something to `read`: so many bytes. */
   private readonly onPost: (size: number) => void
@@ -40,17 +42,20 @@ export class ChannelMail {
 
   /** Says it all. */
   read(): void {
-    const letters = this.letters
-    this.letters = []
-    for (const letter of letters) {
+    for (let letter = this.letters[this.count]; letter !== undefined; letter = this.letters[this.count]) {
+      this.count++
       if ("say" in letter) letter.say()
       else letter.delivery()()
     }
+    this.letters = []
+    this.count = 0
   }
 
   /** The channel ends: takes in what was delivered, which is left to be said; the rest is not said any more. */
   close(): void {
     this.isClosed = true
-    this.letters = this.letters.flatMap((letter) => "delivery" in letter ? { say: letter.delivery() } : [])
+    const left = this.letters.slice(this.count)
+    this.count = 0
+    this.letters = left.flatMap((letter) => "delivery" in letter ? { say: letter.delivery() } : [])
   }
 }

@@ -65,6 +65,8 @@ export class ServerChannel implements Channel, ConsumerHost {
   private nextDelivery = 1
   private lastDeclared = ""
   private transaction: Transaction | undefined
+  /** Queues have not yet confirmed what was committed: nothing else may be asked meanwhile. */
+  private isCommitting = false
 
   constructor(number: number, host: ChannelHost, services: Services) {
     this.number = number
@@ -193,6 +195,9 @@ export class ServerChannel implements Channel, ConsumerHost {
       this.services.emit({ _tag: "ChannelOpened", connection: this.host.name, channel: this.number })
       return
     }
+    if (this.isCommitting && method._tag !== "channel.close" && method._tag !== "channel.open") {
+      throw channelError("unexpected command while processing 'tx.commit'")
+    }
     switch (method._tag) {
       case "channel.open":
         throw channelError("second 'channel.open' seen")
@@ -256,7 +261,7 @@ export class ServerChannel implements Channel, ConsumerHost {
         this.transaction ??= emptyTransaction()
         return this.send({ _tag: "tx.select-ok" })
       case "tx.commit":
-        return this.commit()
+        return this.commit(method)
       case "tx.rollback":
         return this.rollback()
       default:
@@ -640,12 +645,18 @@ export class ServerChannel implements Channel, ConsumerHost {
     return transaction
   }
 
-  private commit(): void {
+  private commit(method: AmqpProtocol.TxCommit): void {
     const { publishes, settlements } = this.takeTransaction()
-    const isAccepted = publishes.map((publish) => publish()).every((outcome) => outcome !== "rejected")
+    const outcomes = publishes.map((publish) => publish())
     for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
-    if (!isAccepted) throw preconditionFailed("partial tx completion")
-    this.send({ _tag: "tx.commit-ok" })
+    if (outcomes.every((outcome) => outcome === "unroutable")) return this.send({ _tag: "tx.commit-ok" })
+    this.isCommitting = true
+    // The queues have to say that they have it.
+    this.mail.post(() => {
+      this.isCommitting = false
+      if (outcomes.includes("rejected")) this.refuse(preconditionFailed("partial tx completion"), method)
+      else this.send({ _tag: "tx.commit-ok" })
+    })
   }
 
   private putBack({ settlements }: Transaction): void {
