@@ -1,7 +1,8 @@
 /**
- * The broker's side of one channel: every method of the classes channel, exchange, queue, basic, confirm and tx.
+ * The broker's side of one channel: every method of the classes channel, basic, confirm and tx; those of exchanges and
+ * queues are in `serverEntities.ts`.
  *
- * It checks who may do what and what the channel's state allows; what an exchange or a queue has to say is theirs. As in
+ * It checks what the channel's state allows; what an exchange or a queue has to say is theirs. As in
  * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
  * is ignored, and channels are never told to stop (`channel.flow`).
  *
@@ -14,8 +15,7 @@ import { ChannelMail } from "./channelMail.ts"
 import type { ChannelFrame } from "./clientFrame.ts"
 import { type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { Message } from "./message.ts"
-import type { Channel, Entry, Outcome, Owner, Permissions, Published, Reply } from "./model.ts"
-import { checkAccess } from "./permissions.ts"
+import type { Channel, Entry, Outcome, Owner, Published, Reply } from "./model.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
 import {
   channelError,
@@ -23,7 +23,6 @@ import {
   commandInvalid,
   internalError,
   notAllowed,
-  notFound,
   notImplemented,
   preconditionFailed,
   Refusal
@@ -31,6 +30,7 @@ import {
 import { Replies, replyTo } from "./replies.ts"
 import { type PublishOutcome, ServerConfirms } from "./serverConfirms.ts"
 import { Consumer, type ConsumerHost, Consumers } from "./serverConsumers.ts"
+import { ServerEntities } from "./serverEntities.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
 
@@ -42,9 +42,6 @@ interface Transaction {
 
 const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
 
-/** Names of exchanges and queues cannot hold line ends; RabbitMQ drops them. */
-const stripped = (name: string): string => name.replaceAll(/[\r\n]/g, "")
-
 export class ServerChannel implements Channel, ConsumerHost {
   readonly number: number
   readonly owner: Owner
@@ -55,6 +52,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly confirms = new ServerConfirms((method) => this.send(method))
   private readonly mail: ChannelMail
   private readonly replies: Replies
+  private readonly entities: ServerEntities
   private readonly subscriptions: Consumers
   private readonly pending: Unsettled
   private readonly place: Place
@@ -63,7 +61,6 @@ export class ServerChannel implements Channel, ConsumerHost {
   /** The client has closed it, which is answered when everything else is that it has sent in one piece. */
   private isLeaving = false
   private nextDelivery = 1
-  private lastDeclared = ""
   private transaction: Transaction | undefined
   /** Queues have not yet confirmed what was committed: nothing else may be asked meanwhile. */
   private isCommitting = false
@@ -78,6 +75,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.subscriptions = new Consumers(services.agenda)
     this.pending = new Unsettled(services, this.place, this.subscriptions, (refusal) => this.refuse(refusal, undefined))
     this.mail = new ChannelMail((size) => host.posted(this, size))
+    this.entities = new ServerEntities(host, services.replyAddresses)
     this.replies = new Replies(services.replyAddresses, () => services.generateName(`${replyTo}.`))
   }
 
@@ -210,27 +208,15 @@ export class ServerChannel implements Channel, ConsumerHost {
         if (!method.active) throw notImplemented("active=false")
         return this.send({ _tag: "channel.flow-ok", active: true })
       case "exchange.declare":
-        return this.exchangeDeclare(method)
       case "exchange.delete":
-        return this.exchangeDelete(method)
       case "exchange.bind":
-        this.checkBinding("exchange", method.destination, method.source)
-        this.host.home.exchangeBind(method)
-        return this.reply(method, { _tag: "exchange.bind-ok" })
       case "exchange.unbind":
-        this.checkBinding("exchange", method.destination, method.source)
-        this.host.home.exchangeUnbind(method)
-        return this.reply(method, { _tag: "exchange.unbind-ok" })
       case "queue.declare":
-        return this.queueDeclare(method)
       case "queue.bind":
-        return this.queueBind(method)
       case "queue.unbind":
-        return this.queueUnbind(method)
       case "queue.purge":
-        return this.queuePurge(method)
       case "queue.delete":
-        return this.queueDelete(method)
+        return this.reply({ noWait: "noWait" in method && method.noWait }, this.entities.perform(method))
       case "basic.qos":
         return this.qos(method)
       case "basic.consume":
@@ -273,122 +259,6 @@ export class ServerChannel implements Channel, ConsumerHost {
     if (!method.noWait) this.send(reply)
   }
 
-  private check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
-    checkAccess(this.host.account, this.host.home.name, right, kind, name)
-  }
-
-  // ---------------------------------------------------------------------------
-  // exchanges
-  // ---------------------------------------------------------------------------
-
-  private exchangeDeclare(method: AmqpProtocol.ExchangeDeclare): void {
-    const { home } = this.host
-    const name = stripped(method.exchange)
-    if (!method.passive && name !== "") {
-      this.check("configure", "exchange", name)
-      const alternate = method.arguments["alternate-exchange"]
-      if (!home.exchanges.has(name) && !name.startsWith("amq.") && typeof alternate === "string") {
-        this.check("read", "exchange", name)
-        this.check("write", "exchange", alternate)
-      }
-    }
-    home.exchangeDeclare(method)
-    this.reply(method, { _tag: "exchange.declare-ok" })
-  }
-
-  private exchangeDelete(method: AmqpProtocol.ExchangeDelete): void {
-    const name = stripped(method.exchange)
-    if (name !== "" && !name.startsWith("amq.")) this.check("configure", "exchange", name)
-    this.host.home.exchangeDelete(method)
-    this.reply(method, { _tag: "exchange.delete-ok" })
-  }
-
-  /** Bindings with the default exchange are refused by the vhost, in other words. */
-  private checkBinding(kind: "queue" | "exchange", destination: string, source: string): void {
-    this.check("write", kind, stripped(destination))
-    if (stripped(source) !== "" && (kind === "queue" || stripped(destination) !== "")) {
-      this.check("read", "exchange", stripped(source))
-    }
-  }
-
-  // ---------------------------------------------------------------------------
-  // queues
-  // ---------------------------------------------------------------------------
-
-  /** The name, or the last that was declared here. */
-  private named(queue: string): string {
-    if (queue !== "") return queue
-    if (this.lastDeclared === "") throw notFound("no previously declared queue")
-    return this.lastDeclared
-  }
-
-  private queueDeclare(method: AmqpProtocol.QueueDeclare): void {
-    const { home } = this.host
-    const name = stripped(method.queue)
-    if (name.startsWith(replyTo)) return this.declareReplies(method, name)
-    if (!method.passive && !name.startsWith("amq.")) {
-      // A name that the broker will make is checked, too; which one it will be makes no difference.
-      const checked = name === "" ? "amq.gen" : name
-      this.check("configure", "queue", checked)
-      const deadLetters = method.arguments["x-dead-letter-exchange"]
-      if (!home.queues.has(name) && typeof deadLetters === "string") {
-        this.check("read", "queue", checked)
-        this.check("write", "exchange", deadLetters)
-      }
-    }
-    const queue = home.queueDeclare(method, this.host)
-    this.lastDeclared = queue.name
-    this.reply(method, {
-      _tag: "queue.declare-ok",
-      queue: queue.name,
-      messageCount: queue.ready,
-      consumerCount: queue.type === "stream" ? 0 : queue.subscribers.length
-    })
-  }
-
-  /** Somebody wants to know whether replies to an address still have a consumer. */
-  private declareReplies(method: AmqpProtocol.QueueDeclare, name: string): void {
-    if (name !== replyTo && !this.services.replyAddresses.has(name)) {
-      throw notFound(`no queue '${name}' in vhost '${this.host.home.name}'`)
-    }
-    this.lastDeclared = name
-    this.reply(method, { _tag: "queue.declare-ok", queue: name, messageCount: 0, consumerCount: 1 })
-  }
-
-  private queueBind(method: AmqpProtocol.QueueBind): void {
-    const expanded = { ...method, ...this.expand(method) }
-    this.checkBinding("queue", expanded.queue, method.exchange)
-    this.host.home.queueBind(expanded, this.host)
-    this.reply(method, { _tag: "queue.bind-ok" })
-  }
-
-  private queueUnbind(method: AmqpProtocol.QueueUnbind): void {
-    const expanded = { ...method, ...this.expand(method) }
-    this.checkBinding("queue", expanded.queue, method.exchange)
-    this.host.home.queueUnbind(expanded, this.host)
-    this.send({ _tag: "queue.unbind-ok" })
-  }
-
-  /** Where both names are empty, both are the last declared queue's. */
-  private expand({ queue, routingKey }: AmqpProtocol.QueueBind | AmqpProtocol.QueueUnbind) {
-    const name = this.named(queue)
-    return { queue: name, routingKey: queue === "" && routingKey === "" ? name : routingKey }
-  }
-
-  private queuePurge(method: AmqpProtocol.QueuePurge): void {
-    const queue = this.named(method.queue)
-    this.check("read", "queue", queue)
-    const messageCount = this.host.home.queuePurge({ ...method, queue }, this.host)
-    this.reply(method, { _tag: "queue.purge-ok", messageCount })
-  }
-
-  private queueDelete(method: AmqpProtocol.QueueDelete): void {
-    const queue = this.named(method.queue)
-    this.check("configure", "queue", stripped(queue))
-    const messageCount = this.host.home.queueDelete({ ...method, queue }, this.host)
-    this.reply(method, { _tag: "queue.delete-ok", messageCount })
-  }
-
   // ---------------------------------------------------------------------------
   // consumers
   // ---------------------------------------------------------------------------
@@ -401,9 +271,9 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private consume(method: AmqpProtocol.BasicConsume): void {
     const { home } = this.host
-    const name = this.named(method.queue)
+    const name = this.entities.named(method.queue)
     this.checkTag(method.consumerTag)
-    this.check("read", "queue", name)
+    this.host.check("read", "queue", name)
     const consumerTag = this.tagFor(method)
     const queue = home.queue(name, this.host)
     checkConsumerArguments(home.name, name, queue.type, method.arguments)
@@ -527,8 +397,8 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   private get(method: AmqpProtocol.BasicGet): void {
-    const name = this.named(method.queue)
-    this.check("read", "queue", name)
+    const name = this.entities.named(method.queue)
+    this.host.check("read", "queue", name)
     const queue = this.host.home.queue(name, this.host)
     const taken = queue.get(method.noAck)
     if (taken === undefined) return this.send({ _tag: "basic.get-empty" })
@@ -578,7 +448,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const { exchange, mandatory, routingKey } = method
     if (method.immediate) throw notImplemented("immediate=true")
     checkSize(content, this.services.limits.maxMessageSize)
-    this.check("write", "exchange", exchange)
+    this.host.check("write", "exchange", exchange)
     this.host.home.exchange(exchange)
     const message = this.addressed(new Message({ exchange, routingKey, ...content }))
     checkProperties(message.decoded, this.host.account.name)

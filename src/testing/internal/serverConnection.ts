@@ -19,10 +19,12 @@ import {
   readFrame,
   unexpected
 } from "./clientFrame.ts"
+import { Heartbeats } from "./heartbeats.ts"
 import { Inbox, type Received } from "./inbox.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
-import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
+import type { Connection, Link, Peer, Permissions, Reply, User, Vhost } from "./model.ts"
+import { checkAccess } from "./permissions.ts"
 import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "./refusal.ts"
 import { ServerChannel } from "./serverChannel.ts"
 import type { ChannelHost, Services } from "./services.ts"
@@ -87,11 +89,9 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** What is to become of the link behind what is written. */
   private ending = false
   // --- time
-  private lastSent = 0
-  private lastReceived = 0
-  /** Of the opening, of the closing, or of heartbeats to send. */
+  /** Of the opening, or of the closing. */
   private timer: Timer | undefined
-  private reaper: Timer | undefined
+  private readonly heartbeats: Heartbeats
   /** What was due in a pause. */
   private missed: (() => void) | undefined
 
@@ -100,6 +100,15 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
+    this.heartbeats = new Heartbeats(services.timers, {
+      isPaused: services.isPaused.bind(services),
+      isHeld: () => this.isHeld,
+      beat: () => {
+        this.write(AmqpProtocol.heartbeatFrame)
+        this.tapped({ _tag: "Heartbeat" })
+      },
+      onSilence: () => this.drop("missed heartbeats from the client")
+    })
     this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
   }
 
@@ -120,7 +129,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     // The bytes are the transport's: what waits for the end of another turn is copied.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
-      this.lastReceived = this.services.timers.now()
+      this.heartbeats.received()
       this.inbox.push(chunk)
       this.read()
     })
@@ -235,7 +244,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       const bytes = join(this.written)
       this.written = []
       this.buffered = 0
-      this.lastSent = this.services.timers.now()
+      this.heartbeats.sent()
       if (!this.link.write(bytes)) this.isCongested = true
     }
     if (this.ending) this.link.end()
@@ -424,10 +433,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       user: this.user,
       vhost: virtualHost
     })
-    if (this.heartbeatSeconds > 0) {
-      this.sendHeartbeats()
-      this.awaitHeartbeats()
-    }
+    this.heartbeats.start(this.heartbeatSeconds)
   }
 
   get account(): User {
@@ -440,40 +446,12 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     return this.opened
   }
 
+  check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
+    checkAccess(this.account, this.home.name, right, kind, name)
+  }
+
   can(capability: string): boolean {
     return this.capabilities[capability] === true
-  }
-
-  // ---------------------------------------------------------------------------
-  // heartbeats
-  // ---------------------------------------------------------------------------
-
-  // Times need not be whole milliseconds, as after a backoff with jitter. What has come is told by the very sum that set
-  // the timer: the difference may round to less, and the timer would be due again for ever.
-
-  /** One for each half interval in which nothing was written. */
-  private sendHeartbeats(): void {
-    const half = this.heartbeatSeconds * 500
-    const { timers } = this.services
-    this.timer = timers.at(Math.max(this.lastSent, timers.now() - half) + half, () => {
-      if (timers.now() >= this.lastSent + half && !this.services.isPaused()) {
-        this.write(AmqpProtocol.heartbeatFrame)
-        this.tapped({ _tag: "Heartbeat" })
-        this.lastSent = timers.now()
-      } else if (this.services.isPaused()) this.lastSent = timers.now()
-      this.sendHeartbeats()
-    })
-  }
-
-  /** A client that has sent nothing for two intervals is dead, unless it is the broker that does not listen. */
-  private awaitHeartbeats(): void {
-    const patience = this.heartbeatSeconds * 2000
-    const { timers } = this.services
-    this.reaper = timers.at(this.lastReceived + patience, () => {
-      if (this.isHeld) this.lastReceived = timers.now()
-      else if (timers.now() >= this.lastReceived + patience) return this.drop("missed heartbeats from the client")
-      this.awaitHeartbeats()
-    })
   }
 
   // ---------------------------------------------------------------------------
@@ -492,14 +470,14 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   unblock(): void {
     if (!this.isBlocked) return
     this.isBlocked = false
-    this.lastReceived = this.services.timers.now()
+    this.heartbeats.received()
     if (this.can("connection.blocked")) this.send(0, { _tag: "connection.unblocked" })
     this.read()
   }
 
   /** The broker listens again. */
   resume(): void {
-    this.lastReceived = this.services.timers.now()
+    this.heartbeats.received()
     this.read()
     this.missed?.()
   }
@@ -613,7 +591,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private stopTimers(): void {
     this.timer?.cancel()
-    this.reaper?.cancel()
+    this.heartbeats.stop()
     this.missed = undefined
   }
 

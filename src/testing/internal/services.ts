@@ -6,7 +6,7 @@
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable } from "../../AmqpTable.ts"
 import type { Message } from "./message.ts"
-import type { Context, Owner, TappedFrame, User, Vhost } from "./model.ts"
+import type { Context, Owner, Permissions, TappedFrame, User, Vhost } from "./model.ts"
 
 /** What the broker grants at most. */
 export interface Limits {
@@ -50,6 +50,8 @@ export interface ChannelHost extends Owner {
   readonly name: string
   readonly account: User
   readonly home: Vhost
+  /** Refuses what the user may not do in this vhost. */
+  readonly check: (right: keyof Permissions, kind: "queue" | "exchange", name: string) => void
   /** Whether the client announced a capability. */
   readonly can: (capability: string) => boolean
   /** Whether one more delivery may be written now; if not, consumers are tried again once it may. */
