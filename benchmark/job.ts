@@ -22,7 +22,7 @@ export interface Place {
 
 /** The C program reads the same fields from its command line, in the order of `toArguments`. */
 export interface Job extends Place {
-  readonly kind: "publish" | "confirm" | "batch" | "consume" | "run" | "request" | "channels" | "connect"
+  readonly kind: "publish" | "confirm" | "batch" | "consume" | "run" | "queues" | "request" | "channels" | "connect"
   /** Messages (requests, channels, connections) before the clock starts. */
   readonly warm: number
   /** Messages that are measured. */
@@ -40,6 +40,8 @@ export interface Job extends Place {
   readonly arrivals: number
   /** Channels that publishes take turns on; ours alone are asked for more than one. */
   readonly channels: number
+  /** Queues of one consumer; the messages are in the first of them. */
+  readonly queues: number
   /** How often the count is repeated. */
   readonly repeat: number
   /** Frames of this size are asked for; 0 leaves it to the client. */
@@ -58,10 +60,15 @@ export const defaults: Omit<Job, "kind" | keyof Place> = {
   prefetch: 0,
   arrivals: 0,
   channels: 1,
+  queues: 1,
   repeat: 1,
   frameMax: 0,
   readInterval: 1
 }
+
+/** The queues that a consumer consumes from. */
+export const queuesOf = ({ queue, queues }: Pick<Job, "queue" | "queues">): ReadonlyArray<string> =>
+  Array.from({ length: queues }, (_, i) => i === 0 ? queue : `${queue}.${i}`)
 
 /** What a process has measured. */
 export interface Sample {

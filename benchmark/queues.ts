@@ -4,7 +4,7 @@
 import { Effect } from "effect"
 import * as AmqpChannel from "../src/AmqpChannel.ts"
 import * as AmqpPublisher from "../src/AmqpPublisher.ts"
-import { contentType, headers, type Job } from "./job.ts"
+import { contentType, headers, type Job, queuesOf } from "./job.ts"
 
 /** What a queue keeps that nobody consumes: enough for its work to be real, too little to fill the memory. */
 const kept = (size: number) => Math.max(100, Math.min(10_000, Math.floor(64 * 1024 * 1024 / size)))
@@ -22,6 +22,12 @@ const declare = (channel: AmqpChannel.AmqpChannel, queue: string, args: Readonly
 export const makeQueues = (job: Job) =>
   Effect.gen(function*() {
     const channel = yield* AmqpChannel.open
+    if (job.kind === "queues") {
+      return yield* Effect.forEach(queuesOf(job), (queue) => declare(channel, queue, {}), {
+        concurrency: "unbounded",
+        discard: true
+      })
+    }
     if (job.kind !== "consume" && job.kind !== "run") {
       return yield* declare(channel, job.queue, { "x-max-length": kept(job.size) })
     }

@@ -1,7 +1,7 @@
 /**
  * One client, one workload, one process: `node worker.ts <client> <job as JSON>` prints its sample as JSON.
  */
-import type { Connect, Connection } from "./clients/client.ts"
+import { type Connect, type Connection, deferred } from "./clients/client.ts"
 import type { ClientName, Job, Sample } from "./job.ts"
 import { Meter, percentiles } from "./measure.ts"
 
@@ -42,6 +42,30 @@ const consume = async (connection: Connection, job: Job): Promise<Sample> => {
   latencies.length = 0
   await consumeFrom(job.queue, job.count)
   return meter.sample(percentiles(latencies))
+}
+
+/** Each message is published when the one before has been handled and confirmed. */
+const oneAtATime = async (connection: Connection, job: Job): Promise<Sample> => {
+  const send = await connection.publisher({ ...job, kind: "confirm", inFlight: 1 }, new Uint8Array(job.size).fill(0x61))
+  const total = job.warm + job.count
+  const latencies: Array<number> = []
+  let began = process.hrtime.bigint()
+  let handled = deferred()
+  const consuming = connection.consume(job, total, () => {
+    latencies.push(Number(process.hrtime.bigint() - began) / 1000)
+    handled.resolve()
+  })
+  const meter = new Meter()
+  for (let i = 0; i < total; i++) {
+    // What comes first waits for all to be subscribed.
+    if (i === job.warm) meter.start()
+    handled = deferred()
+    began = process.hrtime.bigint()
+    await Promise.all([send(1), handled.promise])
+  }
+  meter.stop()
+  await consuming
+  return meter.sample(percentiles(latencies.slice(job.warm)))
 }
 
 const request = async (connection: Connection, job: Job): Promise<Sample> => {
@@ -98,6 +122,8 @@ const run = async (connect: Connect, job: Job): Promise<Sample> => {
     case "consume":
     case "run":
       return consume(connection, job)
+    case "queues":
+      return oneAtATime(connection, job)
     case "request":
       return request(connection, job)
     case "channels":

@@ -61,6 +61,19 @@ const steady = { warm: 80_000, count: 160_000 }
 const KiB = 1024
 const MiB = 1024 * KiB
 
+/** What a message costs a consumer that has many queues, of which most are silent. */
+const queuesOfOne = (queues: number): Workload => ({
+  ...workload(`queues-${queues}`, `a consumer of ${queues} queue${queues === 1 ? "" : "s"}, one message at a time`, {
+    kind: "queues",
+    queues,
+    prefetch: 20,
+    warm: 2_000,
+    count: 4_000
+  }),
+  // What it costs is the turns of the event loop, and the broker's; the question is whether the queues add to it.
+  targets: queues === 1 ? {} : { cpuOwn: { workload: "queues-1", ratio: 1.1 } }
+})
+
 const withBroker: ReadonlyArray<Workload> = [
   workload("publish", "publish", { kind: "publish", ...steady }, { cpuJs: 0.25, cpuC: 0.6 }),
   workload("confirm", "confirmed publish, 256 in flight", { kind: "confirm", ...steady }, {
@@ -99,6 +112,7 @@ const withBroker: ReadonlyArray<Workload> = [
     }),
     targets: { cpuJs: 1 }
   },
+  ...[1, 100, 1_000].map((queues) => queuesOfOne(queues)),
   workload(
     "request",
     "request and reply, one at a time",

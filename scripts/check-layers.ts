@@ -17,7 +17,7 @@ interface Layer {
 
 /** Modules of effect that hold values and run nothing. */
 const data =
-  /^effect\/(BigDecimal|Brand|Chunk|Data|DateTime|Duration|Equal|Function|Hash|Inspectable|Option|Order|Pipeable|Predicate|Redacted|Result|Schema|Types)$/
+  /^effect\/(BigDecimal|Brand|Chunk|Data|DateTime|Duration|Equal|Function|Hash|Inspectable|Option|Order|Pipeable|Predicate|Redacted|Result|Schema|SchemaTransformation|Types)$/
 const effect = /^effect\//
 const effectAndNode = /^(effect\/|@effect\/platform-node\/|node(:|$))/
 
@@ -34,7 +34,9 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpTable.ts",
       "AmqpUri.ts",
       "internal/connectionError.ts",
+      "internal/directReply.ts",
       "internal/frames.ts",
+      "internal/messageProperties.ts",
       "internal/properties.ts",
       "internal/replyCodes.ts",
       "internal/spec.ts",
@@ -54,6 +56,7 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/deliveries.ts",
       "internal/handshake.ts",
       "internal/outbox.ts",
+      "internal/publishRefusal.ts",
       "internal/session.ts",
       "internal/settlements.ts"
     ]
@@ -78,8 +81,14 @@ const layers: Readonly<Record<string, Layer>> = {
       "AmqpSchema.ts",
       "AmqpTelemetry.ts",
       "AmqpTopology.ts",
+      "internal/backoff.ts",
       "internal/channel.ts",
       "internal/channelTypes.ts",
+      "internal/consumer/attachment.ts",
+      "internal/consumer/disposition.ts",
+      "internal/consumer/failure.ts",
+      "internal/consumer/handlers.ts",
+      "internal/consumer/subscriptions.ts",
       "internal/consuming.ts",
       "internal/ending.ts",
       "internal/connectionOptions.ts",
@@ -89,11 +98,13 @@ const layers: Readonly<Record<string, Layer>> = {
       "internal/queueNames.ts",
       "internal/requests.ts",
       "internal/shell.ts",
+      "internal/socketOptions.ts",
       "internal/supervisor.ts",
       "internal/topologyDeclaring.ts",
       "internal/topologyDiagnosis.ts",
       "internal/topologyLoops.ts",
       "internal/topologyOrder.ts",
+      "internal/topologyRefusals.ts",
       "internal/topologyValues.ts"
     ]
   },

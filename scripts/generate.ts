@@ -450,7 +450,9 @@ const format = (source: string): string =>
   execFileSync("dprint", ["fmt", "--stdin", here("generate.ts")], {
     input: source,
     cwd: here(".."),
-    encoding: "utf8"
+    encoding: "utf8",
+    // What it says besides, such as that it compiles its plugin, is shown only if it fails.
+    stdio: "pipe"
   })
 
 for (

@@ -14,24 +14,26 @@
 import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
+import { backoff } from "./internal/backoff.ts"
 import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
 import { Ending } from "./internal/ending.ts"
 import type { Limits, Negotiated } from "./internal/handshake.ts"
 import type { Session } from "./internal/session.ts"
 import { open as openShell, type OpenSession } from "./internal/shell.ts"
 import { make as supervise, type Supervisor } from "./internal/supervisor.ts"
+import type { Restores } from "./internal/topologyValues.ts"
 import { utf8 } from "./internal/wire.ts"
 
 const TypeId = "~effect-amqp/AmqpConnection"
@@ -107,12 +109,30 @@ export interface AmqpConnection {
     reason?: string
   ) => Effect.Effect<void, AmqpConnectionError | AmqpEncodeError>
   /**
-   * Closes the connection and everything on it; the scope does the same. Returns when the socket is closed, within
-   * `closeTimeout` even if the broker does not answer. Closing again does nothing (specification 1.4.2.9).
+   * Closes the connection and everything on it; the scope does the same.
+   *
+   * **Details**
+   *
+   * `AmqpConsumer.run` ends first: its handlers at work may finish and settle, within their `drainTimeout`. From then on nothing
+   * new is taken: channels, requests and publishes fail with `ConnectionClosed`, also those that wait to be sent. What was
+   * published with confirms is waited for, then the connection is closed. All of it shares one `closeTimeout`, also
+   * against a broker that does not answer. Returns when the socket is closed. Closing again does nothing (specification
+   * 1.4.2.9).
    */
   readonly close: Effect.Effect<void>
   /** Waits for the end of the connection, however it comes, and returns its reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
+  /**
+   * The connection that publishers have with `separatePublishers`; without, they use this one, and it is `undefined`.
+   *
+   * **Details**
+   *
+   * It is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
+   * its epochs begins when this connection is open, so that topology is declared before anybody publishes. `close` and
+   * `updateSecret` are for both: consumers end first, then publishers. Raw channels are on the connection that they
+   * are opened on.
+   */
+  readonly publishing: AmqpConnection | undefined
   /** @internal */
   readonly [internals]: () => Internals
 }
@@ -125,9 +145,11 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /** @internal */
-export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch"> {
+export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
+  /** What the topologies say of their queues; ask `isRestored`. */
+  readonly restorations: Set<Restores>
 }
 
 /**
@@ -153,10 +175,7 @@ const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server =
   }
 }
 
-/** Without end: 100 ms, doubled up to 30 s, each ± 20 %. */
-const defaultReconnect = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("30 seconds")]).pipe(
-  Schedule.jittered
-)
+const defaultReconnect = backoff(Duration.seconds(30))
 
 /** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({
@@ -195,7 +214,7 @@ class StatusBoard {
   current: Status = { _tag: "Connecting" }
   /** Made for the first who watches. */
   private hub: PubSub.PubSub<Status> | undefined
-  private session: OpenSession | undefined
+  private open: OpenSession | undefined
 
   set(status: Status): void {
     this.current = status
@@ -213,23 +232,23 @@ class StatusBoard {
   }
 
   /** An epoch begins; its broker may be short of resources from the first moment on. */
-  open(open: OpenSession): void {
-    this.session = open
+  begin(open: OpenSession): void {
+    this.open = open
     this.set({
       _tag: "Open",
       epoch: open.session.epoch,
       endpoint: formatEndpoint(open.endpoint),
       server: toServer(open.negotiated)
     })
-    if (open.session.blockedReason !== undefined) this.update(open.session.epoch)
+    if (open.session.blockedReason !== undefined) this.update(open.session)
   }
 
-  /** The session of an epoch was blocked or unblocked. */
-  update(epoch: number): void {
-    const { session } = this
-    if (session?.session.epoch !== epoch) return
-    const reason = session.session.blockedReason
-    if (reason === undefined) this.open(session)
+  /** A session was blocked or unblocked. */
+  update(session: Session): void {
+    const { open } = this
+    if (open?.session !== session) return
+    const { blockedReason: reason, epoch } = session
+    if (reason === undefined) this.begin(open)
     else this.set({ _tag: "Blocked", epoch, reason })
   }
 }
@@ -239,7 +258,8 @@ const attempt = (
   options: Options,
   resolved: ResolvedOptions,
   board: StatusBoard,
-  epoch: number
+  ending: Ending,
+  nextEpoch: () => number
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const credentials = yield* resolved.credentials
@@ -247,13 +267,13 @@ const attempt = (
     const at = (endpoint: Endpoint) =>
       openShell({
         ...resolved,
-        epoch,
+        nextEpoch,
+        ending,
         endpoint,
         mechanisms: resolved.mechanisms(credentials),
         locale: options.locale ?? defaultLocale,
         clientProperties: clientProperties(options),
-        onBlocked: () => board.update(epoch),
-        onUnblocked: () => board.update(epoch)
+        onBlocking: (session) => board.update(session)
       })
     return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
   })
@@ -265,8 +285,9 @@ const attempt = (
  *
  * Succeeds when the connection is open: dialing takes at most `connectTimeout`, the handshake at most
  * `handshakeTimeout`. Fails with `AmqpConnectionError`: `ConnectFailed`, `TlsFailed`, `AuthenticationFailed`,
- * `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`, `ConnectionLost`, `ProtocolViolation`; with
- * `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything is connected.
+ * `NegotiationFailed` (the limits), `NotAllowed` (the vhost), `ProtocolVersionMismatch`, `HandshakeTimeout`,
+ * `ConnectionLost`, `ProtocolViolation`; with `AmqpUriError` or `AmqpEncodeError` for options that cannot work, before anything
+ * is connected.
  *
  * @category constructors
  * @since 0.1.0
@@ -276,22 +297,62 @@ export const make = (
 ): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
   Effect.gen(function*() {
     const resolved = yield* Effect.fromResult(resolve(options))
+    const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
+    if (options.separatePublishers !== true) return yield* makeOne(options, resolved, ending)
+    const { connectionName } = options
+    const named = connectionName === undefined ? {} : { connectionName: `${connectionName} (publishing)` }
+    // Made first, so that its scope ends last: handlers publish until they are done.
+    const publishing = yield* makeOne({ ...options, ...named }, resolved, ending)
+    const consuming = yield* makeOne(options, resolved, ending)
+    return yield* makeTwo(consuming, publishing)
+  })
+
+const makeTwo = (
+  consuming: AmqpConnection,
+  publishing: AmqpConnection
+): Effect.Effect<AmqpConnection, AmqpConnectionError, Scope.Scope> =>
+  Effect.gen(function*() {
+    // What is registered there has then been restored. Where there will be none, publishers go on alone.
+    const { nextSession } = consuming[internals]()
+    yield* publishing[internals]().onEpoch(() => Effect.ignore(nextSession))
+    const closing = Effect.andThen(consuming.close, publishing.close)
+    return AmqpConnection.of({
+      ...consuming,
+      publishing,
+      updateSecret: (secret, reason) =>
+        Effect.all([consuming.updateSecret(secret, reason), publishing.updateSecret(secret, reason)], {
+          concurrency: "unbounded",
+          discard: true
+        }),
+      // Goes on, in that order, when the one who asked for it waits no longer.
+      close: Effect.andThen(
+        Effect.forkDetach(closing, { startImmediately: true }),
+        Effect.asVoid(Effect.andThen(consuming.closed, publishing.closed))
+      )
+    })
+  })
+
+const makeOne = (
+  options: Options,
+  resolved: ResolvedOptions,
+  ending: Ending
+): Effect.Effect<AmqpConnection, ConnectError, AmqpTransport | Scope.Scope> =>
+  Effect.gen(function*() {
     yield* Effect.fromResult(checkSendable(options, resolved))
     const board = new StatusBoard()
-    const ending = new Ending(yield* Clock.Clock, resolved.closeTimeout)
     const supervisor = yield* supervise({
-      attempt: (epoch) => attempt(options, resolved, board, epoch),
+      attempt: (nextEpoch) => attempt(options, resolved, board, ending, nextEpoch),
       reconnect: options.reconnect ?? defaultReconnect,
       retryFirst: options.reconnect !== undefined,
       waitTimeout: resolved.waitTimeout,
       hooks: {
-        onOpen: (open) => board.open(open),
+        onOpen: (open) => board.begin(open),
         onReconnecting: (attempt, cause) => board.set({ _tag: "Reconnecting", attempt, cause }),
         onClosed: (error) => board.set({ _tag: "Closed", error })
       }
     })
-    const { close, closed, nextSession, onEpoch, session } = supervisor
-    const inner: Internals = { session, nextSession, onEpoch, ending }
+    const { close, closed, session } = supervisor
+    const inner: Internals = { ...supervisor, ending, restorations: new Set() }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
@@ -302,7 +363,8 @@ export const make = (
       updateSecret: (secret, reason = "renewed") =>
         Effect.flatMap(session, (open) => updateSecret(open.session, secret, reason)),
       close,
-      closed
+      closed,
+      publishing: undefined
     })
   })
 

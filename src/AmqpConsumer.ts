@@ -2,93 +2,40 @@
  * Consumers that outlive their connections: a stream of deliveries, or a supervised handler whose exit settles each
  * delivery.
  *
- * A consumer has a channel of its own. When that goes away (the connection is lost, the broker closes the channel or
- * cancels the consumer), it attaches again under the `recover` schedule, on the next epoch if need be; until then it is
- * visibly recovering. It never hangs: it delivers, recovers, or fails with `AmqpConsumerFailed`. Exactly-once is not
- * offered, because no broker does: after a loss unsettled messages are delivered again.
+ * A consumer has channels of its own. When one goes away (the connection is lost, the broker closes the channel or cancels
+ * the consumer of a queue), its queues are subscribed to again under the `recover` schedule, on the next epoch if need be;
+ * until then it is visibly recovering. One queue of several recovers alone. It never hangs: it delivers, recovers, or fails
+ * with `AmqpConsumerFailed`. Exactly-once is not offered, because no broker does: after a loss unsettled messages are
+ * delivered again.
  *
  * @since 0.1.0
  */
+import type * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as FiberSet from "effect/FiberSet"
-import * as Predicate from "effect/Predicate"
+import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
-import * as Schema from "effect/Schema"
-import * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { Consumer } from "./AmqpChannel.ts"
-import { AmqpConnection } from "./AmqpConnection.ts"
-import { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
-import {
-  AmqpAccessRefused,
-  AmqpChannelClosed,
-  AmqpConnectionError,
-  AmqpConsumerCancelled,
-  AmqpEncodeError,
-  AmqpNotFound,
-  AmqpPreconditionFailed,
-  AmqpResourceLocked,
-  isTransient
-} from "./AmqpError.ts"
+import { AmqpConnection, internals } from "./AmqpConnection.ts"
+import type { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
+import { AmqpEncodeError, isTransient } from "./AmqpError.ts"
 import type { InputTable } from "./AmqpTable.ts"
-import { AmqpTopologyError, AmqpTopologyInvalid, declare, type Entity } from "./AmqpTopology.ts"
-import type { OpenChannel } from "./internal/channel.ts"
-import { openChannel } from "./internal/openChannel.ts"
-import { type QueueRef, resolveQueue } from "./internal/queueNames.ts"
+import { declare, type Entity } from "./AmqpTopology.ts"
+import { backoff } from "./internal/backoff.ts"
+import type { OnFailure } from "./internal/consumer/disposition.ts"
+import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./internal/consumer/failure.ts"
+import { makeHandlers } from "./internal/consumer/handlers.ts"
+import { makeSubscriptions, type Subscriptions } from "./internal/consumer/subscriptions.ts"
+import type { QueueRef } from "./internal/queueNames.ts"
 
-// -----------------------------------------------------------------------------
-// errors
-// -----------------------------------------------------------------------------
-
-const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume", "deliver"])
-
-/**
- * What a consumer was doing: checking its options, opening its channel, declaring its topology, setting the prefetch,
- * subscribing, or taking deliveries.
- *
- * @category models
- * @since 0.1.0
- */
-export type ConsumerPhase = typeof Phase.Type
-
-/**
- * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
- * failure for transient.
- *
- * @category errors
- * @since 0.1.0
- */
-export class AmqpConsumerFailed
-  extends Schema.TaggedError<AmqpConsumerFailed>("effect-amqp/AmqpConsumerFailed")("AmqpConsumerFailed", {
-    /** The queues, separated by commas. */
-    queue: Schema.String,
-    phase: Phase,
-    reason: Schema.Union([
-      AmqpAccessRefused,
-      AmqpNotFound,
-      AmqpResourceLocked,
-      AmqpPreconditionFailed,
-      AmqpChannelClosed,
-      AmqpConsumerCancelled,
-      AmqpConnectionError,
-      AmqpEncodeError,
-      AmqpTopologyError,
-      AmqpTopologyInvalid
-    ])
-  })
-{
-  override readonly cause = this.reason
-
-  override get message(): string {
-    return `the consumer of ${JSON.stringify(this.queue)} failed (${this.phase}): ${this.reason.message}`
-  }
-}
+export type { Disposition, OnFailure } from "./internal/consumer/disposition.ts"
+export { ack, deadLetter, requeue, requeueOnce } from "./internal/consumer/disposition.ts"
+export type { ConsumerPhase } from "./internal/consumer/failure.ts"
+export { AmqpConsumerFailed } from "./internal/consumer/failure.ts"
 
 // -----------------------------------------------------------------------------
 // options
@@ -101,20 +48,40 @@ export class AmqpConsumerFailed
  * @since 0.1.0
  */
 export interface Options {
-  /** Deliveries that may be unsettled, for each queue, from 1 to 65535. Defaults to 100. */
+  /**
+   * Deliveries that may be unsettled, for each queue, from 1 to 65535. Defaults to 100; for `run` to twice its `concurrency`.
+   *
+   * **Details**
+   *
+   * The broker closes the channel of a delivery that is not settled within its `consumer_timeout` (30 minutes), which counts
+   * from the delivery and not from the handler's start. So `prefetch` x handler time / `concurrency` must stay below it: 100
+   * at `concurrency` 1 meets it with handlers of 18 seconds, twice the `concurrency` with handlers of 15 minutes. More of it
+   * makes fast handlers faster, up to some hundreds: the broker sends while they work.
+   */
   readonly prefetch?: number | undefined
+  /**
+   * Whether the prefetch is for all queues together, as far as they share a channel (`basic.qos` with `global`). Quorum queues
+   * and streams have no such thing, and a broker that refuses it (540) ends the connection. Defaults to `false`.
+   */
+  readonly sharedPrefetch?: boolean | undefined
+  /**
+   * What the broker's tools call the consumer; with several queues a dot and the number of the queue follow, from 0. Defaults
+   * to a new tag for each subscription.
+   */
+  readonly consumerTag?: string | undefined
   /** Refuses (403) if there is another consumer, and all that come later. Defaults to `false`. */
   readonly exclusive?: boolean | undefined
   /** For example `x-priority`, `x-stream-offset`. */
   readonly arguments?: InputTable | undefined
   /**
-   * Declared each time before the consumer attaches, so that a queue that was deleted comes back. `AmqpTopology.layer` is
+   * Declared each time before queues are subscribed to, so that a queue that was deleted comes back. `AmqpTopology.layer` is
    * for what several share: it is declared in each epoch.
    */
   readonly topology?: ReadonlyArray<Entity> | undefined
   /**
-   * How a lost consumer attaches again; its input is the typed failure. Defaults to 100 ms doubled up to 30 s, with
-   * jitter, for as long as the failure is transient. A delivery begins it anew.
+   * How lost queues are subscribed to again; its input is the typed failure. Defaults to a delay of up to
+   * 2 s, doubled up to 30 s, with full jitter, for as long as the failure is transient. A delivery, or ten seconds without a loss, begins it anew. When the
+   * connection is over for good it is not asked.
    */
   readonly recover?: Schedule.Schedule<unknown, AmqpConsumerFailed> | undefined
 }
@@ -129,6 +96,7 @@ export type Status =
   | { readonly _tag: "Detached" }
   /** Subscribed to every queue. */
   | { readonly _tag: "Attached"; readonly epoch: number }
+  /** Some queues are not subscribed to, for this reason; what the others have is delivered. */
   | { readonly _tag: "Recovering"; readonly cause: AmqpConsumerFailed }
 
 /**
@@ -138,7 +106,10 @@ export type Status =
  * @since 0.1.0
  */
 export interface AmqpConsumer {
-  /** The deliveries, in arrays as they arrived. Attaches when it is run; run it once at a time. */
+  /**
+   * The deliveries, in arrays as they arrived. Attaches when it is run; run it once at a time. Its end cancels the consumer and
+   * gives back what is not settled.
+   */
   readonly deliveries: Stream.Stream<AmqpSupervisedDelivery, AmqpConsumerFailed>
   /**
    * Changes the prefetch of the running consumer: it is cancelled and subscribed again on its channel; what has come can
@@ -151,24 +122,14 @@ export interface AmqpConsumer {
   readonly changes: Stream.Stream<Status>
 }
 
-const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("30 seconds")
-]).pipe(
-  Schedule.jittered,
+const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = backoff(Duration.seconds(30)).pipe(
   Schedule.setInputType<AmqpConsumerFailed>(),
   Schedule.while(({ input }) => isTransient(input))
 )
 
 // -----------------------------------------------------------------------------
-// attaching
+// the consumer
 // -----------------------------------------------------------------------------
-
-/** The consumers of one channel. */
-interface Attachment {
-  readonly open: OpenChannel
-  readonly consumers: Map<QueueRef, Consumer<AmqpSupervisedDelivery>>
-}
 
 const checkInteger = (path: string, value: number, max: number): Effect.Effect<void, AmqpEncodeError> =>
   Number.isInteger(value) && value >= 1 && value <= max
@@ -178,110 +139,120 @@ const checkInteger = (path: string, value: number, max: number): Effect.Effect<v
 const checkPrefetch = (prefetch: number): Effect.Effect<void, AmqpEncodeError> =>
   checkInteger("prefetch", prefetch, 65535)
 
-const makeWith = (
-  queues: ReadonlyArray<QueueRef>,
-  options: Options,
-  /** Runs before the consumers and the channel of an attachment are closed. */
-  detach: (attachment: Attachment) => Effect.Effect<void>
-): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
-  Effect.gen(function*() {
-    const connection = yield* AmqpConnection
-    const label = labelOf(queues)
-    const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
-      new AmqpConsumerFailed({ queue: label, phase, reason })
-    yield* Effect.mapError(checkPrefetch(options.prefetch ?? 100), failedIn("options"))
-    if (queues.length === 0) {
-      return yield* failedIn("options")(new AmqpEncodeError({ path: "queue", reason: "the list of queues is empty" }))
-    }
-    const hub = yield* PubSub.unbounded<Status>({ replay: 1 })
-    let prefetchCount = options.prefetch ?? 100
-    let attachment: Attachment | undefined
-    let status: Status = { _tag: "Detached" }
-    const setStatus = (next: Status): void => {
-      status = next
-      PubSub.publishUnsafe(hub, next)
-    }
-    setStatus(status)
-
-    /** A queue's deliveries, through one consumer after another while the prefetch changes. */
-    const consume = (
-      to: Attachment,
-      scope: Scope.Scope,
-      queue: QueueRef
-    ): Stream.Stream<AmqpSupervisedDelivery, AmqpConsumerFailed> =>
-      Stream.unwrap(Effect.gen(function*() {
-        const { channel, consuming, state } = to.open
-        const name = yield* Effect.mapError(resolveQueue(connection, queue), failedIn("consume"))
-        const count = prefetchCount
-        yield* Effect.mapError(channel.qos({ prefetchCount: count }), failedIn("qos"))
-        // In the scope of the attachment: deliveries of a former prefetch are still to be settled.
-        const consumer = yield* consuming.consumeWith<AmqpSupervisedDelivery>(
-          { queue: name, exclusive: options.exclusive, arguments: options.arguments },
-          (deliveryTag, redelivered, exchange, routingKey, content) =>
-            new AmqpSupervisedDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
-        ).pipe(Scope.provide(scope), Effect.mapError(failedIn("consume")))
-        to.consumers.set(queue, consumer)
-        if (to.consumers.size === queues.length) setStatus({ _tag: "Attached", epoch: state.epoch })
-        // Changed in the meantime.
-        if (count !== prefetchCount) yield* Effect.mapError(consumer.cancel, failedIn("consume"))
-        return Stream.mapError(consumer.deliveries, failedIn("deliver")).pipe(
-          Stream.concat(Stream.suspend(() => count === prefetchCount ? Stream.empty : consume(to, scope, queue)))
-        )
-      }))
-
-    const attached = Stream.unwrap(Effect.gen(function*() {
-      const scope = yield* Effect.scope
-      if (options.topology !== undefined) {
-        yield* declare(options.topology).pipe(
-          Effect.provideService(AmqpConnection, connection),
-          Effect.mapError(failedIn("topology"))
-        )
-      }
-      const open = yield* Effect.mapError(openChannel(connection), failedIn("channel"))
-      const to: Attachment = { open, consumers: new Map() }
-      attachment = to
-      yield* Effect.addFinalizer(() =>
-        Effect.suspend(() => {
-          attachment = undefined
-          return detach(to)
-        })
-      )
-      const [first, ...others] = queues.map((queue) => consume(to, scope, queue))
-      if (first === undefined) return Stream.empty
-      return others.reduce((all, one) => Stream.merge(all, one), first)
-    }))
-
-    const recovering = (options.recover ?? defaultRecover).pipe(
-      Schedule.tap(({ input }) => Effect.sync(() => setStatus({ _tag: "Recovering", cause: input })))
-    )
-
-    return {
-      deliveries: attached.pipe(
-        Stream.retry(recovering),
-        Stream.ensuring(Effect.sync(() => setStatus({ _tag: "Detached" })))
-      ),
-      setPrefetch: (prefetch) =>
-        Effect.gen(function*() {
-          yield* checkPrefetch(prefetch)
-          prefetchCount = prefetch
-          if (attachment === undefined) return
-          // One that is gone takes the new prefetch when it attaches again.
-          yield* Effect.forEach(attachment.consumers.values(), ({ cancel }) => Effect.ignore(cancel), { discard: true })
-        }),
-      status: Effect.sync(() => status),
-      changes: Stream.fromPubSub(hub)
-    }
-  })
-
 const isList = (queue: QueueRef | ReadonlyArray<QueueRef>): queue is ReadonlyArray<QueueRef> => Array.isArray(queue)
 
 /** Each queue once. */
 const toQueues = (queue: QueueRef | ReadonlyArray<QueueRef>): ReadonlyArray<QueueRef> =>
   isList(queue) ? [...new Set(queue)] : [queue]
 
-/** What the queues are called in errors. */
-const labelOf = (queues: ReadonlyArray<QueueRef>): string =>
-  queues.map((queue) => typeof queue === "string" ? queue : "(server-named)").join(", ")
+/** A consumer whose options are checked. */
+interface Definition {
+  readonly connection: AmqpConnection
+  readonly label: string
+  /** Subscribes; the scope closes the channels. */
+  readonly start: Effect.Effect<Subscriptions, never, Scope.Scope>
+  readonly onDetached: Effect.Effect<void>
+  readonly consumer: Omit<AmqpConsumer, "deliveries">
+}
+
+const define = (
+  queue: QueueRef | ReadonlyArray<QueueRef>,
+  options: Options,
+  defaultPrefetch: number,
+  onAttached: () => void = () => {}
+): Effect.Effect<Definition, AmqpConsumerFailed, AmqpConnection> =>
+  Effect.gen(function*() {
+    const connection = yield* AmqpConnection
+    const queues = toQueues(queue)
+    const label = labelOf(queues)
+    const failedIn = (phase: ConsumerPhase) => (reason: AmqpConsumerFailed["reason"]): AmqpConsumerFailed =>
+      new AmqpConsumerFailed({ queue: label, phase, reason })
+    let prefetch = options.prefetch ?? defaultPrefetch
+    yield* Effect.mapError(checkPrefetch(prefetch), failedIn("options"))
+    if (queues.length === 0) {
+      return yield* failedIn("options")(new AmqpEncodeError({ path: "queue", reason: "the list of queues is empty" }))
+    }
+    const hub = yield* PubSub.unbounded<Status>({ replay: 1 })
+    let status: Status = { _tag: "Detached" }
+    const setStatus = (next: Status): void => {
+      status = next
+      PubSub.publishUnsafe(hub, next)
+    }
+    setStatus(status)
+    let running: Subscriptions | undefined
+    return {
+      connection,
+      label,
+      start: Effect.map(
+        makeSubscriptions({
+          connection,
+          queues,
+          prepare: options.topology === undefined ? Effect.void : declare(options.topology).pipe(
+            Effect.provideService(AmqpConnection, connection),
+            Effect.mapError(failedIn("topology"))
+          ),
+          recover: options.recover ?? defaultRecover,
+          prefetch: () => prefetch,
+          sharedPrefetch: options.sharedPrefetch ?? false,
+          consumerTag: options.consumerTag,
+          exclusive: options.exclusive,
+          arguments: options.arguments,
+          onAttached: (epoch) => {
+            onAttached()
+            if (status._tag !== "Attached" || status.epoch !== epoch) setStatus({ _tag: "Attached", epoch })
+          },
+          onRecovering: (cause) => {
+            if (status._tag !== "Recovering" || status.cause !== cause) setStatus({ _tag: "Recovering", cause })
+          }
+        }),
+        (subscriptions) => {
+          running = subscriptions
+          return subscriptions
+        }
+      ),
+      onDetached: Effect.sync(() => {
+        running = undefined
+        setStatus({ _tag: "Detached" })
+      }),
+      consumer: {
+        setPrefetch: (next) =>
+          Effect.map(checkPrefetch(next), () => {
+            prefetch = next
+            // One that is gone takes the new prefetch when it attaches again.
+            running?.renew()
+          }),
+        status: Effect.sync(() => status),
+        changes: Stream.fromPubSub(hub)
+      }
+    }
+  })
+
+/** Whether somebody has ended it on purpose. */
+const isOrderly = (cause: Cause.Cause<unknown>): boolean =>
+  cause.reasons.every((reason) =>
+    Cause.isInterruptReason(reason) || (
+      Cause.isFailReason(reason) && reason.error instanceof AmqpConsumerFailed &&
+      reason.error.reason._tag === "AmqpConnectionError" && reason.error.reason.reason._tag === "ConnectionClosed"
+    )
+  )
+
+/** With the way to it only where it is a defect. */
+const logEnd = (label: string, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+  const text = `The consumer of ${label} has ended`
+  if (Cause.hasDies(cause)) return Effect.logError(text, cause)
+  return Effect.logError(`${text}: ${Cause.prettyErrors(cause).map(({ message }) => message).join("; ")}`)
+}
+
+/** The next deliveries: one Effect for an array of them. */
+const pullFrom = (
+  { buffer, failed }: Subscriptions
+): Effect.Effect<Arr.NonEmptyReadonlyArray<AmqpSupervisedDelivery>, AmqpConsumerFailed> =>
+  Effect.callback((resume) => {
+    const callback: Parameters<typeof buffer.pull>[0] = (pulled) =>
+      resume("_tag" in pulled ? failed : Effect.succeed(pulled))
+    buffer.pull(callback)
+    return Effect.sync(() => buffer.unpull(callback))
+  })
 
 // -----------------------------------------------------------------------------
 // constructors
@@ -298,7 +269,15 @@ export const make = (
   queue: QueueRef | ReadonlyArray<QueueRef>,
   options: Options = {}
 ): Effect.Effect<AmqpConsumer, AmqpConsumerFailed, AmqpConnection> =>
-  makeWith(toQueues(queue), options, () => Effect.void)
+  Effect.map(define(queue, options, 100), ({ consumer, onDetached, start }) => ({
+    ...consumer,
+    deliveries: Stream.unwrap(Effect.gen(function*() {
+      yield* Effect.addFinalizer(() => onDetached)
+      const subscriptions = yield* start
+      yield* Effect.addFinalizer(() => Effect.sync(subscriptions.leave))
+      return Stream.fromPull(Effect.succeed(pullFrom(subscriptions)))
+    }))
+  }))
 
 /**
  * The deliveries of one or several queues, across connections.
@@ -322,57 +301,6 @@ export const stream = (
 // supervised handlers
 // -----------------------------------------------------------------------------
 
-const DispositionTypeId = "~effect-amqp/AmqpConsumer/Disposition"
-
-/**
- * How `run` settles a delivery.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Disposition {
-  readonly [DispositionTypeId]: typeof DispositionTypeId
-  readonly settle: (delivery: AmqpSupervisedDelivery) => Effect.Effect<unknown>
-}
-
-const disposition = (settle: Disposition["settle"]): Disposition => ({ [DispositionTypeId]: DispositionTypeId, settle })
-
-const isDisposition = (u: unknown): u is Disposition => Predicate.hasProperty(u, DispositionTypeId)
-
-/**
- * The message has been dealt with.
- *
- * @category dispositions
- * @since 0.1.0
- */
-export const ack: Disposition = disposition((delivery) => delivery.ack)
-
-/**
- * The message goes back to its queue, and is delivered again at once.
- *
- * @category dispositions
- * @since 0.1.0
- */
-export const requeue: Disposition = disposition((delivery) => delivery.nack({ requeue: true }))
-
-/**
- * The message goes to the dead-letter exchange of its queue, or away where it has none.
- *
- * @category dispositions
- * @since 0.1.0
- */
-export const deadLetter: Disposition = disposition((delivery) => delivery.nack({ requeue: false }))
-
-/**
- * Back to its queue the first time, to the dead-letter exchange when it comes again: a message that nobody can handle
- * does not go round for ever. It goes by `redelivered`, which a lost connection sets as well: where that matters, use
- * `requeue` and the delivery limit of a quorum queue.
- *
- * @category dispositions
- * @since 0.1.0
- */
-export const requeueOnce: Disposition = disposition((delivery) => delivery.nack({ requeue: !delivery.redelivered }))
-
 /**
  * Options of `run`.
  *
@@ -384,19 +312,12 @@ export interface RunOptions extends Options {
   readonly concurrency?: number | undefined
   /** How long a handler may take; then it is interrupted and has failed with a `TimeoutError`. Defaults to no limit. */
   readonly handlerTimeout?: Duration.Input | undefined
-  /** How long the end of `run` waits for handlers that are at work. Defaults to 30 seconds. */
+  /**
+   * How long the end of `run` waits for handlers that are at work. Several that end together, as those of one scope do, share
+   * the time. Defaults to 30 seconds.
+   */
   readonly drainTimeout?: Duration.Input | undefined
 }
-
-/**
- * What to do with a delivery whose handler failed.
- *
- * @category models
- * @since 0.1.0
- */
-export type OnFailure<E> =
-  | Disposition
-  | ((cause: Cause.Cause<E | Cause.TimeoutError>, delivery: AmqpSupervisedDelivery) => Disposition)
 
 /**
  * @category models
@@ -414,9 +335,11 @@ export type Handler<E, R> = (delivery: AmqpSupervisedDelivery) => Effect.Effect<
  * `onFailure` is a function it sees the cause; where it is a `Disposition`, a handler that dies is logged as an error. A handler
  * that is interrupted gives its message back. Acknowledgements that are contiguous go out as one.
  *
- * Its end (interruption, the scope, a failure) stops deliveries, waits for handlers that are at work, at most
- * `drainTimeout`, interrupts the rest, gives back what was not handled, and closes the channel. Handlers of a connection
- * that is lost go on and count for `concurrency`; what they settle is stale, and the broker delivers it again.
+ * Its end (interruption, the scope, a failure, `AmqpConnection.close`) cancels the consumers, gives back what no handler has
+ * begun, waits for handlers that are at work, at most `drainTimeout`, and closes the channels. Handlers that are not done by
+ * then are interrupted and give back what they have. Handlers of a connection that is lost go on and count for `concurrency`;
+ * what they settle is stale, and the broker delivers it again. A failure is logged as an error, for those who run it in the
+ * background, unless the connection was closed by this client.
  *
  * @category constructors
  * @since 0.1.0
@@ -435,78 +358,96 @@ export const run: {
 } = <E, R>(
   queue: QueueRef | ReadonlyArray<QueueRef>,
   handler: Handler<E, R>,
-  options: RunOptions & { readonly onFailure?: OnFailure<E> | undefined } = {}
+  options: HandlingOptions<E> = {}
+): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
+  supervise(queue, handler, options, () => {})
+
+/**
+ * `run` in the background of a layer.
+ *
+ * **Details**
+ *
+ * The layer is built when every queue is subscribed to, and fails typed if that does not come about. A consumer that fails for
+ * good later is logged as an error; a program that is to end with it runs it in the foreground, with `run`. The end of the
+ * layer is the end of `run`.
+ *
+ * **Example**
+ *
+ * ```ts
+ * const Billing = AmqpConsumer.layer("billing", handle, { concurrency: 10, onFailure: AmqpConsumer.requeueOnce })
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: {
+  <E, R>(
+    queue: QueueRef | ReadonlyArray<QueueRef>,
+    handler: Handler<E, R>,
+    options: RunOptions & { readonly onFailure: OnFailure<E> }
+  ): Layer.Layer<never, AmqpConsumerFailed, R | AmqpConnection>
+  <E, R>(
+    queue: QueueRef | ReadonlyArray<QueueRef>,
+    handler: Handler<E, R>,
+    options?: RunOptions & { readonly onFailure?: undefined }
+  ): Layer.Layer<never, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection>
+} = <E, R>(
+  queue: QueueRef | ReadonlyArray<QueueRef>,
+  handler: Handler<E, R>,
+  options: HandlingOptions<E> = {}
+): Layer.Layer<never, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
+  Layer.effectDiscard(Effect.gen(function*() {
+    const attached = Deferred.makeUnsafe<void, AmqpConsumerFailed | E | Cause.TimeoutError>()
+    yield* supervise(queue, handler, options, () => Deferred.doneUnsafe(attached, Effect.void)).pipe(
+      Effect.onExit((exit) => Deferred.done(attached, exit)),
+      Effect.forkScoped
+    )
+    yield* Deferred.await(attached)
+  }))
+
+type HandlingOptions<E> = RunOptions & { readonly onFailure?: OnFailure<E> | undefined }
+
+/** `run`, which tells when it has subscribed to every queue. */
+const supervise = <E, R>(
+  queue: QueueRef | ReadonlyArray<QueueRef>,
+  handler: Handler<E, R>,
+  options: HandlingOptions<E>,
+  onAttached: () => void
 ): Effect.Effect<void, AmqpConsumerFailed | E | Cause.TimeoutError, R | AmqpConnection> =>
   Effect.scoped(Effect.gen(function*() {
-    const { concurrency = 1, drainTimeout = "30 seconds", handlerTimeout, onFailure } = options
-    const label = labelOf(toQueues(queue))
+    const { concurrency = 1, handlerTimeout, onFailure } = options
+    const failed = (path: string) => (reason: string): AmqpConsumerFailed =>
+      new AmqpConsumerFailed({
+        queue: labelOf(toQueues(queue)),
+        phase: "options",
+        reason: new AmqpEncodeError({ path, reason })
+      })
     yield* Effect.mapError(
       checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
-      (reason) => new AmqpConsumerFailed({ queue: label, phase: "options", reason })
+      ({ path, reason }) => failed(path)(reason)
     )
-    const handlers = yield* FiberSet.make<unknown>()
-    const fork = yield* FiberSet.runtime(handlers)<R>()
-    const slots = Semaphore.makeUnsafe(concurrency)
-    const take = slots.take(1)
-    const release = slots.release(1)
-    const failed = Deferred.makeUnsafe<never, E | Cause.TimeoutError>()
-
-    const limited = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, E | Cause.TimeoutError, R> =>
-      handlerTimeout === undefined ? handler(delivery) : Effect.timeout(handler(delivery), handlerTimeout)
-
-    const settle = (
-      delivery: AmqpSupervisedDelivery,
-      exit: Exit.Exit<unknown, E | Cause.TimeoutError>
-    ): Effect.Effect<unknown> => {
-      if (Exit.isSuccess(exit)) return (isDisposition(exit.value) ? exit.value : ack).settle(delivery)
-      if (Cause.hasInterruptsOnly(exit.cause)) return requeue.settle(delivery)
-      const { cause } = exit
-      const end = (cause: Cause.Cause<E | Cause.TimeoutError>) =>
-        Effect.andThen(requeue.settle(delivery), Deferred.failCause(failed, cause))
-      if (onFailure === undefined) return end(cause)
-      return Effect.suspend(() => {
-        if (!isDisposition(onFailure)) return onFailure(cause, delivery).settle(delivery)
-        // Nobody else hears of it.
-        const logged = Cause.hasDies(cause) ? Effect.logError(`A handler of ${label} died`, cause) : Effect.void
-        return Effect.andThen(logged, onFailure.settle(delivery))
-      }).pipe(Effect.catchCause(end))
-    }
-
-    /** In a fiber that cannot be interrupted, but for the handler. */
-    const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, never, R> =>
-      Effect.onExit(
-        Effect.flatMap(
-          Effect.exit(Effect.interruptible(Effect.suspend(() => limited(delivery)))),
-          (exit) => settle(delivery, exit)
-        ),
-        () => release
-      )
-
-    /**
-     * A slot is taken before the fiber exists, and the fiber gives it back. What has become stale while it waited for
-     * one comes again: handling it now would handle it twice.
-     */
-    const start = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown> =>
-      Effect.flatMap(
-        take,
-        (): Effect.Effect<unknown> =>
-          delivery.isStale ? release : Effect.sync(() => fork(handle(delivery), { uninterruptible: true }))
-      )
-
-    const drain = Effect.ignore(Effect.timeoutOption(Effect.interruptible(FiberSet.awaitEmpty(handlers)), drainTimeout))
-
-    const detach = ({ consumers, open }: Attachment): Effect.Effect<void> =>
-      Effect.suspend(() => {
-        // Lost: its handlers cannot settle any more, and there is nothing to wait for.
-        if (open.state.isClosed) return Effect.void
-        return Effect.forEach(consumers.values(), ({ cancel }) => Effect.ignore(cancel), { discard: true }).pipe(
-          Effect.andThen(drain),
-          Effect.andThen(FiberSet.clear(handlers))
-        )
-      })
-
-    const consumer = yield* makeWith(toQueues(queue), options, detach)
-    yield* Stream.runForEachArray(consumer.deliveries, (array) => Effect.forEach(array, start, { discard: true })).pipe(
-      Effect.raceFirst(Deferred.await(failed))
+    const drainTimeout = yield* Effect.mapError(
+      Effect.fromOption(Duration.fromInput(options.drainTimeout ?? "30 seconds")),
+      () => failed("drainTimeout")("expected a duration")
+    )
+    const { connection, label, onDetached, start } = yield* define(
+      queue,
+      options,
+      Math.min(2 * concurrency, 65535),
+      onAttached
+    )
+    const { ending, onClosing } = connection[internals]()
+    const handlers = yield* makeHandlers({ label, concurrency, handler, handlerTimeout, onFailure })
+    yield* Effect.addFinalizer(() => onDetached)
+    const subscriptions = yield* start
+    // The order of the end: nothing new, then the handlers at work, then (with the scope) the channels.
+    const end = Effect.andThen(Effect.sync(subscriptions.leave), handlers.drain(ending, drainTimeout))
+    yield* Effect.addFinalizer(() => end)
+    yield* onClosing(end)
+    return yield* pullFrom(subscriptions).pipe(
+      Effect.flatMap((deliveries) => Effect.forEach(deliveries, handlers.start, { discard: true })),
+      Effect.forever({ disableYield: true }),
+      Effect.raceFirst(handlers.failed),
+      Effect.tapCause((cause) => isOrderly(cause) ? Effect.void : logEnd(label, cause))
     )
   }))

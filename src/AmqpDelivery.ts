@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import { AmqpStaleDelivery } from "./AmqpError.ts"
 import { AmqpMessage } from "./AmqpMessage.ts"
 import type { ChannelState, SettleResult } from "./internal/channelState.ts"
+import type { DeliverySource } from "./internal/deliveries.ts"
 import type { ReceivedContent } from "./internal/frames.ts"
 import type { Settlement } from "./internal/settlements.ts"
 
@@ -63,6 +64,7 @@ export class AmqpUnacknowledged extends AmqpMessage {
   readonly deliveryTag: number
   /** A hint that the message may have been delivered before. */
   readonly redelivered: boolean
+  readonly #source: DeliverySource
 
   /** @internal */
   constructor(
@@ -70,16 +72,38 @@ export class AmqpUnacknowledged extends AmqpMessage {
     redelivered: boolean,
     exchange: string,
     routingKey: string,
-    content: ReceivedContent
+    content: ReceivedContent,
+    source: DeliverySource
   ) {
     super(exchange, routingKey, content)
     this.deliveryTag = deliveryTag
     this.redelivered = redelivered
+    this.#source = source
+  }
+
+  /** The queue that it was consumed or taken from. */
+  get queue(): string {
+    return this.#source.queue
+  }
+
+  /** The tag of the consumer that it came to; empty where `get` took it. */
+  get consumerTag(): string {
+    return this.#source.consumerTag
+  }
+
+  /** The number of the channel that it came on. */
+  get channel(): number {
+    return this.#source.channel
+  }
+
+  /** @internal */
+  isFrom(source: DeliverySource): boolean {
+    return source === this.#source
   }
 
   override toJSON(): unknown {
-    const { deliveryTag, redelivered } = this
-    return { ...Object(super.toJSON()), deliveryTag, redelivered }
+    const { channel, consumerTag, deliveryTag, queue, redelivered } = this
+    return { ...Object(super.toJSON()), queue, consumerTag, channel, deliveryTag, redelivered }
   }
 }
 
@@ -100,10 +124,25 @@ export abstract class Settleable<Stale, E> extends AmqpUnacknowledged {
     redelivered: boolean,
     exchange: string,
     routingKey: string,
-    content: ReceivedContent
+    content: ReceivedContent,
+    source: DeliverySource
   ) {
-    super(deliveryTag, redelivered, exchange, routingKey, content)
+    super(deliveryTag, redelivered, exchange, routingKey, content, source)
     this.#channel = channel
+  }
+
+  /** @internal */
+  isOn(channel: ChannelState): boolean {
+    return channel === this.#channel
+  }
+
+  /**
+   * Somebody handles it: the end of its consumer does not give it back any more. Returns whether it may be handled.
+   *
+   * @internal
+   */
+  begin(): boolean {
+    return this.#channel.begin(this.deliveryTag)
   }
 
   /** The epoch of the connection that the delivery came from. */

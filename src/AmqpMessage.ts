@@ -10,11 +10,11 @@
  */
 import { NodeInspectSymbol } from "effect/Inspectable"
 import * as Result from "effect/Result"
-import { AmqpDecodeError } from "./AmqpError.ts"
+import { AmqpDecodeError, AmqpEncodeError } from "./AmqpError.ts"
 import { type InputTable, type PlainTable, readTableTagged, type Table } from "./AmqpTable.ts"
 import type { ReceivedContent } from "./internal/frames.ts"
 import { type BasicProperties, readBasicProperties } from "./internal/spec.ts"
-import { Reader, utf8Decode } from "./internal/wire.ts"
+import { describeType, Reader, utf8, utf8Decode } from "./internal/wire.ts"
 
 /**
  * The properties of a received message; absent ones were not sent (specification 1.8).
@@ -32,6 +32,11 @@ export type Properties = BasicProperties<PlainTable>
 
 /**
  * The properties of a message to publish: as `Properties`, with headers of any value that a field table can hold.
+ *
+ * **Gotchas**
+ *
+ * `timestamp` is in seconds: `Math.floor(Date.now() / 1000)`. A number beyond the year 9999, which is one of
+ * milliseconds, is an `AmqpEncodeError`; a `bigint` may be any.
  *
  * @category models
  * @since 0.1.0
@@ -54,6 +59,34 @@ export interface Publish {
   readonly properties?: PropertiesInput | undefined
   /** Whether the broker must give back a message that no queue takes. Defaults to `false`. Needs confirms or tx. */
   readonly mandatory?: boolean | undefined
+}
+
+/**
+ * The bytes of a body. Throws `AmqpEncodeError`.
+ *
+ * @internal
+ */
+export const bodyBytes = (body: Publish["body"]): Uint8Array => {
+  if (typeof body === "string") return utf8(body, "body")
+  if (body instanceof Uint8Array) return body
+  const what: unknown = body
+  const reason = `expected a string or a Uint8Array, not ${describeType(what)}: encode it first, as by JSON.stringify`
+  throw new AmqpEncodeError({ path: "body", reason })
+}
+
+/** The end of the year 9999: what is beyond was counted in milliseconds. */
+const lastSecond = 253_402_300_799
+
+/**
+ * Refuses what has a form on the wire and is a mistake. Throws `AmqpEncodeError`.
+ *
+ * @internal
+ */
+export const checkTimestamp = (timestamp: PropertiesInput["timestamp"]): void => {
+  if (typeof timestamp !== "number" || timestamp <= lastSecond) return
+  const reason =
+    "expected seconds since 1970, not milliseconds: Math.floor(Date.now() / 1000). A bigint may be any number"
+  throw new AmqpEncodeError({ path: "timestamp", reason })
 }
 
 /**

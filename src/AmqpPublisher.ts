@@ -7,6 +7,9 @@
  * sent on the next one. What was written and not confirmed when a channel went away is never sent again by itself: it
  * fails with `AmqpPublishUnconfirmed`. `resend` asks for more, and may give duplicates.
  *
+ * A message that the broker refuses takes the channel with it, and the broker does not say which one it was. It is found by
+ * the broker's words, or, with a resend, by sending what is in doubt again one message at a time while others go on.
+ *
  * It does not buffer for a broker that is away, on disk or in memory: callers wait. Messages of one fiber keep their order,
  * except those that are sent again.
  *
@@ -22,7 +25,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
-import { AmqpConnection } from "./AmqpConnection.ts"
+import { AmqpConnection, internals } from "./AmqpConnection.ts"
 import {
   AmqpAccessRefused,
   AmqpChannelClosed,
@@ -39,9 +42,10 @@ import {
 } from "./AmqpError.ts"
 import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
 import type { CommandError } from "./internal/channelTypes.ts"
+import { isDirectReply } from "./internal/directReply.ts"
 import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
-import { make as makeChannel } from "./internal/publisherChannel.ts"
-import { confirmsIdle, contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
+import { make as makeChannels } from "./internal/publisherChannel.ts"
+import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
 
 const TypeId = "~effect-amqp/AmqpPublisher"
 
@@ -73,8 +77,8 @@ const PublisherErrorSchema = Schema.Union([
 ])
 
 /**
- * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, or a later attempt met
- * something that does not pass. It is not sent any more.
+ * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, a later attempt met
+ * something that does not pass, or the message ends connections. It is not sent any more.
  *
  * @category errors
  * @since 0.1.0
@@ -147,7 +151,8 @@ export interface Options {
   readonly maxInFlight?: number | undefined
   /**
    * Whether a message that no queue takes fails with `AmqpMessageReturned`, where the message itself does not say: a
-   * broker confirms what it could not route. Defaults to `true`.
+   * broker confirms what it could not route. Defaults to `true`, but for replies to direct reply-to names
+   * (`amq.rabbitmq.reply-to.…`), which RabbitMQ before 4.3 returns and delivers.
    */
   readonly mandatory?: boolean | undefined
   /** Whether durable queues keep the message over a restart, where it has no `deliveryMode`. Defaults to `true`. */
@@ -167,10 +172,14 @@ export interface Options {
  *
  * **Details**
  *
- * What failed and may succeed later (`AmqpError.isTransient`: in doubt, nacked, no connection in time) is published
+ * What failed and may succeed later (in doubt, nacked, no connection in time, whatever ended the last one) is published
  * again under the schedule, whose input is the error, until it is confirmed. All attempts carry the same `messageId`, a
- * new UUID where the message has none, by which consumers can tell duplicates. What is not transient fails as it is at the
- * first attempt, and as `AmqpResendFailed` later.
+ * new UUID where the message has none, by which consumers can tell duplicates. What is not transient, and the end of the
+ * connection for good, fails as it is at the first attempt, and as `AmqpResendFailed` later.
+ *
+ * What may be what the broker refused, in words that name no message, is sent alone from then on, on a second channel; so
+ * is what was lost with a connection twice. A message that is alone when the broker closes the connection because of a
+ * publish, or does not say why, is given up the second time.
  *
  * @category models
  * @since 0.1.0
@@ -229,9 +238,33 @@ export interface AmqpPublisher {
  */
 export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
 
-const isPermanent = (
-  error: PublisherError
-): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => !isTransient(error)
+/** What is known of a message whose outcome was unknown before. */
+interface Doubt {
+  /** How many attempts ended so. */
+  readonly times: number
+  /** Whether it may be what the broker does not like: it is sent alone from now on. */
+  readonly isQuestioned: boolean
+  /** How often it was alone when the broker closed the connection because of a publish. */
+  readonly closings: number
+}
+
+const noDoubt: Doubt = { times: 0, isQuestioned: false, closings: 0 }
+
+/** So many attempts may be lost without a word before a message is questioned: it may be what ends connections. */
+const losses = 2
+
+/** So often the broker may close the connection of a message that is alone: once may be the fault of another one. */
+const closings = 2
+
+const doubted = (before: Doubt, { error, isQuestioned }: BatchFailure): Doubt => {
+  if (error._tag !== "AmqpPublishUnconfirmed") return before
+  const isClosing = before.isQuestioned && isQuestioned && error.cause?._tag === "AmqpConnectionError"
+  return {
+    times: before.times + 1,
+    isQuestioned: before.isQuestioned || isQuestioned || before.times + 1 >= losses,
+    closings: before.closings + (isClosing ? 1 : 0)
+  }
+}
 
 /** What a publisher adds to a message. */
 const completing = (options: Options) => {
@@ -242,13 +275,16 @@ const completing = (options: Options) => {
     if (given === undefined) return properties
     return given.deliveryMode === undefined ? { ...given, deliveryMode } : given
   }
-  return (message: Publish): Publish => ({
-    exchange: message.exchange ?? exchange,
-    routingKey: message.routingKey,
-    body: message.body,
-    properties: complete(message.properties),
-    mandatory: message.mandatory ?? mandatory
-  })
+  return (message: Publish): Publish => {
+    const to = message.exchange ?? exchange
+    return {
+      exchange: to,
+      routingKey: message.routingKey,
+      body: message.body,
+      properties: complete(message.properties),
+      mandatory: message.mandatory ?? (mandatory && !isDirectReply(to, message.routingKey ?? ""))
+    }
+  }
 }
 
 const identified = (message: Publish): Publish =>
@@ -264,7 +300,7 @@ interface Unpublished {
 
 /**
  * Opens a publisher and closes it with the scope: publishes that wait fail, those that are on their way have the
- * connection's `closeTimeout` to be confirmed, then the channel is closed.
+ * connection's `closeTimeout` to be confirmed, which it shares with all that ends together, then the channel is closed.
  *
  * **Details**
  *
@@ -288,7 +324,10 @@ export const make = (
     if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
       return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
     }
-    const channel = yield* makeChannel(yield* AmqpConnection, { maxInFlight, confirmTimeout })
+    const given = yield* AmqpConnection
+    const connection = given.publishing ?? given
+    const { isOver } = connection[internals]()
+    const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
     const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
@@ -306,13 +345,39 @@ export const make = (
         return Effect.map(Effect.andThen(batch.add(messages), batch.settled), () => batch.takeFailures())
       })
 
+    /** The same, each alone. */
+    const publishAlone = (messages: ReadonlyArray<Publish>): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+      Effect.gen(function*() {
+        const own = yield* questioned
+        const batches = yield* Effect.forEach(messages, (message) => {
+          const batch = new PublishBatch(own)
+          return Effect.as(own.alone(batch.add([message]), batch.settled), batch)
+        })
+        const failures = yield* Effect.forEach(batches, (batch, index) =>
+          Effect.map(batch.settled, () =>
+            batch.takeFailures().map((failure) => ({ ...failure, index }))))
+        return failures.flat()
+      })
+
+    /** What ended a connection, or a channel that was not opened, is a loss: only their end for good is final. */
+    const isPermanent = (
+      error: PublisherError
+    ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
+      if (error._tag === "AmqpConnectionError") {
+        return isOver()
+      }
+      return error._tag === "AmqpChannelClosed" ? channel.isOver : !isTransient(error)
+    }
+
     /** Goes on from the failures of the first attempt. */
     const resendEach = (
       failed: ReadonlyArray<BatchFailure>,
       { resend }: ResendOptions
     ): Effect.Effect<ReadonlyArray<Unpublished>> => {
       const unpublished: Array<Unpublished> = []
-      const inDoubt = new Set<number>()
+      const doubts = new Map<number, Doubt>()
+      const doubtOf = (index: number): Doubt =>
+        doubts.get(index) ?? noDoubt
       let attempts = 0
       let failures = failed
       const givenUp = ({ error, index, message }: BatchFailure): Unpublished => ({
@@ -322,7 +387,7 @@ export const make = (
           routingKey: message.routingKey ?? "",
           messageId: message.properties?.messageId ?? "",
           attempts,
-          inDoubt: inDoubt.has(index),
+          inDoubt: doubtOf(index).times > 0,
           cause: error
         })
       })
@@ -331,18 +396,31 @@ export const make = (
         const again: Array<BatchFailure> = []
         for (const failure of failures) {
           const { error, index } = failure
-          if (error._tag === "AmqpPublishUnconfirmed") inDoubt.add(index)
-          if (!isPermanent(error)) again.push(failure)
-          else unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
+          const doubt = doubted(doubtOf(index), failure)
+          doubts.set(index, doubt)
+          if (isPermanent(error)) unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
+          else if (doubt.closings === closings) unpublished.push(givenUp(failure))
+          else again.push(failure)
         }
         failures = again
         return again[0] === undefined ? Effect.void : Effect.fail(again[0].error)
       })
+      const attempt = (
+        these: ReadonlyArray<BatchFailure>,
+        publish: (messages: ReadonlyArray<Publish>) => Effect.Effect<ReadonlyArray<BatchFailure>>
+      ): Effect.Effect<ReadonlyArray<BatchFailure>> =>
+        these.length === 0 ? Effect.succeed(these) : Effect.map(
+          publish(these.map(({ message }) => message)),
+          (left) => left.map((failure) => ({ ...failure, index: these[failure.index]?.index ?? failure.index }))
+        )
       const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
         if (attempts === 0) return sort
-        const indexes = failures.map(({ index }) => index)
-        return Effect.flatMap(publishEach(failures.map(({ message }) => message)), (left) => {
-          failures = left.map((failure) => ({ ...failure, index: indexes[failure.index] ?? failure.index }))
+        const isAlone = ({ index }: BatchFailure): boolean => doubtOf(index).isQuestioned
+        const alone = failures.filter(isAlone)
+        const together = alone.length === 0 ? failures : failures.filter((failure) => !isAlone(failure))
+        const attempted = Effect.all([attempt(together, publishEach), attempt(alone, publishAlone)], { concurrency: 2 })
+        return Effect.flatMap(attempted, (left) => {
+          failures = left.flat()
           return sort
         })
       })
@@ -422,7 +500,8 @@ export const make = (
       return options.resend === undefined
         ? sinkOf(complete, Effect.succeed)
         : sinkOf((message) =>
-          identified(complete(message)), (failures) => resendEach(failures, options))
+          identified(complete(message)), (failures) =>
+          resendEach(failures, options))
     }
 
     return AmqpPublisher.of({
@@ -430,7 +509,7 @@ export const make = (
       publish,
       publishAll,
       sink,
-      waitForConfirms: Effect.suspend(() => channel.open === undefined ? Effect.void : confirmsIdle(channel.open))
+      waitForConfirms: idle
     })
   })
 

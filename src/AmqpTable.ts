@@ -295,7 +295,9 @@ const writeDate = (writer: Writer, date: Date): void => {
   const seconds = date.getTime() / 1000
   if (Number.isNaN(seconds)) throw new Fault("an invalid date")
   if (!Number.isInteger(seconds)) {
-    throw new Fault("a timestamp holds whole seconds: drop the rest by setMilliseconds(0), or send text")
+    throw new Fault(
+      "a timestamp holds whole seconds: drop the rest by date.setMilliseconds(0), or send date.toISOString()"
+    )
   }
   if (seconds < 0) throw new Fault("a timestamp cannot be before 1970")
   writer.u8(0x54) // T

@@ -10,6 +10,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -21,16 +22,17 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import { AmqpConnection, internals } from "./AmqpConnection.ts"
-import { type AmqpConnectionError, type AmqpEncodeError, isTransient } from "./AmqpError.ts"
+import type { AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { resolveQueue } from "./internal/queueNames.ts"
 import type { Session } from "./internal/session.ts"
 import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topologyDeclaring.ts"
 import { diagnose } from "./internal/topologyDiagnosis.ts"
-import { type AmqpTopologyError, AmqpTopologyInvalid } from "./internal/topologyError.ts"
-import { inOrder } from "./internal/topologyOrder.ts"
-import type { Entity, OnFailure, QueueRef } from "./internal/topologyValues.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
+import { describe, inOrder, keyOf, queueKey } from "./internal/topologyOrder.ts"
+import { TopologyRefusals } from "./internal/topologyRefusals.ts"
+import type { Entity, OnFailure, QueueRef, Restores } from "./internal/topologyValues.ts"
 
-export { AmqpTopologyError, AmqpTopologyInvalid } from "./internal/topologyError.ts"
+export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
 export type {
   Arguments,
   BindExchangeOptions,
@@ -77,8 +79,8 @@ export {
 export interface DeclareOptions {
   /**
    * What happens when the broker refuses an entity that does not say so itself. Defaults to a retry while the failure is
-   * transient (an exclusive queue that a dead connection of ours still holds, a node that is down): 100 ms doubled up to
-   * 5 s, with jitter, for as long as `patience` in the first declaration and without end in later epochs.
+   * transient (an exclusive queue that a dead connection of ours still holds, a node that is down): after anything up
+   * to 2 s, doubled up to 5 s, for as long as `patience` in the first declaration and without end in later epochs.
    */
   readonly onFailure?: OnFailure | undefined
   /** Where the default retry of the first declaration ends. Defaults to 10 seconds. */
@@ -117,6 +119,9 @@ export type TopologyError = AmqpTopologyInvalid | AmqpTopologyError | AmqpConnec
 
 const defaultPatience = Duration.seconds(10)
 
+/** Between passes of a later epoch in which the connection has no channel left. */
+const noChannelDelay = "1 second"
+
 const patienceOf = ({ patience }: DeclareOptions): Duration.Duration =>
   patience === undefined ? defaultPatience : Duration.fromInputUnsafe(patience)
 
@@ -142,7 +147,9 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
  * **Details**
  *
  * Fails with `AmqpTopologyInvalid` before anything is sent, with `AmqpTopologyError` for what the broker refused (all of
- * it is in the cause; the rest is declared nevertheless), and with `AmqpConnectionError` if the connection goes away.
+ * it is in the cause; the rest is declared nevertheless), and with `AmqpConnectionError` if the connection goes away. Where
+ * the broker ends the connection for one of the entities whenever this Effect is run, it is found, and fails with
+ * `AmqpTopologyError` as well from the fourth time on.
  *
  * @category constructors
  * @since 0.1.0
@@ -150,8 +157,9 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
 export const declare = (
   entities: ReadonlyArray<Entity>,
   options: DeclareOptions = {}
-): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> =>
-  Effect.gen(function*() {
+): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> => {
+  const refusals = new TopologyRefusals()
+  return Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
     const { session } = yield* connection[internals]().session
@@ -160,10 +168,13 @@ export const declare = (
       session,
       entities: ordered,
       onFailure: firstPolicy(options),
-      onAttempt: () => Effect.void
+      refusals,
+      onAttempt: () => Effect.void,
+      onGivenUp: () => {}
     })
     return yield* orFail(outcome)
   })
+}
 
 // -----------------------------------------------------------------------------
 // declared in each epoch
@@ -198,7 +209,8 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
  *
  * Succeeds when all is declared or skipped; fails like `declare`. Later epochs fail nobody: what the broker then refuses
  * is listed in `failures`, and the rest is declared. A connection that is lost during the first declaration is waited
- * for.
+ * for, whoever it is lost for: if the broker ends it for an entity of this topology, that one is found (it is sent alone)
+ * and fails after three such ends with the same words. It is not sent any more, in no epoch.
  *
  * **Gotchas**
  *
@@ -216,18 +228,42 @@ export const make = (
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
-    const { ending, onEpoch, session: opened } = connection[internals]()
+    const { ending, onEpoch, restorations, session: opened } = connection[internals]()
+    const clock = yield* Clock.Clock
     const patience = patienceOf(options)
     const failing = new Map<Entity, AmqpTopologyError>()
     const failures = yield* SubscriptionRef.make<ReadonlyArray<AmqpTopologyError>>([])
-    const declared = new Set<Entity>()
+    const refusals = new TopologyRefusals()
+    /** When it was declared last, in milliseconds. */
+    const declared = new Map<Entity, number>()
+    /** What is to be declared in the present epoch. */
+    const missing = new Set<Entity>()
+    const tell = Effect.suspend(() => SubscriptionRef.set(failures, [...failing.values()]))
     const onAttempt = (entity: Entity, failure: AmqpTopologyError | undefined): Effect.Effect<void> => {
       if (failure === undefined) {
-        declared.add(entity)
+        missing.delete(entity)
+        declared.set(entity, clock.currentTimeMillisUnsafe())
         if (!failing.delete(entity)) return Effect.void
       } else failing.set(entity, failure)
-      return SubscriptionRef.set(failures, [...failing.values()])
+      return tell
     }
+    /** Nobody may use an epoch while something is neither declared nor listed. */
+    const listMissing = Effect.suspend(() => {
+      const unlisted = [...missing].filter((entity) => !failing.has(entity))
+      for (const entity of unlisted) {
+        failing.set(entity, new AmqpTopologyError({ entity: describe(entity), cause: new AmqpTopologyPending({}) }))
+      }
+      return unlisted.length === 0 ? Effect.void : tell
+    })
+    const restores: Restores = (queue, since) => {
+      const key = queueKey(queue)
+      const entity = ordered.find((entity) => keyOf(entity) === key)
+      return entity !== undefined && (missing.has(entity) || (declared.get(entity) ?? -Infinity) >= since)
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => restorations.add(restores)),
+      () => Effect.sync(() => restorations.delete(restores))
+    )
 
     // Registered first, so it comes last: nothing is declared any more.
     if (options.deleteOnClose === true) {
@@ -240,9 +276,8 @@ export const make = (
 
     const first = Deferred.makeUnsafe<unknown, TopologyError>()
     const passes = yield* FiberHandle.make<unknown, never>()
-    let epoch = 0
-    const pass = (session: Session) =>
-      Effect.matchEffect(
+    const pass = (session: Session): Effect.Effect<unknown> =>
+      Effect.matchCauseEffect(
         declareAll({
           connection,
           session,
@@ -250,22 +285,28 @@ export const make = (
           onFailure: Deferred.isDoneUnsafe(first)
             ? options.onFailure ?? { retry: whileTransient }
             : firstPolicy(options),
-          onAttempt
+          refusals,
+          onAttempt,
+          onGivenUp: (entity) => missing.delete(entity)
         }),
         {
           onSuccess: (outcome) => Deferred.complete(first, orFail(outcome)),
-          // The next epoch declares it, unless this is how the connection always ends.
-          onFailure: (error) =>
-            session.error !== undefined && isTransient(error) ? Effect.void : Deferred.fail(first, error)
+          onFailure: (cause) => {
+            // Whoever the connection was lost for, the next epoch declares it.
+            if (session.error !== undefined) return Effect.void
+            if (!Deferred.isDoneUnsafe(first)) return Deferred.failCause(first, cause)
+            // There is no channel for it at present.
+            if (Cause.hasFails(cause)) return Effect.delay(Effect.suspend(() => pass(session)), noChannelDelay)
+            return Cause.hasDies(cause) ? Effect.logError("A topology cannot be declared", cause) : Effect.void
+          }
         }
       )
     yield* onEpoch((session) =>
       Effect.gen(function*() {
-        if (session.epoch !== epoch) {
-          epoch = session.epoch
-          yield* FiberHandle.run(passes, pass(session))
-        }
+        for (const entity of ordered) missing.add(entity)
+        yield* FiberHandle.run(passes, pass(session))
         yield* Effect.timeoutOption(FiberHandle.awaitEmpty(passes), patience)
+        yield* listMissing
       })
     )
     yield* Effect.raceFirst(Deferred.await(first), Effect.flatMap(connection.closed, Effect.fail))

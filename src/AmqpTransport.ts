@@ -13,6 +13,7 @@ import * as Predicate from "effect/Predicate"
 import type * as Redacted from "effect/Redacted"
 import type * as Socket from "effect/socket/Socket"
 import { AmqpConnectionError, ConnectFailed, ConnectionLost, TlsFailed } from "./AmqpError.ts"
+import { excerpt } from "./internal/wire.ts"
 
 /**
  * How to secure a connection. Certificates and keys are PEM, given as such or as paths of files that are read at each
@@ -117,12 +118,17 @@ export const formatEndpoint = ({ host, port, tls }: Endpoint): string =>
 const codeOf = (cause: unknown): string =>
   Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : ""
 
+/** Short, for it may hold what the peer sent: a certificate has room for very many names. */
 const detailOf = (cause: unknown): string => {
-  if (!(cause instanceof Error)) return String(cause)
+  if (!(cause instanceof Error)) return excerpt(String(cause))
   // Node reports several addresses that all failed as one error without a message.
-  if (cause instanceof AggregateError && cause.message === "") return cause.errors.map(detailOf).join("; ")
+  if (cause instanceof AggregateError && cause.message === "") {
+    return excerpt(cause.errors.map(detailOf).join("; "), 1000)
+  }
   // OpenSSL's message spans lines and names its source; its reason is the phrase in it.
-  return Predicate.hasProperty(cause, "reason") && typeof cause.reason === "string" ? cause.reason : cause.message
+  return excerpt(
+    Predicate.hasProperty(cause, "reason") && typeof cause.reason === "string" ? cause.reason : cause.message
+  )
 }
 
 /**
@@ -140,6 +146,15 @@ export const openError = (error: Socket.SocketError, endpoint: Endpoint): AmqpCo
   const isTls = error.reason._tag === "SocketUpgradeError"
   return new AmqpConnectionError({ reason: isTls ? new TlsFailed(fields) : new ConnectFailed(fields) })
 }
+
+/**
+ * Whether a socket ended by an act of the peer, which closed or reset it, and not for want of a network.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isHangUp = ({ reason }: Socket.SocketError): boolean =>
+  reason._tag === "SocketCloseError" || ("cause" in reason && /^E(CONNRESET|PIPE)$/.test(codeOf(reason.cause)))
 
 /**
  * Why an open socket ended. `phase` is what the connection was doing: `"open"`, or the step of the handshake.

@@ -2,8 +2,9 @@
  * AMQP URIs, after the RabbitMQ URI specification and its page of query parameters:
  * `amqp://user:pass@host:5672/vhost?heartbeat=10`, `amqps://` for TLS.
  *
- * `parse` and `format` are inverses. An absent part and an empty one are told apart, except for host and port, whose
- * empty form means absent. Every part may hold any Unicode text, percent-encoded as UTF-8.
+ * `parse` and `format` are inverses. An absent part and an empty one are told apart, except for host, port and vhost, whose
+ * empty form means absent: `amqp://host/` is `amqp://host`, as most other clients read it. Every part may hold any Unicode
+ * text, percent-encoded as UTF-8.
  *
  * Refused are all texts outside the grammar (a second path segment, a fragment, an unencoded delimiter, a bad escape),
  * values that cannot work (port 70000), and query parameters that nobody would read: a misspelt one, one that is given
@@ -31,7 +32,7 @@ export interface AmqpUri {
   readonly host?: string | undefined
   /** From 1 to 65535. */
   readonly port?: number | undefined
-  /** The name as the broker knows it, without the slash of the path: `amqp://h/` has `""`, `amqp://h/%2f` has `"/"`. */
+  /** The name as the broker knows it, without the slash of the path: `amqp://h/%2f` has `"/"`. Never empty. */
   readonly vhost?: string | undefined
   readonly query: AmqpUriQuery
 }
@@ -246,8 +247,12 @@ const parseQuery = (text: string, scheme: AmqpUri["scheme"]): Result.Result<Amqp
 
 const isIpv4 = (text: string): boolean => text.split(".").every((octet) => Number(octet) <= 255)
 
-/** An IPv6 address (RFC 4291, 2.2), with or without a zone (RFC 4007, 11). */
-const isIpv6 = (host: string): boolean => {
+/**
+ * An IPv6 address (RFC 4291, 2.2), with or without a zone (RFC 4007, 11).
+ *
+ * @internal
+ */
+export const isIpv6 = (host: string): boolean => {
   if (host.endsWith("%")) return false
   // The last 32 bits may be written as an IPv4 address.
   const address = host.replace(/%.*$/s, "")
@@ -266,8 +271,9 @@ const authorityShape = /^(?:([^:]*)(?::(.*))?@)?(?:\[(.*)\]|([^:[\]@]*))(?::(.*)
  *
  * **Details**
  *
- * The scheme may be in any case. An empty port (`amqp://host:/`) is an absent one, as RFC 3986 has it. `+` in a query
- * is a plus sign. An IPv6 zone is written as RFC 6874 has it: `[fe80::1%25eth0]`.
+ * The scheme may be in any case. An empty port (`amqp://host:/`) is an absent one, as RFC 3986 has it, and an empty vhost
+ * (`amqp://host/`) as well, unlike in RabbitMQ's specification: to name the vhost `""` is an option of the connection.
+ * `+` in a query is a plus sign. An IPv6 zone is written as RFC 6874 has it: `[fe80::1%25eth0]`.
  *
  * **Gotchas**
  *
@@ -311,7 +317,7 @@ export const parse = (uri: string | Redacted.Redacted): Result.Result<AmqpUri, A
         )
       }
     }
-    if (vhost !== undefined) out.vhost = yield* decode("vhost", vhost, segmentText)
+    if (vhost !== undefined && vhost !== "") out.vhost = yield* decode("vhost", vhost, segmentText)
     if (fragment !== undefined) return yield* fail("fragment", "must be absent: a \"#\" in another part is written %23")
     out.query = yield* parseQuery(search, scheme)
     return out
@@ -340,8 +346,8 @@ const formatWith = (uri: AmqpUri, reveal: Reveal): string => {
  *
  * **Gotchas**
  *
- * Values that the model excludes (port 70000, an empty host, a password without a user name) are written as they are,
- * and lone surrogates as U+FFFD.
+ * Values that the model excludes (port 70000, an empty host or vhost, a password without a user name) are written as they
+ * are, and lone surrogates as U+FFFD.
  *
  * @category formatting
  * @since 0.1.0
@@ -365,9 +371,9 @@ export const formatSafe = (uri: AmqpUri): string => formatWith(uri, () => "***")
 export const defaultPort = (scheme: AmqpUri["scheme"]): number => scheme === "amqps" ? 5671 : 5672
 
 /**
- * The virtual host to open: the one that the URI names, which may be `""`, or else `"/"`.
+ * The virtual host to open: the one that the URI names, or else `"/"`.
  *
  * @category defaults
  * @since 0.1.0
  */
-export const vhostOrDefault = (uri: Pick<AmqpUri, "vhost">): string => uri.vhost ?? "/"
+export const vhostOrDefault = (uri: Pick<AmqpUri, "vhost">): string => uri.vhost || "/"

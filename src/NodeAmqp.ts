@@ -9,21 +9,25 @@
 import * as NodeSocket from "@effect/platform-node/NodeSocket"
 import type * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
-import type * as Config from "effect/Config"
+import * as Config from "effect/Config"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
 import { readFile } from "node:fs/promises"
 import { connect as connectTcp, isIP, type OnReadOpts, type Socket as NetSocket } from "node:net"
 import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import * as AmqpConnection from "./AmqpConnection.ts"
-import { AmqpConnectionError, TlsFailed } from "./AmqpError.ts"
+import { AmqpConnectionError, type AmqpEncodeError, TlsFailed } from "./AmqpError.ts"
 import { AmqpTransport, type Endpoint, formatEndpoint, type TlsOptions, type TransportSocket } from "./AmqpTransport.ts"
 import { ReadPacing } from "./internal/readPacing.ts"
+import { defaults, resolve, type ResolvedSocketOptions, type SocketOptions } from "./internal/socketOptions.ts"
+
+export type { SocketOptions } from "./internal/socketOptions.ts"
 
 const toBytes = (pem: string | Uint8Array): string | Buffer =>
   typeof pem === "string" ? pem : Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength)
@@ -51,7 +55,8 @@ const pem = (
 
 const tlsOptions = (
   endpoint: Endpoint,
-  tls: TlsOptions
+  tls: TlsOptions,
+  { connect }: ResolvedSocketOptions
 ): Effect.Effect<ConnectionOptions, AmqpConnectionError> =>
   Effect.map(
     Effect.all({
@@ -60,6 +65,7 @@ const tlsOptions = (
       key: pem(endpoint, tls.key === undefined ? undefined : Redacted.value(tls.key), tls.keyFile)
     }),
     ({ ca, cert, key }): ConnectionOptions => ({
+      ...connect,
       host: endpoint.host,
       port: endpoint.port,
       rejectUnauthorized: tls.verify ?? true,
@@ -94,19 +100,20 @@ const hangUp = (socket: NetSocket): Effect.Effect<void> =>
   )
 
 /**
- * Dials, until `ready` is emitted. Unlike `NodeSocket.makeNet` and `makeTls` it turns off Nagle's algorithm for TLS too,
- * which would hold back small frames for a round trip; tells a failure of TLS (`SocketUpgradeError`) from one of the
+ * Dials, until `ready` is emitted. Unlike `NodeSocket.makeNet` and `makeTls` it sets the options of the socket for TLS, too;
+ * tells a failure of TLS (`SocketUpgradeError`) from one of the
  * connection below it (`SocketOpenError`); and does not keep a socket, and with it the process, for a peer that does not
  * read.
  */
 const dial = <S extends NetSocket>(
   connect: () => S,
-  ready: "connect" | "secureConnect"
+  ready: "connect" | "secureConnect",
+  { keepAlive, keepAliveInitialDelay, noDelay }: ResolvedSocketOptions
 ): Effect.Effect<S, Socket.SocketError, Scope.Scope> =>
   Effect.acquireRelease(
     // OpenSSL reads certificates and keys here, and throws.
     Effect.try({
-      try: () => connect().setNoDelay(true),
+      try: () => connect().setNoDelay(noDelay).setKeepAlive(keepAlive, keepAliveInitialDelay),
       catch: (cause) => new Socket.SocketError({ reason: new Socket.SocketUpgradeError({ cause }) })
     }),
     hangUp
@@ -272,11 +279,12 @@ const writerOf = (socket: NetSocket): Socket.Writer => {
  * A socket that is read through an `Inbox`. Not one of `NodeSocket`, whose read side would only stand by: connecting
  * costs 5 % less.
  */
-const tcpSocket = ({ host, port }: Endpoint): TransportSocket => {
+const tcpSocket = ({ host, port }: Endpoint, options: ResolvedSocketOptions): TransportSocket => {
   const inbox = new Inbox()
   const dialed = Deferred.makeUnsafe<NetSocket>()
+  const connect = () => connectTcp({ ...options.connect, host, port, onread: inbox.onread })
   const made = Socket.make({
-    reader: Effect.map(dial(() => connectTcp({ host, port, onread: inbox.onread }), "connect"), (socket) => {
+    reader: Effect.map(dial(connect, "connect", options), (socket) => {
       inbox.attach(socket)
       Deferred.doneUnsafe(dialed, Effect.succeed(socket))
       return { pull: inbox.pull, upgrade: Socket.SocketUpgradeError.unsupported }
@@ -286,7 +294,25 @@ const tcpSocket = ({ host, port }: Endpoint): TransportSocket => {
   return { ...made, reuse: inbox.reuse }
 }
 
-const dialTls = (options: ConnectionOptions) => dial(() => connectTls(options), "secureConnect")
+const tlsSocket = (
+  endpoint: Endpoint,
+  tls: TlsOptions,
+  options: ResolvedSocketOptions
+): Effect.Effect<TransportSocket, AmqpConnectionError> =>
+  Effect.flatMap(
+    tlsOptions(endpoint, tls, options),
+    (connect) => NodeSocket.fromDuplex(dial(() => connectTls(connect), "secureConnect", options))
+  )
+
+const transport = (options: ResolvedSocketOptions): AmqpTransport => ({
+  connect: (endpoint, { readInterval } = { readInterval: Duration.zero }) =>
+    Effect.map(
+      endpoint.tls === undefined
+        ? Effect.sync(() => tcpSocket(endpoint, options))
+        : tlsSocket(endpoint, endpoint.tls, options),
+      (socket) => paced(socket, readInterval)
+    )
+})
 
 /**
  * Connects by `node:net` and `node:tls`. Many small reads gather for up to `readInterval`, in real time.
@@ -294,15 +320,27 @@ const dialTls = (options: ConnectionOptions) => dial(() => connectTls(options), 
  * @category layers
  * @since 0.1.0
  */
-export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTransport, {
-  connect: (endpoint, { readInterval } = { readInterval: Duration.zero }) =>
-    Effect.map(
-      endpoint.tls === undefined
-        ? Effect.sync(() => tcpSocket(endpoint))
-        : Effect.flatMap(tlsOptions(endpoint, endpoint.tls), (options) => NodeSocket.fromDuplex(dialTls(options))),
-      (socket) => paced(socket, readInterval)
-    )
-})
+export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTransport, transport(defaults))
+
+/**
+ * As `layerTransport`, with options of the socket. Fails with `AmqpEncodeError` for those that cannot work.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerTransportWith = (options: SocketOptions): Layer.Layer<AmqpTransport, AmqpEncodeError> =>
+  Layer.effect(AmqpTransport, Effect.fromResult(Result.map(resolve(options), transport)))
+
+/**
+ * Options of a connection over TCP or TLS.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends AmqpConnection.Options {
+  /** Of the TCP socket: keepalive, Nagle's algorithm, the address to connect from, and so on. */
+  readonly socket?: SocketOptions | undefined
+}
 
 /**
  * A connection over TCP or TLS, as a layer.
@@ -310,16 +348,20 @@ export const layerTransport: Layer.Layer<AmqpTransport> = Layer.succeed(AmqpTran
  * **Example**
  *
  * ```ts
- * const Amqp = NodeAmqp.layer({ url: Redacted.make("amqp://guest:guest@localhost:5672"), connectionName: "orders" })
+ * const Amqp = NodeAmqp.layer({
+ *   url: Redacted.make("amqp://guest:guest@localhost:5672"),
+ *   connectionName: "orders",
+ *   socket: { keepAlive: true, keepAliveInitialDelay: "1 minute" }
+ * })
  * ```
  *
  * @category layers
  * @since 0.1.0
  */
 export const layer = (
-  options?: AmqpConnection.Options
+  options: Options = {}
 ): Layer.Layer<AmqpConnection.AmqpConnection, AmqpConnection.ConnectError> =>
-  Layer.provide(AmqpConnection.layer(options), layerTransport)
+  Layer.provide(AmqpConnection.layer(options), layerTransportWith(options.socket ?? {}))
 
 /**
  * A connection whose options come from `Config`.
@@ -328,6 +370,6 @@ export const layer = (
  * @since 0.1.0
  */
 export const layerConfig = (
-  options: Config.Wrap<AmqpConnection.Options>
+  options: Config.Wrap<Options>
 ): Layer.Layer<AmqpConnection.AmqpConnection, AmqpConnection.ConnectError | Config.ConfigError> =>
-  Layer.provide(AmqpConnection.layerConfig(options), layerTransport)
+  Layer.unwrap(Effect.map(Config.unwrap(options), layer))

@@ -2,8 +2,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Schema } from "effect"
 import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
 import * as AmqpError from "../src/AmqpError.ts"
+import * as AmqpTable from "../src/AmqpTable.ts"
 import { replyCodes } from "../src/internal/replyCodes.ts"
-import { AmqpTopologyError } from "../src/internal/topologyError.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topologyError.ts"
 
 // -----------------------------------------------------------------------------
 // one of each
@@ -26,6 +27,7 @@ const hard = (replyCode: number, replyText = `TEXT ${replyCode}`) =>
 const connection = (reason: AmqpError.AmqpConnectionErrorReason) => new AmqpError.AmqpConnectionError({ reason })
 
 const route = { exchange: "amq.topic", routingKey: "a.b" }
+const returnedAs = { ...route, replyCode: 312, replyText: "NO_ROUTE", body: Uint8Array.of(0, 0xce, 0xff) }
 const endpoint = "broker.example:5671"
 
 /** An error of each kind: what its message must say was tried or happened, and what to do. */
@@ -64,6 +66,16 @@ const samples: ReadonlyArray<readonly [error: Error, what: string, advice: RegEx
     /Check the user name/
   ],
   [
+    connection(new AmqpError.NegotiationFailed({ detail: "it is too small" })),
+    "no agreement with the broker: it is too small",
+    /another value/
+  ],
+  [
+    connection(new AmqpError.ChannelsExhausted({ channelMax: 7 })),
+    "all 7 channels of this connection are open",
+    /Close some/
+  ],
+  [
     connection(new AmqpError.ProtocolVersionMismatch({ offered: "AMQP 1-0-0" })),
     "the peer offers AMQP 1-0-0",
     /Check the port/
@@ -96,20 +108,66 @@ const samples: ReadonlyArray<readonly [error: Error, what: string, advice: RegEx
   ],
   [new AmqpError.AmqpPublishNacked(route), `refused the message to exchange "amq.topic", routing key "a.b"`, /again/],
   [
-    new AmqpError.AmqpMessageReturned({
-      ...route,
-      replyCode: 312,
-      replyText: "NO_ROUTE",
-      body: Uint8Array.of(0, 0xce, 0xff)
-    }),
+    new AmqpError.AmqpMessageReturned(returnedAs),
     `the message to exchange "amq.topic", routing key "a.b" came back: NO_ROUTE (312)`,
     /Bind a queue/
+  ],
+  [
+    new AmqpError.AmqpMessageReturned({
+      ...returnedAs,
+      properties: {
+        contentType: "text/plain",
+        deliveryMode: 2,
+        timestamp: 2n ** 63n,
+        headers: {
+          "x-delay": 5,
+          values: [
+            null,
+            true,
+            "1",
+            "",
+            1.5,
+            -0,
+            Number.NaN,
+            -Infinity,
+            2n ** 60n,
+            Uint8Array.of(0, 255),
+            new Date(5000)
+          ],
+          tagged: [AmqpTable.decimal({ scale: 2, value: -1999 }), AmqpTable.timestamp(2n ** 63n)],
+          table: { date: "no date", bigint: "1", number: {}, table: { table: [] }, _tag: "Decimal" }
+        }
+      }
+    }),
+    `the message to exchange "amq.topic", routing key "a.b" came back: NO_ROUTE (312)`,
+    /x-delay.*without mandatory/
+  ],
+  [
+    new AmqpError.AmqpMessageReturned({
+      ...returnedAs,
+      exchange: "",
+      routingKey: "amq.rabbitmq.reply-to.g2d",
+      properties: {}
+    }),
+    `the message to exchange "", routing key "amq.rabbitmq.reply-to.g2d" came back: NO_ROUTE (312)`,
+    /before 4\.3.*without mandatory/
+  ],
+  [
+    new AmqpError.AmqpPublishUnconfirmed({ ...route, maybeReturned: true }),
+    "its outcome is unknown: a message came back that may be this one",
+    /Publish it again/
   ],
   [
     new AmqpError.AmqpPublishUnconfirmed({ ...route, cause: hard(320) }),
     "its outcome is unknown: AMQP connection: the broker closed the connection: TEXT 320",
     /Publish it again/
   ],
+  [
+    new AmqpError.AmqpCloseUnanswered({ cause: hard(320) }),
+    "whether what was published last has arrived: AMQP connection: the broker closed the connection: TEXT 320",
+    /Publish it again/
+  ],
+  [new AmqpError.AmqpCloseUnanswered({}), "has arrived: no answer came in time", /turn on confirms/],
   [
     new AmqpError.AmqpConsumerCancelled({ queue: "orders", consumerTag: "tag" }),
     `cancelled consumer "tag" of queue "orders"`,
@@ -144,14 +202,125 @@ const classes = Object.entries<unknown>(AmqpError).flatMap(([name, value]) =>
 const withReason = (error: Error): ReadonlyArray<Error> =>
   error instanceof AmqpError.AmqpConnectionError ? [error, error.reason] : [error]
 
-it("advice for an acknowledgement that came too late speaks of time", () => {
-  const replyText = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 5 ms."
-  const error = AmqpError.fromChannelClose({
-    ...{ replyCode: 406, replyText, classId: 0, methodId: 0 },
-    ...{ operation: "consume", entity: "orders" }
+describe("advice", () => {
+  const adviceOf = (operation: string, replyCode: number, replyText: string): string => {
+    const { message } = AmqpError.fromChannelClose({ ...refusal(replyCode, replyText), operation })
+    return message.slice(message.indexOf(replyText) + replyText.length)
+  }
+
+  it.each<[operation: string, replyCode: number, text: string, advice: RegExp]>([
+    ["basic.publish", 406, "PRECONDITION_FAILED - invalid expiration '1s': {leftover_string,\"s\"}", /milliseconds/],
+    ["basic.publish", 406, "PRECONDITION_FAILED - message size 9 is larger than max size 5", /smaller message/],
+    [
+      "basic.publish",
+      406,
+      "PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'guest'",
+      /userId/
+    ],
+    [
+      "basic.publish",
+      406,
+      "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,\"CC\",longstr}",
+      /CC and BCC are arrays/
+    ],
+    ["basic.publish", 406, "PRECONDITION_FAILED - fast reply consumer does not exist", /before publishing/],
+    ["basic.publish", 406, "PRECONDITION_FAILED - something new", /Correct the message/],
+    ["basic.publish", 404, "NOT_FOUND - no exchange 'orders' in vhost '/'", /Declare it/],
+    ["queue.delete", 406, "PRECONDITION_FAILED - queue 'orders' in vhost '/' in use", /ifUnused/],
+    ["queue.delete", 406, "PRECONDITION_FAILED - queue 'orders' in vhost '/' not empty", /ifEmpty/],
+    ["exchange.delete", 406, "PRECONDITION_FAILED - exchange 'orders' in vhost '/' in use", /ifUnused/],
+    ["queue.delete", 405, "RESOURCE_LOCKED - Cannot delete protected queue 'orders' in vhost '/'", /plugin/],
+    ["basic.ack", 406, "PRECONDITION_FAILED - unknown delivery tag 7", /once, on the channel/],
+    [
+      "basic.consume",
+      406,
+      "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 5 ms",
+      /consumer_timeout/
+    ],
+    ["basic.consume", 406, "PRECONDITION_FAILED - consumer prefetch count is not set for stream 'orders'", /qos/],
+    ["basic.consume", 403, "ACCESS_REFUSED - queue 'orders' in vhost '/' in exclusive use", /another consumer/i],
+    [
+      "queue.declare",
+      403,
+      "ACCESS_REFUSED - queue name 'amq.x' contains reserved prefix 'amq.*'",
+      /belongs to the broker/
+    ],
+    ["confirm.select", 406, "PRECONDITION_FAILED - cannot switch from tx to confirm mode", /not for both/],
+    [
+      "queue.declare",
+      406,
+      "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'timed out' in vhost '/': received none but current " +
+      "is the value '5' of type 'long'",
+      /Compare the options/
+    ],
+    [
+      "queue.declare",
+      406,
+      "PRECONDITION_FAILED - invalid arg 'x-expires' for queue 'orders' in vhost '/': 0",
+      /Correct the options/
+    ],
+    [
+      "queue.declare",
+      406,
+      "PRECONDITION_FAILED - cannot declare queue 'orders': queue limit in vhost '/' (5) is reached",
+      /Delete what is not needed/
+    ],
+    [
+      "queue.declare",
+      404,
+      "NOT_FOUND - home node 'b' of durable queue 'orders' in vhost '/' is down or inaccessible",
+      /back/
+    ]
+  ])("of %s, refused with %i %s", (operation, replyCode, text, advice) => {
+    const given = adviceOf(operation, replyCode, text)
+    assert.match(given, advice)
+    if (!advice.source.includes("Compare")) assert.notMatch(given, /Compare the options/)
   })
-  assert.match(error.message, /consumer_timeout/)
-  assert.notMatch(error.message, /Compare the options/)
+
+  it.each([
+    ["PLAIN", /password/],
+    ["AMQPLAIN", /password/],
+    ["EXTERNAL", /certificate/],
+    ["external", /certificate/],
+    ["ANONYMOUS", /anybody/],
+    ["", /mechanisms of both/]
+  ])("of refused %s speaks of what it is about", (mechanism, advice) => {
+    const { message } = new AmqpError.AuthenticationFailed({ mechanism, detail: "ACCESS_REFUSED" })
+    assert.match(message, advice)
+    if (!advice.source.includes("password")) assert.notInclude(message, "password")
+  })
+
+  it("of all channels that are open is not that of a broker out of resources", () => {
+    const { message } = connection(new AmqpError.ChannelsExhausted({ channelMax: 7 }))
+    assert.notMatch(message, /resources|Connect again/)
+  })
+
+  it("of TLS to a port that has none names that", () => {
+    for (
+      const [code, detail] of [
+        ["ERR_SSL_WRONG_VERSION_NUMBER", "wrong version number"],
+        ["EPROTO", "write EPROTO 8054:error:0A00010B:SSL routines:ssl3_get_record:wrong version number"],
+        ["ERR_SSL_PACKET_LENGTH_TOO_LONG", "packet length too long"]
+      ] as const
+    ) {
+      const { message } = new AmqpError.TlsFailed({ endpoint, code, detail })
+      assert.match(message, /not TLS/)
+      assert.notMatch(message, /certificates/)
+    }
+    const hungUp = new AmqpError.ConnectFailed({ endpoint: "amqps://h:5672", code: "ECONNRESET", detail: "reset" })
+    assert.match(hungUp.message, /this port speaks TLS/)
+  })
+
+  it("of a peer that says nothing names TLS", () => {
+    const step = "the protocol header"
+    assert.match(new AmqpError.ConnectionLost({ phase: step, detail: "closed" }).message, /amqps/)
+    assert.match(new AmqpError.HandshakeTimeout({ step, timeoutMillis: 1 }).message, /amqps/)
+    assert.notMatch(new AmqpError.HandshakeTimeout({ step: "connection.open", timeoutMillis: 1 }).message, /amqps/)
+  })
+
+  it("of a taken consumer tag is to take another", () => {
+    assert.match(hard(530, "NOT_ALLOWED - attempt to reuse consumer tag 'a'").message, /tag of its own/)
+  })
 })
 
 describe("every error", () => {
@@ -222,12 +391,12 @@ describe("every error", () => {
 })
 
 describe("messages", () => {
-  it("HS17 a refused vhost is named, and the one of a URL that ends in a slash explained", () => {
+  it("HS17 a refused vhost is named, and an empty one explained", () => {
     const refused = (vhost: string): string =>
       new AmqpError.NotAllowed({ replyCode: 530, replyText: "NOT_ALLOWED", classId: 10, methodId: 40, vhost }).message
     assert.include(refused("orders"), "the vhost \"orders\"")
-    assert.notInclude(refused("orders"), "ends in")
-    assert.include(refused(""), "A URL that ends in")
+    assert.notInclude(refused("orders"), "default vhost")
+    assert.include(refused(""), "the default vhost is \"/\"")
   })
 
   it("leave out what is not there", () => {
@@ -336,13 +505,27 @@ describe("isTransient", () => {
       "ResourceError",
       "InternalError",
       "ConnectFailed",
+      "ChannelsExhausted",
       "HandshakeTimeout",
       "HeartbeatTimeout",
       "ConnectionLost",
       "AmqpPublishNacked",
       "AmqpPublishUnconfirmed",
+      "AmqpPublishUnconfirmed",
+      "AmqpCloseUnanswered",
+      "AmqpCloseUnanswered",
       "AmqpConsumerCancelled"
     ])
+  })
+
+  it("of a topology: what is pending comes, what ends every connection stays", () => {
+    const failed = (cause: AmqpTopologyError["cause"]) => new AmqpTopologyError({ entity: "queue \"q\"", cause })
+    assert.isTrue(AmqpError.isTransient(failed(new AmqpTopologyPending({}))))
+    for (const code of [320, 503, 541]) {
+      assert.isFalse(AmqpError.isTransient(failed(hard(code))))
+      const reason = failed(hard(code))
+      assert.isFalse(AmqpError.isTransient(new AmqpConsumerFailed({ queue: "q", phase: "topology", reason })))
+    }
   })
 
   it("of a closed channel is that of its cause", () => {
@@ -358,20 +541,66 @@ describe("isTransient", () => {
     const failed = (reason: AmqpConsumerFailed["reason"]) =>
       new AmqpConsumerFailed({ queue: "orders", phase: "deliver", reason })
     assert.isTrue(AmqpError.isTransient(failed(hard(320))))
-    assert.isFalse(AmqpError.isTransient(failed(hard(503))))
-    const topology = (code: number) =>
-      new AmqpTopologyError({
-        entity: "queue",
-        cause: new AmqpError.AmqpChannelClosed({ operation: "", cause: soft(code) })
-      })
-    assert.isTrue(AmqpError.isTransient(topology(405)))
-    assert.isFalse(AmqpError.isTransient(topology(403)))
-    assert.isTrue(AmqpError.isTransient(failed(topology(405))))
+    assert.isTrue(AmqpError.isTransient(failed(new AmqpError.AmqpConsumerCancelled({ queue: "q", consumerTag: "t" }))))
+    assert.isFalse(AmqpError.isTransient(failed(new AmqpError.AmqpEncodeError({ path: "", reason: "" }))))
+    const topology = (cause: AmqpTopologyError["cause"]) => new AmqpTopologyError({ entity: "queue", cause })
+    const closed = (cause: AmqpError.ChannelCloseCause) => new AmqpError.AmqpChannelClosed({ operation: "", cause })
+    assert.isTrue(AmqpError.isTransient(topology(closed(soft(405)))))
+    assert.isFalse(AmqpError.isTransient(topology(closed(soft(403)))))
+    assert.isTrue(AmqpError.isTransient(failed(topology(closed(soft(405))))))
+    assert.isFalse(AmqpError.isTransient(failed(topology(closed(soft(403))))))
   })
 
-  // RabbitMQ's own words, in 3.10.
+  it("of what outlives its connection takes the end of one for a loss, whoever it was that provoked it", () => {
+    for (const error of errors.filter((error) => error instanceof AmqpError.AmqpConnectionError)) {
+      const isLoss = error.reason._tag !== "ConnectionClosed"
+      const closed = new AmqpError.AmqpChannelClosed({ operation: "", cause: error })
+      for (const reason of [error, closed]) {
+        assert.strictEqual(AmqpError.isRecoverable(reason), isLoss, error.reason._tag)
+        const consumer = new AmqpConsumerFailed({ queue: "orders", phase: "deliver", reason })
+        assert.strictEqual(AmqpError.isTransient(consumer), isLoss, error.reason._tag)
+        assert.strictEqual(AmqpError.isRecoverable(consumer), isLoss, error.reason._tag)
+      }
+      const topology = new AmqpTopologyError({ entity: "queue", cause: closed })
+      assert.strictEqual(AmqpError.isTransient(topology), isLoss, error.reason._tag)
+      const consumer = new AmqpConsumerFailed({ queue: "orders", phase: "topology", reason: topology })
+      assert.strictEqual(AmqpError.isTransient(consumer), isLoss, error.reason._tag)
+    }
+    for (const error of errors) {
+      if (error instanceof AmqpError.AmqpConnectionError || error instanceof AmqpError.AmqpChannelClosed) continue
+      assert.strictEqual(AmqpError.isRecoverable(error), AmqpError.isTransient(error), error.message)
+    }
+  })
+
+  // RabbitMQ's own words, from 3.10 to 4.3.
   const texts: ReadonlyArray<readonly [code: number, transient: boolean, text: string]> = [
     [404, true, "NOT_FOUND - home node 'rabbit@b' of durable queue 'orders' in vhost '/' is down or inaccessible"],
+    [404, true, "NOT_FOUND - failed to perform operation on queue 'orders' in vhost '/' due to timeout"],
+    [404, true, "NOT_FOUND - queue 'orders' in vhost '/' has crashed and failed to restart"],
+    [404, true, "NOT_FOUND - queue 'orders' in vhost '/' process is stopped by supervisor"],
+    [
+      404,
+      true,
+      "NOT_FOUND - failed to perform operation on queue 'orders' in vhost '/': its leader <0.1.0> may be stopping or being " +
+      "demoted"
+    ],
+    [404, false, "NOT_FOUND - no previously declared queue"],
+    [403, true, "ACCESS_REFUSED - queue 'orders' in vhost '/' in exclusive use"],
+    [
+      403,
+      true,
+      "ACCESS_REFUSED - read access to queue 'orders' in vhost '/' refused for user 'guest', backend rabbit_auth_backend_http " +
+      "returned an error: econnrefused"
+    ],
+    [403, false, "ACCESS_REFUSED - read access to queue 'orders' in vhost '/' refused for user 'guest'"],
+    [403, false, "ACCESS_REFUSED - queue name 'orders' contains reserved prefix 'amq.*'"],
+    [
+      405,
+      true,
+      "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'orders' in vhost '/'. It could be originally " +
+      "declared on another connection or the exclusive property value does not match that of the original declaration."
+    ],
+    [405, false, "RESOURCE_LOCKED - Cannot delete protected queue 'orders' in vhost '/'."],
     [404, false, "NOT_FOUND - no queue 'orders' in vhost '/'"],
     [404, false, "NOT_FOUND - no exchange 'orders' in vhost '/'"],
     [
@@ -381,6 +610,16 @@ describe("isTransient", () => {
       "This timeout value can be configured, see consumers doc guide to learn more"
     ],
     [406, false, "PRECONDITION_FAILED - unknown delivery tag 7"],
+    [406, true, "PRECONDITION_FAILED - cannot declare queue 'orders': queue limit in vhost '/' (5) is reached"],
+    [406, true, "PRECONDITION_FAILED - cannot declare queue 'orders': queue limit in cluster (5) is reached"],
+    [406, true, "PRECONDITION_FAILED - cannot declare exchange 'orders' in vhost '/': exchange limit of 5 is reached"],
+    [
+      406,
+      true,
+      "PRECONDITION_FAILED - stream queue 'orders' in vhost '/' does not have a running replica on the local node"
+    ],
+    [406, true, "PRECONDITION_FAILED - queue 'orders' does not have a replica on the local node"],
+    [406, false, "PRECONDITION_FAILED - queue 'orders' in vhost '/' in use"],
     [
       406,
       false,
@@ -394,6 +633,24 @@ describe("isTransient", () => {
       true,
       "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed user limit of (1)"
     ],
+    [
+      530,
+      true,
+      "NOT_ALLOWED - number of channels opened on node 'rabbit@orders' has reached the maximum allowed limit of 5"
+    ],
+    [530, true, "NOT_ALLOWED - connection refused: node connection limit (5) is reached"],
+    [
+      530,
+      true,
+      "NOT_ALLOWED - access to vhost '/' refused for user 'guest': connection limit cannot be queried, timeout"
+    ],
+    [
+      530,
+      true,
+      "NOT_ALLOWED - access to vhost '/' refused for user 'guest', backend rabbit_auth_backend_ldap returned an error: timeout"
+    ],
+    [530, false, "NOT_ALLOWED - negotiated frame_max = 4096 is lower than the minimum allowed value (8192)"],
+    [530, false, "NOT_ALLOWED - reached maximum (5) of consumers per channel"],
     [530, true, "NOT_ALLOWED - vhost '/' is down"],
     [530, false, "NOT_ALLOWED - vhost orders not found"],
     [530, false, "NOT_ALLOWED - access to vhost 'orders' refused for user 'guest'"],
@@ -407,9 +664,33 @@ describe("isTransient", () => {
   })
 
   it("is not in the names that the text repeats", () => {
-    const names = ["limit", "limits", "is down", "not running", "inaccessible", "timeout", "timed out", "it's down"]
+    const names = [
+      "in exclusive use",
+      "crashed",
+      "due to timeout",
+      "limit of 5",
+      "limit (5) is reached",
+      "limit",
+      "limits",
+      "is down",
+      "not running",
+      "inaccessible",
+      "timeout",
+      "timed out",
+      "it's down"
+    ]
     for (const [code, transient, text] of texts) {
       for (const name of names) assert.strictEqual(of(code, text.replaceAll("orders", name)), transient, text)
     }
+  })
+
+  it("is not in a name that the broker cut off", () => {
+    const cut = (text: string): string => `${text.slice(0, 252)}...`
+    const name = "is down ".repeat(31)
+    assert.isFalse(of(404, cut(`NOT_FOUND - no queue '${name}' in vhost '/'`)))
+    assert.isTrue(
+      of(404, cut(`NOT_FOUND - failed to perform operation on queue '${name}' in vhost '/' due to timeout`))
+    )
+    assert.isTrue(of(404, cut(`NOT_FOUND - home node 'b' of durable queue '${name}' in vhost '/' is down`)))
   })
 })

@@ -33,7 +33,7 @@ const renderings = (error: AmqpUri.AmqpUriError): string =>
   ].join("\n")
 
 describe("parse", () => {
-  // Appendix A of the specification, row by row. An empty cell there is an absent property here.
+  // Appendix A of the specification, row by row. An empty cell there is an absent property here, and so is an empty vhost.
   it.each<[uri: string, expected: object]>([
     ["amqp://user:pass@host:10000/vhost", {
       username: "user",
@@ -50,13 +50,13 @@ describe("parse", () => {
       vhost: "v/host"
     }],
     ["amqp://", {}],
-    ["amqp://:@/", { username: "", password: "", vhost: "" }],
+    ["amqp://:@/", { username: "", password: "" }],
     ["amqp://user@", { username: "user" }],
     ["amqp://user:pass@", { username: "user", password: "pass" }],
     ["amqp://host", { host: "host" }],
     ["amqp://:10000", { port: 10000 }],
     ["amqp:///vhost", { vhost: "vhost" }],
-    ["amqp://host/", { host: "host", vhost: "" }],
+    ["amqp://host/", { host: "host" }],
     ["amqp://host/%2f", { host: "host", vhost: "/" }],
     ["amqp://[::1]", { host: "::1" }]
   ])("HS18 appendix A: %s", (uri, expected) => {
@@ -73,7 +73,11 @@ describe("parse", () => {
     ["amqp://host:1/v", { host: "host", port: 1, vhost: "v" }],
     ["amqp://host:065535/v", { host: "host", port: 65535, vhost: "v" }],
     ["amqp://host?", { host: "host" }],
-    ["amqp://host/?", { host: "host", vhost: "" }],
+    ["amqp://host/?", { host: "host" }],
+    ["amqp:///", {}],
+    ["amqp:///?", {}],
+    ["amqp://u:p@/", { username: "u", password: "p" }],
+    ["amqp://u:p@host:1/", { username: "u", password: "p", host: "host", port: 1 }],
     ["amqp://host/a:b@c", { host: "host", vhost: "a:b@c" }],
     ["amqp://host/a+b%20c", { host: "host", vhost: "a+b c" }],
     ["amqp://u!$&'()*+,;=:p-._~@host", { username: "u!$&'()*+,;=", password: "p-._~", host: "host" }],
@@ -101,10 +105,27 @@ describe("parse", () => {
     assert.deepStrictEqual(reveal(parsed(uri)), { scheme: "amqp", ...expected, query: {} })
   })
 
-  it("HS17 tells an empty vhost from an absent one", () => {
-    assert.strictEqual(AmqpUri.vhostOrDefault(parsed("amqp://h/")), "")
-    assert.strictEqual(AmqpUri.vhostOrDefault(parsed("amqp://h")), "/")
-    assert.strictEqual(AmqpUri.vhostOrDefault(parsed("amqp://h/%2f")), "/")
+  it.each([
+    ["amqp://h", "/"],
+    ["amqp://h/", "/"],
+    ["amqp://h/%2f", "/"],
+    ["amqp:///", "/"],
+    ["amqp://", "/"],
+    ["amqp://guest:guest@localhost:5672/", "/"],
+    ["amqp://guest:guest@localhost:5672/?heartbeat=5", "/"],
+    ["amqps://guest@h/?verify=verify_none", "/"],
+    ["amqp://h?heartbeat=5", "/"],
+    ["amqp://h/%2F%2F", "//"],
+    ["amqp://h/v", "v"]
+  ])("HS17 the vhost of %s is %s", (uri, vhost) => {
+    assert.strictEqual(AmqpUri.vhostOrDefault(parsed(uri)), vhost)
+    assert.strictEqual(AmqpUri.vhostOrDefault(parsed(AmqpUri.format(parsed(uri)))), vhost)
+  })
+
+  it("HS17 no URI has an empty vhost", () => {
+    assert.strictEqual(AmqpUri.vhostOrDefault({ vhost: "" }), "/")
+    assert.notProperty(parsed("amqp://h/"), "vhost")
+    assert.strictEqual(AmqpUri.format(parsed("amqp://h/")), "amqp://h")
   })
 
   it("TL08 knows the port of each scheme", () => {
@@ -356,7 +377,7 @@ const host = Arbitrary.all([
 
 const uris = Arbitrary.all([
   Arbitrary.schema(Schema.Literals(["amqp", "amqps"])),
-  some({ username: text, host, port: between(1, 65535), vhost: text }),
+  some({ username: text, host, port: between(1, 65535), vhost: filled }),
   some({ password: text.pipe(Arbitrary.map((text) => Redacted.make(text))) }),
   some(commonQuery),
   some(tlsQuery)
@@ -380,7 +401,7 @@ describe("format", () => {
 
   it.prop(
     "format undoes parse, up to how a character was encoded",
-    [Arbitrary.all({ username: text, password: text, host: filled, vhost: text, file: filled })],
+    [Arbitrary.all({ username: text, password: text, host: filled, vhost: filled, file: filled })],
     ([{ file, host, password, username, vhost }]) => {
       const written = (encode: (text: string) => string) =>
         `amqps://${encode(username)}:${encode(password)}@${encode(host)}:5671/${encode(vhost)}?cacertfile=${
@@ -404,7 +425,7 @@ describe("format", () => {
       const uri of [
         "amqp://",
         "amqp://guest:guest@localhost:5672/%2F",
-        "amqp://:@/",
+        "amqp://:@",
         "amqp://user@",
         "amqps://[::1]:5671/v?heartbeat=10&auth_mechanism=plain&auth_mechanism=external&verify=verify_peer"
       ]

@@ -132,6 +132,37 @@ describe("the package", () => {
     }
   })
 
+  it("installs next to a later Effect, without force", () => {
+    const folder = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-amqp-"))
+    const npm = (...args: ReadonlyArray<string>) => {
+      const { status, stderr } = spawnSync("npm", args, { cwd: folder, encoding: "utf8" })
+      return { status, stderr }
+    }
+    /** A package of that name and version with nothing in it. */
+    const empty = (name: string, version: string): string => {
+      const directory = Path.join(folder, `${name.replace("/", "-")}-${version}`)
+      Fs.mkdirSync(directory)
+      Fs.writeFileSync(Path.join(directory, "package.json"), JSON.stringify({ name, version }))
+      assert.deepInclude(npm("pack", directory, "--loglevel=error"), { status: 0 })
+      return Path.join(folder, `${name.replace("@", "").replace("/", "-")}-${version}.tgz`)
+    }
+    const tarball = Fs.readdirSync(consumer).find((file) => file.endsWith(".tgz")) ?? assert.fail("nothing was packed")
+    const install = (version: string) => {
+      Fs.writeFileSync(Path.join(folder, "package.json"), `{ "private": true }`)
+      Fs.rmSync(Path.join(folder, "package-lock.json"), { force: true })
+      const peers = ["effect", "@effect/platform-node"].map((name) => empty(name, version))
+      return npm("install", "--offline", "--loglevel=error", Path.join(consumer, tarball), ...peers)
+    }
+    try {
+      for (const version of ["4.1.0", "4.1.7", "4.20.0"]) {
+        assert.deepStrictEqual(install(version), { status: 0, stderr: "" }, version)
+      }
+      for (const version of ["4.0.5", "5.0.0"]) assert.match(install(version).stderr, /ERESOLVE/, version)
+    } finally {
+      Fs.rmSync(folder, { recursive: true, force: true })
+    }
+  }, 60_000)
+
   it("gives a strict TypeScript program its types, library declarations checked", () => {
     const names = publicModules()
     typeCheck([

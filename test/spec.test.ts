@@ -2,7 +2,7 @@
  * The generated files against the specification that they come from. `.ci/run` installs it; elsewhere it may be absent,
  * and then this test is reported as skipped, with what to do about it.
  */
-import { assert, describe, it } from "@effect/vitest"
+import { afterAll, assert, describe, it } from "@effect/vitest"
 import { spawnSync } from "node:child_process"
 import * as Fs from "node:fs"
 import * as Os from "node:os"
@@ -11,10 +11,18 @@ import * as Path from "node:path"
 const root = Path.resolve(import.meta.dirname, "..")
 const specification = "/usr/share/amqp/specs/0-9-1-rabbit/amqp0-9-1.stripped.extended.xml"
 
+/** As on a fresh machine: the formatter has nothing of its plugin yet. */
+const cache = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-amqp-"))
+afterAll(() => Fs.rmSync(cache, { recursive: true, force: true }))
+
 const generate = (...args: ReadonlyArray<string>) =>
   spawnSync(process.execPath, [Path.join(root, "scripts/generate.ts"), ...args], {
     encoding: "utf8",
-    env: { ...process.env, PATH: `${Path.join(root, "node_modules/.bin")}${Path.delimiter}${process.env["PATH"]}` }
+    env: {
+      ...process.env,
+      DPRINT_CACHE_DIR: cache,
+      PATH: `${Path.join(root, "node_modules/.bin")}${Path.delimiter}${process.env["PATH"]}`
+    }
   })
 
 const missing = `not compared: there is no ${specification}. On Debian: apt-get install amqp-specs`

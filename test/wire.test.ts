@@ -202,8 +202,8 @@ describe("short strings", () => {
       writer.path = "queue"
       writer.shortString(notText as string)
     })
-    assert.instanceOf(error, TypeError)
-    assert.strictEqual((error as TypeError).message, "queue must be a string, not number")
+    assert.instanceOf(error, AmqpEncodeError)
+    assert.strictEqual(error.message, "cannot encode queue: expected a string, not a number")
   })
 })
 
@@ -216,12 +216,19 @@ describe("long strings", () => {
   })
 
   it("must be one of them", () => {
-    for (const value of [5, undefined, null, [1, 2], { length: 2 }] as ReadonlyArray<unknown>) {
+    const values: ReadonlyArray<readonly [unknown, string]> = [
+      [5, "a number"],
+      [undefined, "undefined"],
+      [null, "null"],
+      [[1, 2], "an Array"],
+      [{ length: 2 }, "an object"]
+    ]
+    for (const [value, what] of values) {
       const writer = new Writer()
       writer.path = "response"
       const error = thrown(() => writer.longString(value as string))
-      assert.instanceOf(error, TypeError)
-      assert.strictEqual((error as TypeError).message, "response must be a string or a Uint8Array")
+      assert.instanceOf(error, AmqpEncodeError)
+      assert.strictEqual(error.message, `cannot encode response: expected a string or a Uint8Array, not ${what}`)
     }
   })
 

@@ -4,7 +4,7 @@
  */
 import * as amqplib from "amqplib"
 import { once } from "node:events"
-import { contentType, headers, type Job } from "../job.ts"
+import { contentType, headers, type Job, queuesOf } from "../job.ts"
 import { concurrency, type Connect, deferred, limited, oneByOne, type Publish } from "./client.ts"
 
 const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -80,11 +80,13 @@ export const connect: Connect = async (job) => {
         if (++seen === total) resolve()
       }
       const start = limited(concurrency, async (message: amqplib.ConsumeMessage) => handle(message))
-      await channel.consume(job.queue, (message) => {
+      const onDelivery = (message: amqplib.ConsumeMessage | null): void => {
         if (message === null) return
-        if (job.kind === "run") start(message)
-        else handle(message)
-      }, { noAck: job.prefetch === 0 })
+        if (job.kind === "consume") handle(message)
+        else start(message)
+      }
+      const subscribe = (queue: string) => channel.consume(queue, onDelivery, { noAck: job.prefetch === 0 })
+      await Promise.all(queuesOf(job).map(subscribe))
       await promise
     },
     requester: async (queue, bytes) => {

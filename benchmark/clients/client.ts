@@ -18,7 +18,8 @@ export interface Connection {
   readonly publisher: (job: Job, body: Uint8Array) => Promise<Publish>
   /**
    * Calls back with each message, and ends with message `total`. `consume` settles in the order of arrival; `run` has up
-   * to ten handlers at work, whose end settles.
+   * to ten handlers at work, whose end settles; `queues` does so for all of `queuesOf`, as one consumer where there is
+   * such a thing.
    */
   readonly consume: (job: Job, total: number, onMessage: (body: Uint8Array) => void) => Promise<void>
   /** To a queue that somebody answers, by RabbitMQ's direct reply-to. */

@@ -3,7 +3,7 @@
  * callbacks for consumers; the session for handlers that acknowledge by their end, and for requests.
  */
 import { AMQPClient, type AMQPMessage, type AMQPProperties, AMQPSession } from "@cloudamqp/amqp-client"
-import { contentType, headers, type Job } from "../job.ts"
+import { contentType, headers, type Job, queuesOf } from "../job.ts"
 import { concurrency, type Connect, deferred, limited, oneByOne, type Publish } from "./client.ts"
 
 /** Promises of publishes that are waited for together, where the broker confirms nothing. */
@@ -68,7 +68,9 @@ export const connect: Connect = async (job) => {
       const channel = await client.channel()
       if (job.prefetch > 0) await channel.prefetch(job.prefetch)
       const start = limited(concurrency, async (message: AMQPMessage) => handle(message))
-      await channel.basicConsume(job.queue, { noAck: job.prefetch === 0 }, job.kind === "run" ? start : handle)
+      const onDelivery = job.kind === "consume" ? handle : start
+      const subscribe = (queue: string) => channel.basicConsume(queue, { noAck: job.prefetch === 0 }, onDelivery)
+      await Promise.all(queuesOf(job).map(subscribe))
       await promise
     },
     requester: async (queue, body) => {

@@ -9,7 +9,7 @@ import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpMessage, Publish as Message } from "../../src/AmqpMessage.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
-import { contentType, headers, type Job } from "../job.ts"
+import { contentType, headers, type Job, queuesOf } from "../job.ts"
 import { concurrency, type Connect, type Publish } from "./client.ts"
 
 const messageOf = (job: Job, body: Uint8Array): Message => ({
@@ -77,7 +77,7 @@ const batches = (job: Job, body: Uint8Array) =>
 
 const consume = (job: Job, total: number, onMessage: (body: Uint8Array) => void) => {
   const read = reading(job, onMessage)
-  if (job.kind === "run") {
+  if (job.kind === "run" || job.kind === "queues") {
     return Effect.gen(function*() {
       const done = yield* Deferred.make<void>()
       let seen = 0
@@ -87,7 +87,7 @@ const consume = (job: Job, total: number, onMessage: (body: Uint8Array) => void)
           Effect.suspend(() => ++seen < total ? Effect.void : Deferred.succeed(done, undefined))
         )
       const options = { prefetch: job.prefetch, concurrency, onFailure: AmqpConsumer.requeue }
-      yield* Effect.raceFirst(AmqpConsumer.run(job.queue, handler, options), Deferred.await(done))
+      yield* Effect.raceFirst(AmqpConsumer.run(queuesOf(job), handler, options), Deferred.await(done))
     })
   }
   if (job.prefetch > 0) {

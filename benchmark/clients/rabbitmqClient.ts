@@ -3,7 +3,7 @@
  * `createConsumer` for handlers whose end acknowledges, `createRPCClient` for requests.
  */
 import { Connection, type Envelope, type RPCClient } from "rabbitmq-client"
-import { contentType, headers, type Job } from "../job.ts"
+import { contentType, headers, type Job, queuesOf } from "../job.ts"
 import { concurrency, type Connect, deferred, oneByOne, type Publish } from "./client.ts"
 
 /** Promises of publishes that are waited for together, where the broker confirms nothing. */
@@ -87,10 +87,13 @@ export const connect: Connect = async (job) => {
       }
       const channel = await rabbit.acquire()
       if (job.prefetch > 0) await channel.basicQos({ prefetchCount: job.prefetch })
-      await channel.basicConsume({ queue: job.queue, noAck: job.prefetch === 0 }, (message) => {
-        handle(message)
-        if (job.prefetch > 0) channel.basicAck({ deliveryTag: message.deliveryTag })
-      })
+      const subscribe = (queue: string) =>
+        channel.basicConsume({ queue, noAck: job.prefetch === 0 }, (message) => {
+          handle(message)
+          if (job.prefetch > 0) channel.basicAck({ deliveryTag: message.deliveryTag })
+        })
+      // One at a time: replies to several are mixed up.
+      for (const queue of queuesOf(job)) await subscribe(queue)
       await promise
     },
     requester: async (queue, bytes) => {

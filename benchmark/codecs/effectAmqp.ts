@@ -21,7 +21,7 @@ const noHooks = { onOpen: () => {}, onBlocked: () => {}, onUnblocked: () => {}, 
 /** A session with one channel and one consumer. */
 const consumer = (): { readonly session: Session; readonly deliveries: Deliveries<AmqpUnacknowledged> } => {
   const session = new Session({
-    epoch: 1,
+    nextEpoch: () => 1,
     maxMessageSize: frameMax,
     mechanisms: [anonymous],
     vhost: "/",
@@ -50,9 +50,9 @@ const consumer = (): { readonly session: Session; readonly deliveries: Deliverie
   channel.request({ _tag: "channel.open" }, { entity: "", onReply: () => {}, onFailure: () => {} })
   receive(channel.id, { _tag: "channel.open-ok" })
   const deliveries = new Deliveries(
-    { consumerTag: "consumer", queue, noAck: true },
-    (tag, redelivered, exchange, routingKey, content) =>
-      new AmqpUnacknowledged(tag, redelivered, exchange, routingKey, content),
+    { consumerTag: "consumer", queue, channel: channel.id, noAck: true },
+    (tag, redelivered, exchange, routingKey, content, source) =>
+      new AmqpUnacknowledged(tag, redelivered, exchange, routingKey, content, source),
     session
   )
   channel.addConsumer(deliveries)

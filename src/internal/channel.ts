@@ -10,7 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "../AmqpDelivery.ts"
-import type { AmqpChannelClosed } from "../AmqpError.ts"
+import { AmqpChannelClosed, AmqpCloseUnanswered, isSoft, type SoftError } from "../AmqpError.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import type { ChannelState } from "./channelState.ts"
 import {
@@ -27,7 +27,15 @@ import {
 } from "./channelTypes.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
 import type { Ending } from "./ending.ts"
-import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
+import {
+  channelClosed,
+  command,
+  confirmsIdle,
+  publish,
+  type PublishRefusal,
+  publishRefusal,
+  request
+} from "./requests.ts"
 import type { Session } from "./session.ts"
 import type { Settlement } from "./settlements.ts"
 
@@ -117,18 +125,30 @@ const makeTransaction = (state: ChannelState): AmqpChannel["transaction"] => {
   const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
   const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
 
+  /** What failed because the channel had gone with a refused publish fails with that refusal: a publish here waits for nothing. */
+  const becauseOfPublish = <A, E>(exit: Exit.Exit<A, E>): Exit.Exit<A, E | PublishRefusal> => {
+    const refusal = publishRefusal(state.closeCause)
+    if (refusal === undefined || Exit.isSuccess(exit)) return exit
+    const isFollowing = ({ reasons }: Cause.Cause<E>): boolean =>
+      reasons.some((reason) =>
+        reason._tag === "Fail" && reason.error instanceof AmqpChannelClosed && reason.error.cause === refusal
+      )
+    return isFollowing(exit.cause) ? Exit.fail(refusal) : exit
+  }
+
   const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         state.inTransaction = true
+        if (state.isClosed) return yield* channelClosed(state, "tx.select")
         if (state.mode !== "tx") yield* select
         const exit = yield* Effect.exit(restore(effect))
         if (Exit.isFailure(exit)) {
           // A channel that is gone has rolled back.
           yield* Effect.ignore(rollback)
-          return yield* exit
+          return yield* becauseOfPublish(exit)
         }
-        yield* commit
+        yield* becauseOfPublish(yield* Effect.exit(commit))
         const returned = state.takeReturned()
         if (returned.length === 0) return exit.value
         return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
@@ -178,9 +198,10 @@ const getFrom = (state: ChannelState): AmqpChannel["get"] => {
       onReply: (reply, content): Option.Option<Got<AmqpUnacknowledged>> => {
         if (reply._tag === "basic.get-empty" || content === undefined) return Option.none()
         const { deliveryTag, exchange, messageCount, redelivered, routingKey } = reply
+        const source = { queue, consumerTag: "", channel: state.id }
         const delivery = noAck
-          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
-          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
+          ? new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content, source)
+          : new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content, source)
         return Option.some({ delivery, messageCount })
       },
       onLateReply: (reply) => {
@@ -247,14 +268,30 @@ export class OpenChannel {
     })
   }
 
+  /** What is to be said of a channel that is closed, and nobody has heard. */
+  get lastWord(): Effect.Effect<void, SoftError | AmqpCloseUnanswered> {
+    return Effect.suspend((): Effect.Effect<void, SoftError | AmqpCloseUnanswered> => {
+      const { closeCause, isInDoubt, isToldOf } = this.state
+      if (isSoft(closeCause)) return isToldOf ? Effect.void : Effect.fail(closeCause)
+      if (!isInDoubt) return Effect.void
+      return Effect.fail(new AmqpCloseUnanswered(closeCause === undefined ? {} : { cause: closeCause }))
+    })
+  }
+
+  /** Nothing new is taken; what has been published with confirms is waited for, then the answer to our close. */
   get close(): Effect.Effect<void> {
     return Effect.suspend(() => {
-      if (this.state.isClosed) return this.bounded(this.gone)
-      return this.bounded(confirmsIdle(this.state)).pipe(
-        Effect.andThen(Effect.suspend(() => {
-          this.state.close()
-          return this.bounded(this.gone)
-        }))
+      const { state } = this
+      state.finish(undefined)
+      const confirmed = state.unconfirmed === 0 ? Effect.void : this.bounded(confirmsIdle(state))
+      return Effect.andThen(
+        confirmed,
+        Effect.suspend(() => {
+          state.close()
+          return Effect.map(this.ending.within(this.gone), (gone) => {
+            if (Option.isNone(gone)) state.isAbandoned = true
+          })
+        })
       )
     })
   }

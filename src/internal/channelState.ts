@@ -12,20 +12,21 @@ import {
   type AmqpConnectionError,
   AmqpConsumerCancelled,
   AmqpEncodeError,
-  AmqpMessageReturned,
+  type AmqpMessageReturned,
   type ChannelCloseCause,
   fromChannelClose
 } from "../AmqpError.ts"
-import { AmqpMessage, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
+import { AmqpMessage, bodyBytes, checkTimestamp, type PropertiesInput, type Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
 import { Assembler } from "./assembler.ts"
-import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
+import { Confirms, messageReturned, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
 import { type ReceivedContent, violation, writeHeaderFrame, writeMethodFrame, writePublishFrame } from "./frames.ts"
 import type { Lane } from "./outbox.ts"
+import { type PublishTraits, refusedOf } from "./publishRefusal.ts"
 import { type Settlement, Settlements } from "./settlements.ts"
 import { type BasicGetOk, type BasicReturn, type ChannelClose, type Method, type MethodName, methods } from "./spec.ts"
-import { type Reader, utf8 } from "./wire.ts"
+import type { Reader } from "./wire.ts"
 
 // -----------------------------------------------------------------------------
 // requests
@@ -75,6 +76,8 @@ interface Pending {
   readonly entity: string
   /** Whether the message of a `basic.get-ok` has to be settled. */
   readonly settles: boolean
+  /** How many publishes came before it, with confirms or in tx mode. */
+  readonly published: number
   /** Takes the reply; `false` where it answers another request. */
   readonly reply: (method: Method, content: ReceivedContent | undefined) => boolean
   readonly fail: (cause: ChannelCloseCause, own: boolean) => void
@@ -110,6 +113,16 @@ const nameOf = (classId: number, methodId: number): string => {
   return "channel"
 }
 
+/** Whether a publish may have provoked the end of a channel: the broker says so, or does not say what did. */
+const isSuspected = (cause: ChannelCloseCause): boolean => {
+  if (cause === undefined) return false
+  const said = cause._tag === "AmqpConnectionError" ? cause.reason : cause
+  if (!("classId" in said) || said._tag === "ConnectionForced") return false
+  return said.classId === 0 || nameOf(said.classId, said.methodId) === "basic.publish"
+}
+/** The exchange that the broker speaks of in the refusal of a publish; empty where it names none. */
+const exchangeIn = (replyText: string): string => /exchange '(.*)' in vhost '/s.exec(replyText)?.[1] ?? ""
+
 const noProperties: PropertiesInput = {}
 
 /** A channel. */
@@ -122,9 +135,19 @@ export class ChannelState {
   inTransaction = false
   /** Why it is closed; meaningful once `isClosed`. */
   closeCause: ChannelCloseCause = undefined
+  /** Whether somebody has heard of that cause: an operation that it ended, or one that came later. */
+  isToldOf = false
+  /** Whether nobody waits for the answer to our close any more; until it comes the number is the last to be used. */
+  isAbandoned = false
   private readonly host: ChannelHost
   private madeConfirms: Confirms | undefined
   private state: State = "opening"
+  /** Whether nothing new is taken. */
+  private isFinishing = false
+  /** Whether `channel.open-ok` has come: what comes before it is from the former life of this number. */
+  private isKnown = false
+  /** After so many replies it is certain that what was published without confirms has come to the broker. */
+  private repliesLeft = 0
   /** Whether `channel.close-ok` was written. */
   private closeAnswered = false
   /** Whether the broker has asked for content to stop (`channel.flow`). */
@@ -140,6 +163,9 @@ export class ChannelState {
   private madeConsumers: Map<string, ConsumerEntry> | undefined
   private madeSettlements: Settlements | undefined
   private returnedInTx: Array<AmqpMessageReturned> = []
+  /** Publishes in tx mode that the broker may still refuse, and how many came before them. */
+  private publishedInTx: Array<PublishTraits> = []
+  private takenInTx = 0
   private onClosedCallbacks: Array<() => void> = []
 
   constructor(id: number, lane: Lane, host: ChannelHost) {
@@ -178,7 +204,30 @@ export class ChannelState {
 
   /** Whether requests and publishes are over. */
   get isClosed(): boolean {
+    return this.isFinishing || this.isSilent
+  }
+
+  /** Whether nothing is written any more. */
+  private get isSilent(): boolean {
     return this.state === "closing" || this.state === "closed"
+  }
+
+  /** Whether both sides have forgotten it. */
+  get isGone(): boolean {
+    return this.state === "closed"
+  }
+
+  /** Publishes in confirm mode that have no outcome. */
+  get unconfirmed(): number {
+    return this.madeConfirms?.unsettled ?? 0
+  }
+
+  /**
+   * Whether it is not known if the broker has got what was published without confirms: nothing that was sent after it
+   * has been answered.
+   */
+  get isInDoubt(): boolean {
+    return this.repliesLeft > 0
   }
 
   // --- writing
@@ -208,6 +257,7 @@ export class ChannelState {
       request: name,
       entity: handlers.entity,
       settles: frame._tag === "basic.get" && !frame.noAck,
+      published: this.mode === "tx" ? this.takenInTx + this.publishedInTx.length : this.madeConfirms?.latest ?? 0,
       reply: (reply, content) => {
         if (!isReplyTo(name, reply) || isForAnother(frame, reply)) return false
         this.host.later(() => handlers.onReply(reply, content))
@@ -248,8 +298,8 @@ export class ChannelState {
   publish(message: Publish, waiter: PublishWaiter | undefined): void {
     const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
     const confirmed = this.mode === "confirm"
-    const bytes = typeof body === "string" ? utf8(body, "body") : body
-    if (!(bytes instanceof Uint8Array)) throw new TypeError("body must be a string or a Uint8Array")
+    const bytes = bodyBytes(body)
+    if (properties.timestamp !== undefined) checkTimestamp(properties.timestamp)
     if (mandatory && this.mode === "plain") {
       throw new AmqpEncodeError({
         path: "mandatory",
@@ -269,8 +319,10 @@ export class ChannelState {
       throw error
     }
     this.lane.commitContent(writer, bytes)
+    if (this.mode === "tx") this.publishedInTx.push({ exchange, routingKey, properties, size: bytes.length })
+    if (this.mode === "plain") this.repliesLeft = this.pending.length + 1
     if (!confirmed) return
-    this.confirms.add(waiter ?? { exchange, onOutcome: () => {} })
+    this.confirms.add(waiter ?? { messageOf: () => message, onOutcome: () => {} })
     this.host.expect(1)
   }
 
@@ -291,7 +343,7 @@ export class ChannelState {
 
   /** Acknowledges one delivery. */
   ack(tag: number): SettleResult {
-    if (this.isClosed) return "Stale"
+    if (this.isSilent) return "Stale"
     return this.settlements.ack(tag) ? "Settled" : "AlreadySettled"
   }
 
@@ -301,7 +353,7 @@ export class ChannelState {
   }
 
   private settled(settle: () => boolean): SettleResult {
-    if (this.isClosed) return "Stale"
+    if (this.isSilent) return "Stale"
     return settle() ? "Settled" : "AlreadySettled"
   }
 
@@ -341,15 +393,25 @@ export class ChannelState {
   /** Gives a consumer's unsettled deliveries back to the queue. */
   requeueAll(consumer: ConsumerEntry): void {
     consumer.clear()
-    if (this.isClosed) return
+    if (this.isSilent) return
     this.settlements.giveBack(consumer)
+  }
+
+  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it may be handled. */
+  begin(tag: number): boolean {
+    return !this.isClosed && this.settlements.begin(tag)
+  }
+
+  /** Gives back all deliveries that nobody handles. */
+  giveBackAll(): void {
+    if (!this.isClosed) this.settlements.giveBackAll()
   }
 
   // --- flow
 
   /** Whether content may be written now: the broker takes it, and the connection's gate is open. */
   get isFlowing(): boolean {
-    return !this.stopped && this.lane.outbox.isOpen
+    return !this.stopped && this.lane.isOpen
   }
 
   /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
@@ -360,7 +422,7 @@ export class ChannelState {
       callback()
     }
     this.flowWaiting.set(callback, admitted)
-    if (!this.stopped) this.lane.outbox.wait(admitted)
+    if (!this.stopped) this.lane.wait(admitted)
   }
 
   /** Takes back an `onFlow`. */
@@ -368,7 +430,7 @@ export class ChannelState {
     const admitted = this.flowWaiting.get(callback)
     if (admitted === undefined) return
     this.flowWaiting.delete(callback)
-    this.lane.outbox.unwait(admitted)
+    this.lane.unwait(admitted)
   }
 
   private releaseFlow(): void {
@@ -392,6 +454,7 @@ export class ChannelState {
   onMethod(method: Method): void {
     if (method._tag === "channel.close") return this.onClose(method)
     if (method._tag === "channel.close-ok") return this.onCloseOk()
+    if (method._tag === "channel.open-ok") this.isKnown = true
     if (this.isDeaf && !(this.state === "opening" && method._tag === "channel.open-ok")) {
       // Our close is behind the transaction.
       if (method._tag === "tx.commit-ok" || method._tag === "tx.rollback-ok") this.lane.release()
@@ -438,6 +501,8 @@ export class ChannelState {
   private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.takeAnswered(method, content)
     this.host.expect(-1)
+    this.onPublishesTaken(pending.published)
+    if (this.repliesLeft > 0) this.repliesLeft--
     switch (method._tag) {
       case "channel.open-ok":
         this.state = "open"
@@ -455,6 +520,14 @@ export class ChannelState {
         this.settlements.onRecovered()
         return
     }
+  }
+
+  /** The broker has answered what came behind so many publishes: it has refused none of them. */
+  private onPublishesTaken(count: number): void {
+    if (this.mode !== "tx") return this.madeConfirms?.take(count)
+    if (count <= this.takenInTx) return
+    this.publishedInTx.splice(0, count - this.takenInTx)
+    this.takenInTx = count
   }
 
   /** `basic.deliver`, read field by field: this runs once per message. */
@@ -517,8 +590,7 @@ export class ChannelState {
 
   private onReturn(method: BasicReturn, message: AmqpMessage): void {
     if (this.mode !== "tx") return this.confirms.returned(message.pairing, method, message)
-    const { exchange, replyCode, replyText, routingKey } = method
-    this.returnedInTx.push(new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: message.body }))
+    this.returnedInTx.push(messageReturned(method, message))
   }
 
   /** The messages that came back since the last call, in tx mode. */
@@ -540,16 +612,28 @@ export class ChannelState {
 
   // --- the end
 
+  /**
+   * Takes nothing new, neither requests nor publishes, and not from those who wait to publish. What has been written
+   * comes to its outcome, and deliveries can be settled.
+   */
+  finish(cause: ChannelCloseCause): void {
+    if (this.isClosed) return
+    this.isFinishing = true
+    this.closeCause = cause
+    this.releaseFlow()
+    this.madeConfirms?.release()
+  }
+
   /** Sends `channel.close`: everything that is pending ends, and `onClosed` callbacks run after `channel.close-ok`. */
   close(): void {
-    if (this.isClosed) return
+    if (this.isSilent) return
     this.write({ _tag: "channel.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
-    this.end(undefined, "closing")
+    this.end(this.closeCause, "closing")
   }
 
   /** Calls back once the broker has forgotten this channel; at once if it has. */
   onClosed(callback: () => void): void {
-    if (this.state === "closed") callback()
+    if (this.isGone) callback()
     else this.onClosedCallbacks.push(callback)
   }
 
@@ -559,9 +643,12 @@ export class ChannelState {
   }
 
   private onCloseOk(): void {
+    // For a close of the former life that crossed the broker's.
+    if (!this.isKnown) return
     if (this.state !== "closing") {
       throw violation(503, `channel.close-ok came on channel ${this.id}, nobody asked for it`)
     }
+    this.repliesLeft = 0
     this.gone()
   }
 
@@ -569,20 +656,27 @@ export class ChannelState {
     // RabbitMQ repeats itself until it has read the answer, and takes a second answer for an error.
     if (this.closeAnswered) return
     this.closeAnswered = true
-    const dropped = this.lane.discard()
+    this.lane.discard()
     this.write({ _tag: "channel.close-ok" })
-    if (this.state === "closing") {
-      // Both sides closed at once: the broker still answers our close, unless it was among what was dropped.
-      if (dropped) this.gone()
-      return
-    }
     const { classId, methodId, replyCode, replyText } = close
     const operation = nameOf(classId, methodId)
     const own = this.refusedRequest(operation, replyText)
-    const refused = operation === "basic.publish" ? this.refusedPublishes(close) : []
-    const entity = own?.entity ?? refused[0]?.exchange ?? ""
-    const error = fromChannelClose({ replyCode, replyText, operation, entity, classId, methodId })
-    this.end(error, "closed", own, new Set(refused))
+    const isPublish = operation === "basic.publish"
+    const refused = isPublish ? this.madeConfirms?.refused(close) ?? [] : []
+    // In a transaction the first that is bad in this way is the one; with confirms all of them hear the same.
+    const publish = !isPublish ?
+      undefined
+      : this.mode === "tx" ?
+      refusedOf(close, this.publishedInTx, (published) => published)[0]
+      : refused.map((sequence) => this.confirms.messageOf(sequence))[0]
+    const entity = own?.entity ?? publish?.exchange ?? (isPublish ? exchangeIn(replyText) : "")
+    const fields = { replyCode, replyText, operation, entity, classId, methodId }
+    const routingKey = refused.length > 1 ? undefined : publish?.routingKey
+    const error = fromChannelClose(routingKey === undefined ? fields : { ...fields, routingKey })
+    // Both sides closed at once. Whether the broker still answers our close is its affair, and RabbitMQ's is to lose it
+    // now and then: with our answer to its own it has forgotten the channel.
+    if (this.state === "closing") this.closedBy(error)
+    else this.end(error, "closed", own, refused)
     this.gone()
   }
 
@@ -599,23 +693,22 @@ export class ChannelState {
     return suspects.length === 1 ? suspects[0] : undefined
   }
 
-  /**
-   * The publishes that the broker refused: those to the exchange that it names, which all fail alike. Where it names
-   * none it speaks of one message, which is known only if no other is unsettled; the outcome of the rest is unknown.
-   */
-  private refusedPublishes({ replyCode, replyText }: ChannelClose): ReadonlyArray<PublishWaiter> {
-    const waiters = this.confirms.waiters()
-    if (replyCode === 403 || replyCode === 404) {
-      return waiters.filter(({ exchange }) => exchange !== "" && replyText.includes(`exchange '${exchange}'`))
-    }
-    return waiters.length === 1 ? waiters : []
-  }
-
   /** The connection is gone. */
   fail(error: AmqpConnectionError): void {
-    if (this.state === "closed") return
-    if (this.state !== "closing") this.end(error, "closed")
+    if (this.isGone) return
+    if (this.state === "closing") this.closeCause ??= error
+    else this.end(error, "closed")
     this.gone()
+  }
+
+  /** Its number goes to another channel, though our close was never answered. */
+  forget(): void {
+    this.gone()
+  }
+
+  private closedBy(cause: ChannelCloseCause): void {
+    this.closeCause = cause
+    this.isToldOf = false
   }
 
   /** Ends everything that this channel owns. */
@@ -623,15 +716,18 @@ export class ChannelState {
     cause: ChannelCloseCause,
     state: State,
     own?: Pending,
-    refused: ReadonlySet<PublishWaiter> = new Set()
+    refused: ReadonlyArray<number> = []
   ): void {
     this.state = state
-    this.closeCause = cause
+    this.closedBy(cause)
+    // Those whose outcome nobody waits for any more count as well.
+    this.isToldOf = this.pending.length + this.unconfirmed > 0
     this.assembler.reset()
     this.madeSettlements?.clear()
     this.host.expect(-this.pending.length)
     for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
-    this.madeConfirms?.fail(cause, refused)
+    this.madeConfirms?.fail(cause, refused, isSuspected(cause))
+    this.publishedInTx = []
     for (const consumer of this.madeConsumers?.values() ?? []) consumer.end({ _tag: "ChannelClosed", cause })
     this.madeConsumers?.clear()
     this.releaseFlow()

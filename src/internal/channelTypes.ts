@@ -22,7 +22,7 @@ import type {
 } from "../AmqpError.ts"
 import type { Publish } from "../AmqpMessage.ts"
 import type { InputTable } from "../AmqpTable.ts"
-import type { PublishError, RequestError } from "./requests.ts"
+import type { PublishError, PublishRefusal, RequestError } from "./requests.ts"
 
 /** Tells channels from other values. */
 export const TypeId = "~effect-amqp/AmqpChannel"
@@ -334,10 +334,13 @@ export type GetError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | C
 export type SelectError = AmqpPreconditionFailed | RequestError
 
 /**
+ * What a transaction fails with beside its effect: a publish of it was refused or came back, tx.select was refused (406),
+ * or the channel is gone.
+ *
  * @category errors
  * @since 0.1.0
  */
-export type TransactionError = AmqpPreconditionFailed | AmqpMessageReturned | RequestError
+export type TransactionError = PublishRefusal | AmqpMessageReturned | RequestError
 
 // -----------------------------------------------------------------------------
 // the channel
@@ -408,9 +411,10 @@ export interface AmqpChannel {
    *
    * **Details**
    *
-   * Set `qos` before: without it the broker sends all it has, and the client stops reading the socket when 4096
-   * deliveries or 8 MiB wait for a consumer; at 64 MiB, each delivery counted as 128 bytes and its body, while somebody
-   * waits for a reply or a confirm, which could not come otherwise.
+   * Set `qos` before: without it the broker sends all it has. When 4096 deliveries or 8 MiB wait for a consumer, the socket
+   * is read only in small steps: as the consumer takes them, every five seconds, and while somebody waits for a reply or a
+   * confirm, which could not come otherwise. At 64 MiB, each delivery counted as 128 bytes and its body, it is not read at
+   * all, and RabbitMQ closes a connection that takes nothing for some 30 seconds.
    */
   readonly consume: {
     (
@@ -446,7 +450,9 @@ export interface AmqpChannel {
    *
    * Transactions of one channel follow one another; what other fibers do on the channel meanwhile is part of the one
    * that is open. Mandatory messages that no queue took fail the transaction with an `AmqpMessageReturned` each, though
-   * the rest of it is committed: the broker tells only at the commit. Refused (406) on a channel with confirms.
+   * the rest of it is committed: the broker tells only at the commit. A publish that the broker refuses closes the
+   * channel and fails the transaction with that refusal, of which nothing is committed; `entity` is its exchange, and
+   * `routingKey` says which one it was, where the broker's words tell. Refused (406) on a channel with confirms.
    *
    * **Gotchas**
    *
@@ -459,8 +465,14 @@ export interface AmqpChannel {
    */
   readonly flow: (active: boolean) => Effect.Effect<void, RequestError>
 
-  /** Closes the channel, as its scope does: waits for unsettled confirms, then closes. Closing again does nothing. */
+  /**
+   * Closes the channel, as its scope does: takes nothing new, waits for unsettled confirms, then for the broker's answer,
+   * together within `closeTimeout`. Closing again does nothing.
+   */
   readonly close: Effect.Effect<void>
-  /** Waits for the end of the channel, however it comes, and tells its reason in `cause`. */
+  /**
+   * Waits for the end of the channel, however it comes, and tells its reason in `cause`: also what the broker refused after
+   * the channel was to be closed.
+   */
   readonly closed: Effect.Effect<AmqpChannelClosed>
 }

@@ -1,35 +1,48 @@
 /**
- * Publisher confirms: which publish each `basic.ack`, `basic.nack` and `basic.return` speaks of.
+ * Publisher confirms: which publish each `basic.ack`, `basic.nack` and `basic.return` speaks of, and which one the broker
+ * refused.
  *
  * Publishes are numbered from 1 in the order in which they are written. Acknowledgements come out of order, for many at
  * once, and for numbers that are settled already; each waiter hears exactly one outcome. A `basic.return` names no
  * number: a mandatory publish carries its own in the property that the specification reserves, which brokers relay and
- * `AmqpMessage` hides. Matching by content instead would mix up equal messages whose routing changed in between.
+ * `AmqpMessage` hides. Matching by content instead would mix up equal messages whose routing changed in between; it is
+ * what is left for a return whose tag is lost, and where it leaves several, each of them is in doubt.
  *
  * @since 0.1.0
  */
-import type { ChannelCloseCause } from "../AmqpError.ts"
-import { type AmqpMessage, pairingPrefix } from "../AmqpMessage.ts"
-import type { BasicReturn } from "./spec.ts"
+import * as Result from "effect/Result"
+import { AmqpMessageReturned, type ChannelCloseCause } from "../AmqpError.ts"
+import { type AmqpMessage, bodyBytes, pairingPrefix, type Publish } from "../AmqpMessage.ts"
+import { refusedOf, traitsOf } from "./publishRefusal.ts"
+import type { BasicReturn, ChannelClose } from "./spec.ts"
+import { sameBytes } from "./wire.ts"
+
+/**
+ * Whether a publish provoked the end of its channel: it did, it is one of those that may have, or it did not. The end of
+ * a connection is never more than `possible`: what else was on it is not known here.
+ */
+export type Blame = "own" | "possible" | "none"
 
 /** What a publish failed with. */
 export type PublishOutcomeFailure =
   & (
     | { readonly _tag: "Nacked" }
     | { readonly _tag: "Returned"; readonly method: BasicReturn; readonly message: AmqpMessage }
-    /** `own`: this publish provoked the end of the channel. */
-    | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly own: boolean }
+    | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause; readonly blame: Blame }
     /** No confirm came in time; one that comes later is ignored. */
     | { readonly _tag: "TimedOut"; readonly timeoutMillis: number }
+    /** A message came back that may be this one. */
+    | { readonly _tag: "MaybeReturned" }
   )
   & { readonly sequence: number }
 
 /** What became of so many publishes of a waiter, or of the one with this number. */
 export type PublishOutcome = { readonly _tag: "Confirmed"; readonly count: number } | PublishOutcomeFailure
 
-/** Waits for the outcome of a publish, or of several to one exchange. */
+/** Waits for the outcome of a publish, or of several. */
 export interface PublishWaiter {
-  readonly exchange: string
+  /** The message that was published under this number. */
+  readonly messageOf: (sequence: number) => Publish | undefined
   readonly onOutcome: (outcome: PublishOutcome) => void
 }
 
@@ -37,10 +50,27 @@ export interface PublishWaiter {
 const confirmed: PublishOutcome = { _tag: "Confirmed", count: 1 }
 
 /** Keeps the number of a publish whose waiter has given up. */
-const expired: PublishWaiter = { exchange: "", onOutcome: () => {} }
+const expired: PublishWaiter = { messageOf: () => undefined, onOutcome: () => {} }
 
 /** The value of the reserved property for a publish. */
 export const pairingTag = (sequence: number): string => pairingPrefix + sequence.toString(36)
+
+/** The error of a publish that came back. */
+export const messageReturned = (
+  { exchange, replyCode, replyText, routingKey }: Omit<BasicReturn, "_tag">,
+  { body, propertiesResult }: AmqpMessage
+): AmqpMessageReturned => {
+  const fields = { exchange, routingKey, replyCode, replyText, body }
+  return new AmqpMessageReturned(
+    Result.isSuccess(propertiesResult) ? { ...fields, properties: propertiesResult.success } : fields
+  )
+}
+
+const isRouteOf = (method: BasicReturn, { exchange = "", routingKey = "" }: Publish): boolean =>
+  exchange === method.exchange && routingKey === method.routingKey
+
+const isReturnOf = (method: BasicReturn, { body }: AmqpMessage, publish: Publish | undefined): boolean =>
+  publish !== undefined && isRouteOf(method, publish) && sameBytes(body, bodyBytes(publish.body))
 
 /** Both run their callbacks at the end of the batch. */
 export interface ConfirmsHooks {
@@ -58,6 +88,8 @@ export class Confirms {
   limit = Infinity
   /** The lowest number that may be unsettled. */
   private oldest = 1
+  /** Up to here the broker has taken publishes: it has answered one of them, or what came behind. It takes them in order. */
+  private taken = 0
   /** A ring of a power of two entries, indexed by the low bits of the number; small until somebody confirms (0.5 KiB). */
   private ring: Array<PublishWaiter | undefined> = [undefined]
   private readonly hooks: ConfirmsHooks
@@ -87,6 +119,7 @@ export class Confirms {
 
   /** `basic.ack` or `basic.nack` from the broker. Numbers that are settled or unknown are ignored. */
   settle(tag: number, multiple: boolean, acknowledged: boolean): void {
+    this.take(tag)
     if (!multiple) return this.settleOne(tag, acknowledged)
     const last = tag === 0 ? this.latest : Math.min(tag, this.latest)
     if (acknowledged) return this.confirmUpTo(last)
@@ -123,11 +156,36 @@ export class Confirms {
     if (waiter !== undefined) this.hooks.settle(waiter, count === 1 ? confirmed : { _tag: "Confirmed", count })
   }
 
+  /** The broker has come as far as this number without a refusal. */
+  take(sequence: number): void {
+    if (sequence > this.taken && sequence <= this.latest) this.taken = sequence
+  }
+
   /** `basic.return` of the publish with this pairing tag. */
   returned(tag: string | undefined, method: BasicReturn, message: AmqpMessage): void {
-    if (tag === undefined) return
-    const sequence = Number.parseInt(tag.slice(pairingPrefix.length), 36)
-    this.resolve(sequence, { _tag: "Returned", sequence, method, message })
+    const named = tag === undefined ? Number.NaN : Number.parseInt(tag.slice(pairingPrefix.length), 36)
+    // Answered already: the broker repeats itself.
+    if (named >= 1 && named <= this.latest && this.waiter(named) === undefined) return
+    const candidates = this.candidates(named, method, message)
+    const [only] = candidates
+    if (only !== undefined && candidates.length === 1) this.take(only)
+    for (const sequence of candidates) {
+      this.resolve(
+        sequence,
+        candidates.length === 1 ? { _tag: "Returned", sequence, method, message } : { _tag: "MaybeReturned", sequence }
+      )
+    }
+  }
+
+  /** The publishes that came back, or one of which did. The tag may be lost, or be another channel's. */
+  private candidates(named: number, method: BasicReturn, message: AmqpMessage): ReadonlyArray<number> {
+    const waiter = this.waiter(named)
+    const own = waiter?.messageOf(named)
+    if (waiter !== undefined && (own === undefined || isRouteOf(method, own))) return [named]
+    const mandatory = this.pending().filter((sequence) => this.messageOf(sequence)?.mandatory === true)
+    const equal = mandatory.filter((sequence) => isReturnOf(method, message, this.messageOf(sequence)))
+    if (equal.length > 0) return equal
+    return waiter === undefined ? mandatory : [named]
   }
 
   private waiter(sequence: number): PublishWaiter | undefined {
@@ -170,6 +228,12 @@ export class Confirms {
     this.waiting.delete(callback)
   }
 
+  /** There is nothing to wait for any more: who waits looks again. */
+  release(): void {
+    this.limit = Infinity
+    this.hooks.later(this.admit)
+  }
+
   /** Lets those in who wait, in their order, while there is room. */
   private readonly admit = (): void => {
     this.admitting = false
@@ -182,12 +246,29 @@ export class Confirms {
 
   // --- the end
 
-  /** The channel is gone: every unsettled publish learns why, and whether it is to blame. */
-  fail(cause: ChannelCloseCause, refused: ReadonlySet<PublishWaiter>): void {
-    for (let sequence = this.oldest; sequence <= this.latest; sequence++) {
-      const waiter = this.waiter(sequence)
-      if (waiter === undefined) continue
-      this.resolve(sequence, { _tag: "ChannelClosed", sequence, cause, own: refused.has(waiter) })
+  /** The publishes that a refusal may speak of: those that the broker has not taken. */
+  private suspects(): ReadonlyArray<number> {
+    return this.pending().filter((sequence) => sequence > this.taken)
+  }
+
+  /** The publishes that the broker refused, as far as that is known. */
+  refused(close: ChannelClose): ReadonlyArray<number> {
+    return refusedOf(close, this.suspects(), (sequence) => {
+      const message = this.messageOf(sequence)
+      return message && traitsOf(message)
+    })
+  }
+
+  /**
+   * The channel is gone: every unsettled publish learns why, and whether it is to blame. `suspected`: it is because of a
+   * publish, whether or not that is known.
+   */
+  fail(cause: ChannelCloseCause, refused: ReadonlyArray<number>, suspected: boolean): void {
+    const own = new Set(refused)
+    const possible = new Set(suspected && refused.length === 0 ? this.suspects() : [])
+    for (const sequence of this.pending()) {
+      const blame = own.has(sequence) ? "own" : possible.has(sequence) ? "possible" : "none"
+      this.resolve(sequence, { _tag: "ChannelClosed", sequence, cause, blame })
     }
     this.releaseIdle()
   }
@@ -205,14 +286,18 @@ export class Confirms {
     }
   }
 
-  /** The unsettled publishes, oldest first. */
-  waiters(): ReadonlyArray<PublishWaiter> {
-    const waiters: Array<PublishWaiter> = []
+  /** The numbers of the unsettled publishes, oldest first. */
+  pending(): ReadonlyArray<number> {
+    const pending: Array<number> = []
     for (let sequence = this.oldest; sequence <= this.latest; sequence++) {
-      const waiter = this.waiter(sequence)
-      if (waiter !== undefined) waiters.push(waiter)
+      if (this.waiter(sequence) !== undefined) pending.push(sequence)
     }
-    return waiters
+    return pending
+  }
+
+  /** The message of an unsettled publish; `undefined` if nobody waits for it any more. */
+  messageOf(sequence: number): Publish | undefined {
+    return this.waiter(sequence)?.messageOf(sequence)
   }
 
   /** Calls back once, when every publish has its outcome. */

@@ -24,6 +24,12 @@ const replyFields = {
   methodId: Schema.Int
 }
 
+/** The step in which nothing was heard of the peer yet. */
+export const firstStep = "the protocol header"
+
+/** A peer that says nothing at all may wait for TLS. */
+const tlsAdvice = (step: string): string => step === firstStep ? " and does not expect TLS (amqps)" : ""
+
 /** For what only a fault of this client, or of something in between, can provoke. */
 const clientFault = "This should not happen: report it"
 
@@ -139,16 +145,21 @@ export class NotAllowed extends Schema.TaggedError<NotAllowed>("effect-amqp/NotA
 }) {
   override get message(): string {
     const { replyText, vhost } = this
-    if (vhost === undefined) {
-      return `the broker does not allow this: ${replyText}. Check the limits and the user's permissions`
-    }
+    if (vhost === undefined) return `the broker does not allow this: ${replyText}. ${notAllowedAdvice(replyText)}`
     const hint = vhost === ""
-      ? ". A URL that ends in \"/\" names this vhost: leave the slash out, or end it in \"/%2f\""
+      ? ". The name is empty: the default vhost is \"/\""
+      : /%[0-9a-f]{2}/i.test(vhost)
+      ? ". Percent-encode it in a URL only, once"
       : ""
     return `the broker does not allow the vhost ${JSON.stringify(vhost)}: ${replyText}. ` +
       `Check its name, its limits and the user's access to it${hint}`
   }
 }
+
+const notAllowedAdvice = (replyText: string): string =>
+  replyText.includes("consumer tag")
+    ? "Give each consumer of a channel a tag of its own, or none"
+    : "Check the limits and the user's permissions"
 
 /**
  * 540: the broker does not implement the request.
@@ -204,7 +215,8 @@ export class ConnectFailed extends Schema.TaggedError<ConnectFailed>("effect-amq
   detail: Schema.String
 }) {
   override get message(): string {
-    return `cannot connect to ${this.endpoint}: ${this.detail}. Check that a broker listens there`
+    const tls = this.endpoint.startsWith("amqps:") ? ", and that this port speaks TLS" : ""
+    return `cannot connect to ${this.endpoint}: ${this.detail}. Check that a broker listens there${tls}`
   }
 }
 
@@ -222,12 +234,17 @@ export class TlsFailed extends Schema.TaggedError<TlsFailed>("effect-amqp/TlsFai
 }) {
   override get message(): string {
     const code = this.code === "" ? "" : ` (${this.code})`
-    return `TLS with ${this.endpoint} failed: ${this.detail}${code}. Check the certificates and the server name`
+    const advice =
+      /wrong.version.number|packet.length.too.long|unknown.protocol|http.request/i.test(this.code + this.detail)
+        ? "What answers there is not TLS: use the broker's port for TLS (by default 5671), or amqp instead of amqps"
+        : "Check the certificates and the server name"
+    return `TLS with ${this.endpoint} failed: ${this.detail}${code}. ${advice}`
   }
 }
 
 /**
- * The broker refused the credentials (403 at login), or offers no mechanism that the client may use.
+ * The broker refused the credentials (403 at login), offers no mechanism that the client may use, or closed the socket in
+ * answer to the login without saying why, as brokers do that say nothing to strangers.
  *
  * @category reasons
  * @since 0.1.0
@@ -235,14 +252,67 @@ export class TlsFailed extends Schema.TaggedError<TlsFailed>("effect-amqp/TlsFai
 export class AuthenticationFailed
   extends Schema.TaggedError<AuthenticationFailed>("effect-amqp/AuthenticationFailed")("AuthenticationFailed", {
     mechanism: Schema.String,
-    detail: Schema.String
+    detail: Schema.String,
+    /** Whether the broker closed the socket without a word; absent where it said no. */
+    unspoken: Schema.optional(Schema.Boolean)
   })
 {
   override get message(): string {
     const mechanism = this.mechanism === "" ? "" : ` with ${this.mechanism}`
-    return `authentication${mechanism} failed: ${
-      this.detail.replace(/\.$/, "")
-    }. Check the user name, the password and the mechanisms`
+    return `authentication${mechanism} failed: ${this.detail.replace(/\.$/, "")}. ${loginAdvice(this.mechanism)}`
+  }
+}
+
+const loginAdvice = (mechanism: string): string => {
+  switch (mechanism.toUpperCase()) {
+    case "":
+      return "Check the mechanisms of both sides"
+    case "EXTERNAL":
+      return "Check that the client sends a certificate which the broker trusts, and that a user has the name in it"
+    case "ANONYMOUS":
+      return "Check that the broker lets anybody in, and as whom"
+    default:
+      return "Check the user name, the password and the mechanisms"
+  }
+}
+
+/**
+ * The broker and the client cannot agree on the limits of the connection: the broker is known not to accept them, or it
+ * closed the socket in answer to them without saying why.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class NegotiationFailed
+  extends Schema.TaggedError<NegotiationFailed>("effect-amqp/NegotiationFailed")("NegotiationFailed", {
+    detail: Schema.String,
+    /** Whether the broker closed the socket without a word; absent where nothing was sent to it. */
+    unspoken: Schema.optional(Schema.Boolean)
+  })
+{
+  override get message(): string {
+    const advice = this.unspoken === true
+      ? "Check the limits and the vhost; the broker's log says more"
+      : "Leave the option out, or give it another value"
+    return `no agreement with the broker: ${this.detail}. ${advice}`
+  }
+}
+
+/**
+ * All channel numbers of this connection are in use. The connection itself is well.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ChannelsExhausted
+  extends Schema.TaggedError<ChannelsExhausted>("effect-amqp/ChannelsExhausted")("ChannelsExhausted", {
+    /** How many there may be: the smaller wish of client and broker. */
+    channelMax: Schema.Int
+  })
+{
+  override get message(): string {
+    return `all ${this.channelMax} channels of this connection are open. ` +
+      "Close some, allow more (channelMax, here and at the broker), or open another connection"
   }
 }
 
@@ -281,7 +351,7 @@ export class HandshakeTimeout
 {
   override get message(): string {
     return `the handshake was not over after ${this.timeoutMillis} ms: no answer to ${this.step}. ` +
-      "Check that a broker listens there, or give it more time"
+      `Check that a broker listens there${tlsAdvice(this.step)}, or give it more time`
   }
 }
 
@@ -314,6 +384,10 @@ export class ConnectionLost extends Schema.TaggedError<ConnectionLost>("effect-a
   detail: Schema.String
 }) {
   override get message(): string {
+    if (this.phase === firstStep) {
+      return `the connection was lost during the handshake (${this.phase}): ${this.detail}. ` +
+        `Check that a broker listens there${tlsAdvice(this.phase)}, and connect again`
+    }
     const during = this.phase === "open" ? "" : ` during the handshake (${this.phase})`
     return `the connection was lost${during}: ${this.detail}. Check the network, and connect again`
   }
@@ -367,6 +441,8 @@ const reasons = [
   ConnectFailed,
   TlsFailed,
   AuthenticationFailed,
+  NegotiationFailed,
+  ChannelsExhausted,
   ProtocolVersionMismatch,
   HandshakeTimeout,
   HeartbeatTimeout,

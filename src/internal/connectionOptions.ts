@@ -7,10 +7,11 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Random from "effect/Random"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import type * as Schedule from "effect/Schedule"
+import * as Schedule from "effect/Schedule"
 import * as AmqpAuth from "../AmqpAuth.ts"
 import { AmqpConnectionError, AmqpEncodeError, ConnectFailed } from "../AmqpError.ts"
 import type { InputTable } from "../AmqpTable.ts"
@@ -18,6 +19,7 @@ import type { Endpoint, TlsOptions } from "../AmqpTransport.ts"
 import * as AmqpUri from "../AmqpUri.ts"
 import type { Limits } from "./handshake.ts"
 import { frameMinSize } from "./spec.ts"
+import { excerpt } from "./wire.ts"
 
 /**
  * Options of a connection. Those given here take precedence over the URL's.
@@ -34,7 +36,7 @@ export interface Options {
   readonly port?: number | undefined
   /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
   readonly tls?: boolean | TlsOptions | undefined
-  /** Defaults to `"/"`. */
+  /** Defaults to that of the URL, or else to `"/"`. The name `""` can be said only here. */
   readonly vhost?: string | undefined
   /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
   readonly credentials?: AmqpAuth.Credentials | Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError> | undefined
@@ -48,7 +50,10 @@ export interface Options {
    * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
    */
   readonly heartbeat?: Duration.Input | undefined
-  /** Largest frame in bytes, from 4096; the smaller wish of both sides applies. Defaults to the broker's. */
+  /**
+   * Largest frame in bytes, from 4096, and from 8192 for RabbitMQ 4.1 and later; the smaller wish of both sides applies.
+   * Defaults to the broker's.
+   */
   readonly frameMax?: number | undefined
   /** Highest channel number, up to 65535; the smaller wish of both sides applies. Defaults to the broker's. */
   readonly channelMax?: number | undefined
@@ -59,6 +64,13 @@ export interface Options {
   readonly maxMessageSize?: number | undefined
   /** Shown by the broker's tools. */
   readonly connectionName?: string | undefined
+  /**
+   * Whether publishers (`AmqpPublisher`) have a connection of their own, named `<connectionName> (publishing)`. A broker
+   * that is short of memory or disk reads nothing more from a connection that publishes, no acknowledgement either: on
+   * the same connection it stops the consumers. Recommended where one process publishes and consumes. See
+   * `AmqpConnection.publishing`. Defaults to `false`.
+   */
+  readonly separatePublishers?: boolean | undefined
   /** Added to, and preferred over, the properties that the client sends of itself. */
   readonly clientProperties?: InputTable | undefined
   /** Language of the broker's messages. Defaults to `"en_US"`. */
@@ -78,9 +90,13 @@ export interface Options {
   /** Whether each attempt begins anywhere in the list, so that clients spread over a cluster. Defaults to `"fixed"`. */
   readonly endpointOrder?: "fixed" | "shuffled" | undefined
   /**
-   * How a lost connection is replaced; its input is the typed error. Defaults to 100 ms doubled up to 30 s, with jitter,
-   * without end. The first connection is retried only if a schedule is given here, and only for transient failures:
-   * refused credentials, a missing vhost or a failed TLS fail at once. An epoch that lasted 10 seconds begins it anew.
+   * How a lost connection is replaced; its input is the typed error. Defaults to a delay of anything up to 2 s, doubled up
+   * to 30 s (full jitter: clients that lost their broker at the same moment come back over seconds), without end. An epoch
+   * that lasted 10 seconds begins it anew.
+   *
+   * The first connection is retried only if a schedule is given here, and only for transient failures: refused
+   * credentials, a missing vhost or a failed TLS fail at once. A broker that closes the socket in answer to the login or to
+   * the limits, without a word, is asked once more, because one that is stopping does the same; then that is its answer.
    */
   readonly reconnect?: Schedule.Schedule<unknown, AmqpConnectionError> | undefined
   /**
@@ -88,7 +104,12 @@ export interface Options {
    * loss. 0 fails at once. Defaults to 30 seconds.
    */
   readonly waitTimeout?: Duration.Input | undefined
-  /** For each step of closing: a channel's confirms, a channel, the connection. Defaults to 5 seconds. */
+  /**
+   * How long an end may take that waits for the broker: unsettled confirms, the answers to what is closed, and the last bytes on
+   * their way. What ends together shares it: the end of a scope, or of the connection with everything on it, takes so long
+   * at most, however many channels, publishers and consumers there are. What is closed by itself has the whole of it.
+   * Handlers at work have the `drainTimeout` of their `AmqpConsumer.run` besides. Defaults to 5 seconds.
+   */
   readonly closeTimeout?: Duration.Input | undefined
   /**
    * Shortest time between two reads of the socket while more than four small ones would come in it, up to 10 ms: what has
@@ -141,10 +162,12 @@ export interface ResolvedOptions {
 
 const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
 
-const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
+/** The error of an option. */
+export const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
   Result.fail(new AmqpEncodeError({ path: `options.${option}`, reason }))
 
-const integer = (
+/** A number of an option; `zero` is what 0 means, where it may be given. */
+export const integer = (
   path: string,
   value: number,
   min: number,
@@ -154,22 +177,72 @@ const integer = (
   if (zero !== undefined && value === 0) return Result.succeed(0)
   if (Number.isInteger(value) && value >= min && value <= max) return Result.succeed(value)
   const or = zero === undefined ? "" : `, or 0 for ${zero}`
-  return invalid(path, `expected an integer from ${min} to ${max}${or}, not ${value}`)
+  return invalid(path, `expected an integer from ${min} to ${max}${or}, not ${shown(value)}`)
 }
 
-const duration = (
+/** A wrong value, short; what an object holds may be secret. */
+export const shown = (value: unknown): string => {
+  if (typeof value === "string") return JSON.stringify(excerpt(value))
+  return typeof value === "object" && value !== null ? "an object" : String(value)
+}
+
+/** The same for what may be a URL with a password in it. */
+const kindOf = (value: unknown): string => typeof value === "string" ? "a text" : shown(value)
+
+const texts = (options: Options): Result.Result<unknown, AmqpEncodeError> =>
+  Result.all(
+    ["host", "vhost", "connectionName", "locale"].map((option) => {
+      const value: unknown = Reflect.get(options, option)
+      return value === undefined || typeof value === "string"
+        ? Result.succeed(value)
+        : invalid(option, `expected a text, not ${shown(value)}`)
+    })
+  )
+
+/** Not a number is no duration, though it is taken for none. */
+const isNaNs = (input: unknown): boolean =>
+  typeof input === "object" && input !== null && !Duration.isDuration(input)
+    ? Object.values(input).some(isNaNs)
+    : Number.isNaN(input)
+
+/** A duration of an option; `zero` is what 0 means, where it may be given. */
+export const duration = (
   path: string,
   input: Duration.Input | undefined,
   fallback: Duration.Duration,
   zero?: string
 ): Result.Result<Duration.Duration, AmqpEncodeError> => {
   if (input === undefined) return Result.succeed(fallback)
-  const value = Option.filter(Duration.fromInput(input), (value) => {
+  const value = Option.filter(isNaNs(input) ? Option.none() : Duration.fromInput(input), (value) => {
     const millis = Duration.toMillis(value)
     return zero === undefined ? millis > 0 : millis >= 0
   })
   const or = zero === undefined ? "" : `, or 0 for ${zero}`
-  return Option.isSome(value) ? Result.succeed(value.value) : invalid(path, `expected a positive duration${or}`)
+  return Option.isSome(value)
+    ? Result.succeed(value.value)
+    : invalid(path, `expected a positive duration such as "10 seconds"${or}, not ${shown(input)}`)
+}
+
+/** Why this is no host, and what to write instead; credentials in it are not repeated. */
+const hostProblem = (host: string): string | undefined => {
+  const name = "expected a host name or an address"
+  if (host.includes("@")) return `${name} alone: user name and password are the option credentials`
+  if (host.includes("://")) return `${name}, not a URL: that is the option url, and TLS the option tls`
+  if (host.includes(",")) return `${name}: several are the option endpoints, each with a host of its own`
+  if (/^\[.*\]/.test(host)) return `${name}: write an IPv6 address without brackets, and the port as the option port`
+  const [, before, port] = /^([^:]*):(\d*)$/.exec(host) ?? []
+  if (before !== undefined) {
+    return `${name} without a port: write host: ${JSON.stringify(before)}, port: ${port === "" ? "5672" : port}`
+  }
+  if (host === "" || /[\s/?#\\]/.test(host) || (host.includes(":") && !AmqpUri.isIpv6(host))) {
+    return `${name}, not ${shown(host)}`
+  }
+  return undefined
+}
+
+const checkHost = (path: string, host: string): Result.Result<string, AmqpEncodeError> => {
+  const problem = hostProblem(host)
+  return problem === undefined ? Result.succeed(host) : invalid(path, problem)
 }
 
 /** The longest time in which a socket is not read. */
@@ -188,11 +261,17 @@ const heartbeat = (
   input: Duration.Input | undefined,
   fromUrl: number | undefined
 ): Result.Result<number, AmqpEncodeError> => {
-  const seconds = input === undefined
-    ? fromUrl ?? 60
-    : Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toSeconds), () => NaN)
+  if (input === undefined) return Result.succeed(fromUrl ?? 60)
+  const given = isNaNs(input) ? Option.none() : Duration.fromInput(input)
+  const seconds = Option.getOrElse(Option.map(given, Duration.toSeconds), () => NaN)
   if (Number.isInteger(seconds) && seconds >= 0 && seconds <= 65535) return Result.succeed(seconds)
-  return invalid("heartbeat", `expected whole seconds from 1 to 65535, or 0 for none, not ${seconds}`)
+  const instead = typeof input === "number" && Number.isInteger(input) && input > 0
+    ? `: a number is in milliseconds, write "${input} seconds"`
+    : ""
+  return invalid(
+    "heartbeat",
+    `expected whole seconds from 1 to 65535 such as "60 seconds", or 0 for none, not ${shown(input)}${instead}`
+  )
 }
 
 const named = (
@@ -216,10 +295,15 @@ const named = (
 const mechanisms = (
   wanted: ReadonlyArray<string | AmqpAuth.Mechanism>
 ): Result.Result<ResolvedOptions["mechanisms"], AmqpEncodeError> => {
+  if (!Array.isArray(wanted)) return invalid("mechanisms", `expected a list such as ["PLAIN"], not ${shown(wanted)}`)
   if (wanted.length === 0) return invalid("mechanisms", "expected at least one")
   for (const mechanism of wanted) {
-    if (typeof mechanism === "string" && named(mechanism, guest) === undefined) {
-      return invalid("mechanisms", `unknown mechanism ${JSON.stringify(mechanism)}: build it with AmqpAuth.make`)
+    if (
+      typeof mechanism === "string"
+        ? named(mechanism, guest) === undefined
+        : !Predicate.hasProperty(mechanism, "name")
+    ) {
+      return invalid("mechanisms", `unknown mechanism ${shown(mechanism)}: build it with AmqpAuth.make`)
     }
   }
   return Result.succeed((credentials) =>
@@ -231,13 +315,58 @@ const noEndpoint = new AmqpConnectionError({
   reason: new ConnectFailed({ endpoint: "", code: "", detail: "the list of endpoints is empty" })
 })
 
+const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> =>
+  tls === undefined || typeof tls === "boolean" || (typeof tls === "object" && tls !== null)
+    ? Result.succeed(tls)
+    : invalid(path, `expected true, false or options, not ${shown(tls)}`)
+
+const hasHost = (endpoint: unknown): endpoint is EndpointInput =>
+  Predicate.hasProperty(endpoint, "host") && typeof endpoint.host === "string"
+
+/** The errors are those of `options.endpoints`. */
+const checkEndpoints = (
+  given: ReadonlyArray<EndpointInput>
+): Result.Result<ReadonlyArray<EndpointInput>, AmqpEncodeError> => {
+  if (!Array.isArray(given)) {
+    return invalid("endpoints", `expected a list such as [{ host: "a" }], not ${kindOf(given)}`)
+  }
+  return Result.gen(function*() {
+    for (const [index, endpoint] of given.entries()) {
+      const path = `endpoints[${index}]`
+      if (!hasHost(endpoint)) return yield* invalid(path, `expected { host, port }, not ${kindOf(endpoint)}`)
+      yield* checkHost(`${path}.host`, endpoint.host)
+      if (endpoint.port !== undefined) yield* integer(`${path}.port`, endpoint.port, 1, 65535)
+      yield* checkTls(`${path}.tls`, endpoint.tls)
+    }
+    return given
+  })
+}
+
+/** What an Effect gave that names the endpoints is an error of that attempt. */
+const unusable = ({ path, reason }: AmqpEncodeError): AmqpConnectionError =>
+  new AmqpConnectionError({ reason: new ConnectFailed({ endpoint: path, code: "", detail: reason }) })
+
+const checkCredentials = (credentials: unknown): Result.Result<unknown, AmqpEncodeError> => {
+  const isUsable = credentials === undefined || Effect.isEffect(credentials) ||
+    (Predicate.hasProperty(credentials, "username") && typeof credentials.username === "string" &&
+      Predicate.hasProperty(credentials, "password") && Redacted.isRedacted(credentials.password))
+  return isUsable
+    ? Result.succeed(credentials)
+    : invalid(
+      "credentials",
+      "expected { username, password }, the password as Redacted.make(\"…\"), or an Effect of that"
+    )
+}
+
 const endpoints = (
   input: NonNullable<Options["endpoints"]>,
   order: "fixed" | "shuffled",
   tls: TlsOptions | undefined
 ): ResolvedOptions["endpoints"] =>
   Effect.gen(function*() {
-    const given = Effect.isEffect(input) ? yield* input : input
+    const given = Effect.isEffect(input)
+      ? yield* Effect.flatMap(input, (named) => Effect.fromResult(Result.mapError(checkEndpoints(named), unusable)))
+      : input
     const ordered = order === "fixed" ? given : yield* Random.shuffle(given)
     const [first, ...others] = ordered.map((one): Endpoint => {
       const own = one.tls === true ? tls ?? {} : one.tls === false ? undefined : one.tls ?? tls
@@ -266,6 +395,20 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
     if (query.depth !== undefined || query.failIfNoPeerCert !== undefined) {
       return yield* invalid("url", "this client has no use for the query parameters depth and fail_if_no_peer_cert")
     }
+    yield* texts(options)
+    yield* checkCredentials(options.credentials)
+    yield* checkTls("tls", options.tls)
+    if (options.endpoints !== undefined && !Effect.isEffect(options.endpoints)) yield* checkEndpoints(options.endpoints)
+    const { clientProperties, endpointOrder = "fixed", reconnect } = options
+    if (endpointOrder !== "fixed" && endpointOrder !== "shuffled") {
+      return yield* invalid("endpointOrder", `expected "fixed" or "shuffled", not ${shown(endpointOrder)}`)
+    }
+    if (clientProperties !== undefined && !Predicate.isObject(clientProperties)) {
+      return yield* invalid("clientProperties", `expected a table, not ${shown(clientProperties)}`)
+    }
+    if (reconnect !== undefined && !Schedule.isSchedule(reconnect)) {
+      return yield* invalid("reconnect", `expected a Schedule, not ${shown(reconnect)}`)
+    }
     const fromUrl = uri.scheme === "amqps" ? tlsOf(query) : undefined
     const explicit = options.tls === true ? {} : options.tls
     const tls = explicit === false ? undefined : explicit === undefined ? fromUrl : { ...fromUrl, ...explicit }
@@ -276,12 +419,12 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
       endpoints: options.endpoints === undefined
         ? Effect.succeed([
           {
-            host: options.host ?? uri.host ?? "localhost",
+            host: options.host === undefined ? uri.host ?? "localhost" : yield* checkHost("host", options.host),
             port: yield* integer("port", options.port ?? uri.port ?? fallbackPort, 1, 65535),
             tls
           }
         ])
-        : endpoints(options.endpoints, options.endpointOrder ?? "fixed", tls),
+        : endpoints(options.endpoints, endpointOrder, tls),
       vhost: options.vhost ?? AmqpUri.vhostOrDefault(uri),
       credentials: Effect.isEffect(options.credentials) ? options.credentials : Effect.succeed(
         options.credentials ?? (uri.username === undefined

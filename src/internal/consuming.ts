@@ -6,13 +6,12 @@
 import type * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { AmqpDelivery, AmqpUnacknowledged } from "../AmqpDelivery.ts"
 import { AmqpConnectionError, AmqpEncodeError, type ChannelCloseCause } from "../AmqpError.ts"
 import type { AmqpMessage } from "../AmqpMessage.ts"
-import type { ChannelState, Request } from "./channelState.ts"
+import type { ChannelState } from "./channelState.ts"
 import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./channelTypes.ts"
 import { type ConsumerEnd, type ConsumerEntry, Deliveries, type MakeDelivery, type Pulled } from "./deliveries.ts"
 import { channelClosed, request, type RequestError } from "./requests.ts"
@@ -47,6 +46,9 @@ const deliveriesOf = <D extends AmqpMessage>(
     })
   ))
 
+/** How to subscribe, beside what the consumer says itself. */
+export type SubscribeOptions = Pick<ConsumeOptions, "exclusive" | "arguments">
+
 /** Waits for the end of a `basic.cancel`. */
 interface Cancelling {
   readonly onReply: () => void
@@ -55,6 +57,12 @@ interface Cancelling {
 
 /** Subscribes a channel's consumers. */
 export interface Consuming {
+  /** Subscribes a consumer. Interrupted, it is cancelled as soon as the broker has answered. */
+  readonly subscribe: (consumer: ConsumerEntry, options: SubscribeOptions) => Effect.Effect<void, ConsumeError>
+  /** Cancels a consumer, unless it has ended, and waits for the answer. */
+  readonly stop: (consumer: ConsumerEntry) => Effect.Effect<void, RequestError>
+  /** Cancels a consumer, unless it has ended, as soon as that may be done; waits for nothing. */
+  readonly leave: (consumer: ConsumerEntry) => void
   consume(
     options: ConsumeOptions & { readonly noAck: true }
   ): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
@@ -62,11 +70,6 @@ export interface Consuming {
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
   consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
-  /** `consume` with deliveries of the caller's making. */
-  readonly consumeWith: <D extends AmqpUnacknowledged>(
-    options: ConsumeOptions,
-    make: MakeDelivery<D>
-  ) => Effect.Effect<Consumer<D>, ConsumeError, Scope.Scope>
   readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>
 }
 
@@ -76,12 +79,18 @@ export const makeConsuming = (
   state: ChannelState,
   bounded: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<void>
 ): Consuming => {
-  /** Consumers that wait for their `consume-ok`. */
-  const consuming = new Map<string, Latch.Latch>()
+  /** Consumers that wait for their `consume-ok`, with those who wait for it, too. */
+  const consuming = new Map<string, Array<() => void>>()
 
   /** `basic.cancel` before `consume-ok` would end the connection (541). */
+  const whenAnswered = (consumerTag: string, callback: () => void): void => {
+    const waiting = consuming.get(consumerTag)
+    if (waiting === undefined) callback()
+    else waiting.push(callback)
+  }
+
   const answered = (consumerTag: string): Effect.Effect<void> =>
-    Effect.suspend(() => consuming.get(consumerTag)?.await ?? Effect.void)
+    Effect.callback((resume) => whenAnswered(consumerTag, () => resume(Effect.void)))
 
   /** Consumers that wait for their `cancel-ok`, with those who want to know. */
   const cancelling = new Map<ConsumerEntry, Array<Cancelling>>()
@@ -150,51 +159,30 @@ export const makeConsuming = (
       Effect.callback<void>((resume) => release(consumer, () => resume(Effect.void)))
     )
 
-  const subscribe = <D extends AmqpMessage>(
-    deliveries: Deliveries<D>,
-    consume: Request<"basic.consume">
+  const leave = (consumer: ConsumerEntry): void =>
+    whenAnswered(consumer.consumerTag, () => {
+      if (isSubscribed(consumer)) cancelUnsafe(consumer, { onReply: () => {}, onFailure: () => {} })
+    })
+
+  const subscribe = (
+    consumer: ConsumerEntry,
+    { arguments: args = {}, exclusive = false }: SubscribeOptions
   ): Effect.Effect<void, ConsumeError> => {
-    const { consumerTag } = deliveries
-    const latch = Latch.makeUnsafe(false)
+    const { consumerTag, noAck, queue } = consumer
     const onAnswer = (): void => {
+      const waiting = consuming.get(consumerTag) ?? []
       consuming.delete(consumerTag)
-      latch.openUnsafe()
+      for (const callback of waiting) callback()
     }
     return Effect.suspend(() => {
+      if (state.consumer(consumerTag) !== undefined) {
+        const reason = "this channel has a consumer of that tag"
+        return Effect.fail(new AmqpEncodeError({ path: "consumerTag", reason }))
+      }
       // Deliveries may be in the same chunk as the reply.
-      state.addConsumer(deliveries)
-      consuming.set(consumerTag, latch)
-      return request(state, consume, {
-        entity: deliveries.queue,
-        soft: ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked", "AmqpPreconditionFailed"],
-        onReply: onAnswer,
-        onLateReply: () => {
-          onAnswer()
-          release(deliveries, () => {})
-        }
-      })
-    }).pipe(Effect.onError((cause) =>
-      Effect.sync(() => {
-        // An interrupted subscription is answered all the same, unless the channel goes.
-        if (Cause.hasInterruptsOnly(cause)) return state.onClosed(onAnswer)
-        state.removeConsumer(deliveries)
-        onAnswer()
-      })
-    ))
-  }
-
-  const start = <D extends AmqpMessage>(
-    deliveries: Deliveries<D>,
-    { arguments: args = {}, exclusive = false }: ConsumeOptions
-  ): Effect.Effect<Consumer<D>, ConsumeError, Scope.Scope> => {
-    const { consumerTag, noAck, queue } = deliveries
-    if (state.consumer(consumerTag) !== undefined) {
-      const reason = "this channel has a consumer of that tag"
-      return Effect.fail(new AmqpEncodeError({ path: "consumerTag", reason }))
-    }
-    // The finalizer comes first: no interruption can fall between the reply and it.
-    return Effect.addFinalizer(() => bounded(unsubscribe(deliveries))).pipe(
-      Effect.andThen(subscribe(deliveries, {
+      state.addConsumer(consumer)
+      consuming.set(consumerTag, [])
+      const consume = {
         _tag: "basic.consume",
         queue,
         consumerTag,
@@ -203,9 +191,24 @@ export const makeConsuming = (
         exclusive,
         noWait: false,
         arguments: args
-      })),
-      Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(deliveries) })
-    )
+      } as const
+      return request(state, consume, {
+        entity: queue,
+        soft: ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked", "AmqpPreconditionFailed"],
+        onReply: onAnswer,
+        onLateReply: () => {
+          onAnswer()
+          release(consumer, () => {})
+        }
+      }).pipe(Effect.onError((cause) =>
+        Effect.sync(() => {
+          // An interrupted subscription is answered all the same, unless the channel goes.
+          if (Cause.hasInterruptsOnly(cause)) return state.onClosed(onAnswer)
+          state.removeConsumer(consumer)
+          onAnswer()
+        })
+      ))
+    })
   }
 
   const consumeWith = <D extends AmqpUnacknowledged>(options: ConsumeOptions, make: MakeDelivery<D>) =>
@@ -213,7 +216,12 @@ export const makeConsuming = (
       const { noAck = false, queue } = options
       // An empty one would be the broker's to choose, and its choice comes too late for the first deliveries.
       const consumerTag = options.consumerTag || session.consumerTag()
-      return start(new Deliveries({ consumerTag, queue, noAck }, make, session), options)
+      const deliveries = new Deliveries({ consumerTag, queue, channel: state.id, noAck }, make, session)
+      // The finalizer comes first: no interruption can fall between the reply and it.
+      return Effect.addFinalizer(() => bounded(unsubscribe(deliveries))).pipe(
+        Effect.andThen(subscribe(deliveries, options)),
+        Effect.as({ consumerTag, deliveries: deliveriesOf(deliveries, state), cancel: stop(deliveries) })
+      )
     })
 
   function consume(
@@ -227,12 +235,12 @@ export const makeConsuming = (
     return consumeWith<AmqpUnacknowledged>(
       options,
       options.noAck === true
-        ? (deliveryTag, redelivered, exchange, routingKey, content) =>
-          new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content)
-        : (deliveryTag, redelivered, exchange, routingKey, content) =>
-          new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content)
+        ? (deliveryTag, redelivered, exchange, routingKey, content, source) =>
+          new AmqpUnacknowledged(deliveryTag, redelivered, exchange, routingKey, content, source)
+        : (deliveryTag, redelivered, exchange, routingKey, content, source) =>
+          new AmqpDelivery(state, deliveryTag, redelivered, exchange, routingKey, content, source)
     )
   }
 
-  return { consume, consumeWith, cancel }
+  return { subscribe, stop, leave, consume, cancel }
 }

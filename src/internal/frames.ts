@@ -97,6 +97,11 @@ export class FrameParser {
     this.frameMax = frameMax
   }
 
+  /** Whether all that came is whole frames. */
+  get isBetweenFrames(): boolean {
+    return this.headFilled === 0
+  }
+
   /** Parses a chunk. Throws `AmqpConnectionError`, whatever the bytes are, and is dead from then on. */
   push(chunk: Uint8Array): void {
     if (this.failed) throw violation(501, "the parser cannot be used after a failure")

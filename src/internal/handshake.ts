@@ -2,6 +2,9 @@
  * The opening of a connection as a sequence of steps (specification 2.2.4): start, any number of secure rounds, tune,
  * open. It answers methods with methods; reading, writing and time are the session's.
  *
+ * It refuses what the server, by its version, is known to refuse without a word, and says what a server that hangs up in the
+ * middle most likely means.
+ *
  * @since 0.1.0
  */
 import * as Result from "effect/Result"
@@ -12,13 +15,22 @@ import {
   type AmqpEncodeError,
   AuthenticationFailed,
   fromConnectionClose,
+  NegotiationFailed,
   NotAllowed,
   ProtocolVersionMismatch
 } from "../AmqpError.ts"
 import type { InputTable, PlainTable } from "../AmqpTable.ts"
+import { firstStep } from "./connectionError.ts"
 import { violation } from "./frames.ts"
-import { type ConnectionClose, type ConnectionStart, type ConnectionTune, frameMinSize, type Method } from "./spec.ts"
-import { utf8Decode } from "./wire.ts"
+import {
+  type ConnectionClose,
+  type ConnectionStart,
+  type ConnectionTune,
+  frameMinSize,
+  type Method,
+  methods
+} from "./spec.ts"
+import { excerpt, utf8Decode } from "./wire.ts"
 
 /** The negotiated limits of a connection. */
 export interface Limits {
@@ -76,10 +88,23 @@ const fail = (error: AmqpConnectionError, answer?: Method<InputTable>): Step =>
 const authenticationFailed = (mechanism: string, detail: string): AmqpConnectionError =>
   new AmqpConnectionError({ reason: new AuthenticationFailed({ mechanism, detail }) })
 
+/** RabbitMQ from 4.1 on waits three seconds and hangs up on smaller frames. */
+const rabbitFrameMin = 8192
+
+const isRabbitFrom41 = ({ product, version }: PlainTable): boolean => {
+  const [, major = "", minor = ""] = /^(\d+)\.(\d+)\./.exec(typeof version === "string" ? version : "") ?? []
+  return product === "RabbitMQ" && (Number(major) > 4 || (Number(major) === 4 && Number(minor) >= 1))
+}
+
+/** RabbitMQ takes no larger frame before tuning, unless it is configured to; from 4.1 on twice as much. */
+const rabbitFirstFrame = 4096
+
 /** The state of one handshake. */
 export class Handshake {
   /** The step that waits for an answer, for errors. */
-  waitingOn = "the protocol header"
+  waitingOn = firstStep
+  /** The size of the frame that was sent last. */
+  sentSize = 0
   private readonly options: HandshakeOptions
   private mechanism: Mechanism | undefined
   private rounds = 0
@@ -120,22 +145,66 @@ export class Handshake {
     return authenticationFailed(this.mechanism?.name ?? "", error.message)
   }
 
+  /**
+   * The server hung up. Before it said anything that says nothing; in answer to something it is a refusal, of servers that
+   * give strangers no reasons. `undefined`: it says nothing.
+   */
+  onHangUp(): AmqpConnectionError | undefined {
+    switch (this.waitingOn) {
+      case "connection.start-ok":
+      case "connection.secure-ok": {
+        const login = this.sentSize > rabbitFirstFrame
+          ? `, or a login that is too large: ${this.waitingOn} takes ${this.sentSize} bytes, and RabbitMQ allows ` +
+            `${rabbitFirstFrame} (${2 * rabbitFirstFrame} from 4.1 on) unless its initial_frame_max says more`
+          : ""
+        const detail =
+          `the broker closed the connection after ${this.waitingOn} without saying why, which is how some ` +
+          `brokers refuse credentials or a mechanism${login}`
+        const mechanism = this.mechanism?.name ?? ""
+        return new AmqpConnectionError({ reason: new AuthenticationFailed({ mechanism, detail, unspoken: true }) })
+      }
+      case "connection.open": {
+        const { channelMax, frameMax, heartbeat } = this.limits ?? unlimited
+        const detail =
+          "the broker closed the connection after connection.tune-ok and connection.open without saying why, " +
+          `which is how some brokers refuse limits (frameMax ${frameMax}, channelMax ${channelMax}, heartbeat ` +
+          `${heartbeat} s) or a vhost (${JSON.stringify(this.options.vhost)})`
+        return new AmqpConnectionError({ reason: new NegotiationFailed({ detail, unspoken: true }) })
+      }
+      default:
+        return undefined
+    }
+  }
+
+  /** Why frames of this size need not be tried; 0 is "as the server likes". */
+  private refusedFrameMax(frameMax: number): AmqpConnectionError | undefined {
+    if (frameMax === 0 || frameMax >= rabbitFrameMin || !isRabbitFrom41(this.serverProperties)) return undefined
+    const detail =
+      `RabbitMQ ${String(this.serverProperties["version"])} accepts a frameMax of ${rabbitFrameMin} or more, ` +
+      `not ${frameMax}`
+    return new AmqpConnectionError({ reason: new NegotiationFailed({ detail: excerpt(detail) }) })
+  }
+
   private onStart(start: ConnectionStart): Step {
     const { versionMajor, versionMinor } = start
     if (versionMajor !== 0 || versionMinor !== 9) {
       const offered = `AMQP ${versionMajor}-${versionMinor}`
       return fail(new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered }) }))
     }
+    this.serverProperties = start.serverProperties
+    const refused = this.refusedFrameMax(this.options.limits.frameMax)
+    if (refused !== undefined) return fail(refused)
     const offered = utf8Decode(start.mechanisms) ?? ""
     const mechanism = select(offered, this.options.mechanisms)
     if (mechanism === undefined) {
       const wanted = this.options.mechanisms.map(({ name }) => name).join(", ")
-      return fail(authenticationFailed("", `the broker offers ${offered}, this client is set to use ${wanted}`))
+      return fail(
+        authenticationFailed("", `the broker offers ${excerpt(offered)}, this client is set to use ${wanted}`)
+      )
     }
     const response = mechanism.initialResponse()
     if (Result.isFailure(response)) return fail(authenticationFailed(mechanism.name, response.failure.message))
     this.mechanism = mechanism
-    this.serverProperties = start.serverProperties
     this.waitingOn = "connection.start-ok"
     return {
       _tag: "Send",
@@ -164,6 +233,8 @@ export class Handshake {
         violation(501, `the broker asks for frames of ${limits.frameMax} bytes, the least is ${frameMinSize}`)
       )
     }
+    const refused = this.refusedFrameMax(limits.frameMax)
+    if (refused !== undefined) return fail(refused)
     this.limits = limits
     this.waitingOn = "connection.open"
     return {
@@ -179,9 +250,11 @@ export class Handshake {
       const reason = new AuthenticationFailed({ mechanism: this.mechanism?.name ?? "", detail: close.replyText })
       return fail(new AmqpConnectionError({ reason }), answer)
     }
+    const { classId, methodId, replyCode, replyText } = close
+    const ofTuning = (classId << 16 | methodId) === methods["connection.tune"].id ||
+      (classId << 16 | methodId) === methods["connection.tune-ok"].id
     // A vhost that may not be used is 530 on RabbitMQ and 403 on other brokers.
-    if (this.limits !== undefined && (close.replyCode === 403 || close.replyCode === 530)) {
-      const { classId, methodId, replyCode, replyText } = close
+    if (this.limits !== undefined && !ofTuning && (replyCode === 403 || replyCode === 530)) {
       const reason = new NotAllowed({ replyCode, replyText, classId, methodId, vhost: this.options.vhost })
       return fail(new AmqpConnectionError({ reason }), answer)
     }

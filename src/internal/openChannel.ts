@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
-import { AmqpConnectionError, AmqpEncodeError, ResourceError } from "../AmqpError.ts"
+import { AmqpConnectionError, AmqpEncodeError, ChannelsExhausted } from "../AmqpError.ts"
 import { OpenChannel } from "./channel.ts"
 import { ChannelState } from "./channelState.ts"
 import type { CommandError } from "./channelTypes.ts"
@@ -23,20 +23,15 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
     const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
     return new AmqpEncodeError({ path: "id", reason })
   }
-  const reason = new ResourceError({
-    replyCode: 506,
-    replyText: `all ${session.channelMax} channels of this connection are open`,
-    classId: 20,
-    methodId: 10
-  })
+  const reason = new ChannelsExhausted({ channelMax: session.channelMax })
   return new AmqpConnectionError({ reason })
 }
 
 /** A function of its own, which keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope. */
-export const openChannelOn = (
+/** Opens a channel of this session and closes it with the scope, as a part of an ending that may be under way. */
+export const openPart = (
   session: Session,
   ending: Ending,
   id?: number | undefined
@@ -45,7 +40,6 @@ export const openChannelOn = (
     Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
-      ending.opened()
       const open = new OpenChannel(session, state, ending)
       const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
@@ -55,6 +49,17 @@ export const openChannelOn = (
       return Effect.andThen(Scope.addFinalizerExit(scope, closing(open)), restore(opening))
     })
   )
+
+/** Opens a channel of this session and closes it with the scope. */
+export const openChannelOn = (
+  session: Session,
+  ending: Ending,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.suspend(() => {
+    ending.opened()
+    return openPart(session, ending, id)
+  })
 
 /** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
 export const openChannel = (

@@ -1,10 +1,16 @@
 /**
  * The write side of a connection: every frame is encoded into it, and the shell takes what has gathered, once per turn.
  *
- * Small contents are copied into a shared pool. Large bodies stay where they are and go out by reference, some frames
- * per turn, so that 64 MiB on one channel do not starve the others; the frames behind one on the same channel wait in
- * that channel's lane. The gate tells publishers when to wait: too many unwritten bytes, or a blocked connection. The
- * outbox neither writes to a socket nor keeps time.
+ * Small contents are copied into a shared pool, which goes out whole. What a channel has beyond that waits in its lane:
+ * large bodies, which stay where they are and go out by reference, the frames behind one, and more small ones than go
+ * into the pool in a turn. Lanes take turns of one quantum, so that megabytes on one channel hold up nobody else.
+ *
+ * The gate tells publishers when to wait: the connection is blocked, or too much is unwritten and too much of it is their
+ * channel's. It has them wait by channel, because one queue for all would have each wait for the bodies of all others.
+ * So at most `highWater` bytes are unwritten, the n-th channel that is busy may add its n-th part of that, and each a
+ * message: for 2,000 channels some 9 MiB and a message each.
+ *
+ * The outbox neither writes to a socket nor keeps time.
  *
  * @since 0.1.0
  */
@@ -15,19 +21,23 @@ import { sizeOf, view, Writer } from "./wire.ts"
 /** From here a body goes by reference: a copy of 16 KiB costs about 1 us, as much as the extra writes. */
 export const byReferenceSize = 16 * 1024
 
-/** Unwritten bytes from which publishers wait. */
+/** Unwritten bytes from which publishers wait whose channel has its share of them. */
 export const highWater = 1024 * 1024
 
-/** Bytes of large bodies per turn; whole frames, so one frame at least. */
-const quantum = 256 * 1024
+/** Bytes of a channel that go into the shared pool in one turn; what follows waits for the turn of the channel. */
+export const poolShare = 64 * 1024
 
-/** Frames of a channel, and what they end with: a large body, or a stop until `release`. */
+/** Bytes of one turn of a lane; whole frames, so one frame at least. */
+export const quantum = 256 * 1024
+
+/** Frames of a channel, and what they end with: a large body, a stop until `release`, or nothing. */
 interface Segment {
-  readonly before: ReadonlyArray<Uint8Array>
-  /** Empty for a stop. */
+  /** What of them has not been handed out. Only the last may belong to the body; all others are whole contents. */
+  readonly before: Array<Uint8Array>
+  /** Empty where there is none. */
   readonly body: Uint8Array
   offset: number
-  /** Whether `before` has been handed out: from there on the content must be completed. */
+  /** Whether all of `before` has been handed out: from there on the content must be completed. */
   started: boolean
   holds: boolean
 }
@@ -38,8 +48,16 @@ const noBody = new Uint8Array(0)
 export class Lane {
   readonly channel: number
   readonly outbox: Outbox
+  /** Bytes accepted and not yet written. For the outbox, which counts them. */
+  unwritten = 0
+  /** Whether it has a place among those that take turns. For the outbox. */
+  hasTurns = false
   private madeOwn: Writer | undefined
   private readonly queue: Array<Segment> = []
+  /** Of `unwritten`, what is in the shared pool, and what has been handed out. */
+  private pooled = 0
+  private taken = 0
+  private madeWaiting: Set<() => void> | undefined
 
   constructor(outbox: Outbox, channel: number) {
     this.outbox = outbox
@@ -50,22 +68,42 @@ export class Lane {
     return this.outbox.frameMax
   }
 
-  /** Frames behind a large body, or behind `hold`: most channels have none. */
+  /** Frames that wait for a turn: most channels have none. */
   private get own(): Writer {
     return this.madeOwn ??= new Writer()
   }
 
+  private get ownPending(): number {
+    return this.madeOwn === undefined ? 0 : this.madeOwn.pending
+  }
+
+  private get waiting(): Set<() => void> {
+    return this.madeWaiting ??= new Set()
+  }
+
   /** Where the next frame of this channel is encoded. */
   get writer(): Writer {
-    const { madeOwn } = this
-    return this.queue.length > 0 || (madeOwn !== undefined && madeOwn.pending > 0) ? this.own : this.outbox.shared
+    return this.queue.length > 0 || this.pooled >= poolShare || this.ownPending > 0 ? this.own : this.outbox.shared
   }
 
   /** Makes what was encoded into `writer` part of the output. */
   commit(writer: Writer): void {
+    this.commitUnit(writer)
+    this.outbox.ready()
+  }
+
+  private commitUnit(writer: Writer): void {
+    const { outbox } = this
     const size = writer.unitSize
     writer.commit()
-    this.outbox.accept(size)
+    outbox.count(this, size)
+    if (writer !== outbox.shared) {
+      // With a queue it has its turns already, or is held.
+      if (this.queue.length === 0) outbox.enqueue(this)
+    } else {
+      if (this.pooled === 0) outbox.pooled.push(this)
+      this.pooled += size
+    }
   }
 
   /** Completes a content whose method and header are in `writer` already. */
@@ -74,15 +112,19 @@ export class Lane {
       writeBodyFrames(writer, this.channel, body, this.outbox.frameMax)
       return this.commit(writer)
     }
-    const size = writer.unitSize
-    writer.commit()
+    this.commitUnit(writer)
+    this.outbox.count(this, this.framed(body.length))
     this.push(body, false)
-    this.outbox.accept(size + this.framed(body.length))
+    this.outbox.ready()
   }
 
   private push(body: Uint8Array, holds: boolean): void {
-    this.queue.push({ before: this.own.take(), body, offset: 0, started: false, holds })
+    this.queue.push({ before: this.takeOwn(), body, offset: 0, started: false, holds })
     this.outbox.enqueue(this)
+  }
+
+  private takeOwn(): Array<Uint8Array> {
+    return this.madeOwn === undefined ? [] : this.madeOwn.take()
   }
 
   /** Size with its frames of so much of a body. */
@@ -101,34 +143,75 @@ export class Lane {
     if (held === undefined) return
     held.holds = false
     this.outbox.enqueue(this)
-    this.outbox.accept(0)
+    this.outbox.ready()
   }
 
-  /** Tells that the shared pool, which holds the head of the first body, is going out. */
-  sharedTaken(): void {
+  /** Tells that the shared pool, which may hold the head of the first body, is going out. */
+  onPoolTaken(): void {
+    this.onTaken(this.pooled)
+    this.pooled = 0
     const first = this.queue[0]
     if (first !== undefined && first.before.length === 0) first.started = true
   }
 
-  /** Moves up to one quantum into `out`. Returns whether there is nothing more to move at present. */
-  take(out: Array<Uint8Array>): boolean {
-    let left = quantum
-    for (let first = this.queue[0]; first !== undefined; first = this.queue[0]) {
-      if (!first.started) out.push(...first.before)
+  private onTaken(size: number): void {
+    if (size === 0) return
+    if (this.taken === 0) this.outbox.taken.push(this)
+    this.taken += size
+  }
+
+  /** What was handed out has been written. */
+  onWritten(): void {
+    this.outbox.count(this, -this.taken)
+    this.taken = 0
+  }
+
+  /** Whether there is something for a turn. */
+  get hasMore(): boolean {
+    const first = this.queue[0]
+    return first === undefined ? this.ownPending > 0 : first.before.length > 0 || !first.holds
+  }
+
+  /** Moves up to one quantum into `out`. Returns how much. */
+  take(out: Array<Uint8Array>): number {
+    let size = 0
+    for (let first = this.first(); first !== undefined && size < quantum; first = this.first()) {
+      size += this.takeFrames(first, quantum - size, out)
+      if (first.before.length > 0) break
       first.started = true
-      if (first.holds) return true
-      if (first.body.length > 0) left -= this.takeBody(first, left, out)
-      if (first.offset < first.body.length) return false
+      if (first.holds) break
+      if (first.body.length > 0 && size < quantum) size += this.takeBody(first, quantum - size, out)
+      if (first.offset < first.body.length) break
       this.queue.shift()
-      if (left <= 0) return false
     }
-    out.push(...this.own.take())
-    return true
+    // Most channels never need it again.
+    if (this.queue.length === 0 && this.ownPending === 0) this.madeOwn = undefined
+    this.onTaken(size)
+    return size
+  }
+
+  private first(): Segment | undefined {
+    if (this.queue.length === 0 && this.ownPending > 0) {
+      this.queue.push({ before: this.takeOwn(), body: noBody, offset: 0, started: false, holds: false })
+    }
+    return this.queue[0]
+  }
+
+  private takeFrames({ before }: Segment, left: number, out: Array<Uint8Array>): number {
+    let size = 0
+    while (size < left) {
+      const chunk = before.shift()
+      if (chunk === undefined) break
+      out.push(chunk)
+      size += chunk.length
+    }
+    return size
   }
 
   private takeBody(large: Segment, left: number, out: Array<Uint8Array>): number {
-    const max = this.outbox.frameMax - frameOverhead
-    const size = Math.min(large.body.length - large.offset, Math.max(1, Math.floor(left / max)) * max)
+    const { frameMax } = this.outbox
+    const max = frameMax - frameOverhead
+    const size = Math.min(large.body.length - large.offset, Math.max(1, Math.floor(left / frameMax)) * max)
     // The end octet of a frame and the head of the next one travel together.
     const heads = new Uint8Array(frameOverhead * Math.ceil(size / max))
     let head = 0
@@ -149,7 +232,7 @@ export class Lane {
     heads[head] = frameEnd
     out.push(view(heads, head, head + 1))
     large.offset += size
-    return size
+    return size + heads.length
   }
 
   /**
@@ -159,17 +242,51 @@ export class Lane {
   discard(): boolean {
     const first = this.queue[0]
     const size = this.drop(first !== undefined && first.started && first.body.length > 0 ? 1 : 0)
-    return size + this.outbox.discardShared(this.channel) > 0
+    this.outbox.discardShared(this.channel)
+    this.outbox.count(this, -this.pooled)
+    const dropped = size + this.pooled
+    this.pooled = 0
+    return dropped > 0
   }
 
   /** Drops all but so many segments. Returns the size of what was dropped. */
   drop(kept: number): number {
-    let size = sizeOf(this.own.take())
-    for (const { before, body, offset, started } of this.queue.splice(kept)) {
-      size += (started ? 0 : sizeOf(before)) + this.framed(body.length - offset)
+    let size = sizeOf(this.takeOwn())
+    for (const { before, body, offset } of this.queue.splice(kept)) {
+      size += sizeOf(before) + this.framed(body.length - offset)
     }
-    this.outbox.drop(size)
+    this.outbox.count(this, -size)
     return size
+  }
+
+  // --- the gate
+
+  /** Whether content may be added now. */
+  get isOpen(): boolean {
+    const { outbox } = this
+    return !outbox.isBlocked && (outbox.unwritten < highWater || this.unwritten * outbox.busy < highWater)
+  }
+
+  /** Calls back once, as soon as the gate is open: at once if it is. */
+  wait(callback: () => void): void {
+    if (this.isOpen) return callback()
+    this.waiting.add(callback)
+    this.outbox.waiting.add(this)
+  }
+
+  /** Takes back a `wait`. */
+  unwait(callback: () => void): void {
+    this.madeWaiting?.delete(callback)
+  }
+
+  /** Lets in the one who has waited longest. Returns whether others wait. */
+  admit(): boolean {
+    const { waiting } = this
+    const [first] = waiting
+    if (first === undefined) return false
+    waiting.delete(first)
+    first()
+    return waiting.size > 0
   }
 }
 
@@ -184,17 +301,23 @@ export class Outbox {
   readonly shared = new Writer()
   /** The negotiated size of a whole frame. */
   frameMax: number
+  /** Bytes of channels that are accepted and not yet written. */
+  unwritten = 0
+  /** How many channels they are of. */
+  busy = 0
+  /** Lanes with frames in the shared pool, those with frames in what was handed out, and those whose publishers wait. */
+  readonly pooled: Array<Lane> = []
+  readonly taken: Array<Lane> = []
+  readonly waiting = new Set<Lane>()
+  /** Lanes that take turns. */
+  private readonly lanes: Array<Lane> = []
   /** Whether the broker reads nothing at present (`connection.blocked`). */
   private blocked = false
   private readonly hooks: OutboxHooks
-  private readonly lanes: Array<Lane> = []
-  /** Bytes accepted and not yet written. */
-  private unwritten = 0
-  private taken = 0
+  private writing = false
   private scheduled = false
   private wake: (() => void) | undefined
   private drained: (() => void) | undefined
-  private readonly waiting = new Set<() => void>()
   private ended = false
 
   constructor(frameMax: number, hooks: OutboxHooks) {
@@ -204,8 +327,8 @@ export class Outbox {
 
   // --- writers of frames
 
-  accept(size: number): void {
-    this.unwritten += size
+  /** There may be something to take. */
+  ready(): void {
     if (this.scheduled || this.wake === undefined) return
     this.scheduled = true
     this.hooks.schedule(this.flush)
@@ -218,15 +341,11 @@ export class Outbox {
     wake?.()
   }
 
-  drop(size: number): void {
-    this.unwritten -= size
-  }
-
   /** Adds bytes that are no frame of a channel: the protocol header, a heartbeat. */
   raw(bytes: Uint8Array): void {
     this.shared.raw(bytes)
     this.shared.commit()
-    this.accept(bytes.length)
+    this.ready()
   }
 
   /** The lane of a channel: the one that still has frames of the number's former channel to write, or a new one. */
@@ -234,29 +353,39 @@ export class Outbox {
     return this.lanes.find((lane) => lane.channel === channel) ?? new Lane(this, channel)
   }
 
-  /** Lets a lane have its turns. */
-  enqueue(lane: Lane): void {
-    if (!this.lanes.includes(lane)) this.lanes.push(lane)
+  // --- lanes
+
+  /** Counts what a lane has accepted, or less of it. */
+  count(lane: Lane, change: number): void {
+    if (change === 0) return
+    if (lane.unwritten === 0) this.busy++
+    lane.unwritten += change
+    if (lane.unwritten === 0) this.busy--
+    this.unwritten += change
   }
 
-  /** Removes a channel's frames from what waits in the shared pool. Returns their size. */
-  discardShared(channel: number): number {
+  /** Lets a lane have its turns. */
+  enqueue(lane: Lane): void {
+    if (lane.hasTurns) return
+    lane.hasTurns = true
+    this.lanes.push(lane)
+  }
+
+  /** Removes a channel's frames from what waits in the shared pool. */
+  discardShared(channel: number): void {
     const { shared } = this
-    let dropped = 0
     for (const chunk of shared.take()) {
       let at = 0
       while (at < chunk.length) {
         // The protocol header is no frame, but it is as long as a heartbeat.
         const isFrame = chunk[at] !== protocolHeader[0]
         const size = frameOverhead + (isFrame ? new DataView(chunk.buffer, chunk.byteOffset + at).getUint32(3) : 0)
-        if (isFrame && (((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel) dropped += size
-        else shared.raw(view(chunk, at, at + size))
+        const isDropped = isFrame && (((chunk[at + 1] ?? 0) << 8) | (chunk[at + 2] ?? 0)) === channel
+        if (!isDropped) shared.raw(view(chunk, at, at + size))
         shared.commit()
         at += size
       }
     }
-    this.drop(dropped)
-    return dropped
   }
 
   // --- the shell
@@ -264,13 +393,17 @@ export class Outbox {
   /** Everything that may go out now; `undefined` when there is nothing. What is taken must be written. */
   take(): ReadonlyArray<Uint8Array> | undefined {
     const out = this.shared.take()
-    for (const lane of this.lanes) lane.sharedTaken()
-    let lane = this.lanes.shift()
-    while (lane !== undefined) {
-      if (!lane.take(out)) this.lanes.push(lane)
-      lane = out.length === 0 ? this.lanes.shift() : undefined
+    for (const lane of this.pooled.splice(0)) lane.onPoolTaken()
+    // The small rests of many lanes are one write.
+    let size = 0
+    while (size < quantum / 2) {
+      const lane = this.lanes.shift()
+      if (lane === undefined) break
+      size += lane.take(out)
+      lane.hasTurns = false
+      if (lane.hasMore) this.enqueue(lane)
     }
-    this.taken = sizeOf(out)
+    this.writing = out.length > 0
     if (this.lanes.length === 0) {
       this.drained?.()
       this.drained = undefined
@@ -286,20 +419,20 @@ export class Outbox {
 
   /** What `take` handed out last has been written. */
   written(): void {
-    this.unwritten -= this.taken
-    this.taken = 0
+    this.writing = false
+    for (const lane of this.taken.splice(0)) lane.onWritten()
     this.admit()
   }
 
   /** Whether what was taken is still being written. */
   get isWriting(): boolean {
-    return this.taken > 0
+    return this.writing
   }
 
   /** Calls back once, when there is something to take or the outbox has ended. */
   onReady(callback: () => void): void {
     this.wake = callback
-    if (this.ended || this.shared.pending > 0 || this.lanes.length > 0) this.accept(0)
+    if (this.ended || this.shared.pending > 0 || this.lanes.length > 0) this.ready()
   }
 
   /** Forgets the callback of `onReady`. */
@@ -313,8 +446,11 @@ export class Outbox {
    */
   end(): void {
     this.ended = true
-    for (const lane of this.lanes.splice(0)) lane.drop(0)
-    this.accept(0)
+    for (const lane of this.lanes.splice(0)) {
+      lane.hasTurns = false
+      lane.drop(0)
+    }
+    this.ready()
   }
 
   get isEnded(): boolean {
@@ -322,11 +458,6 @@ export class Outbox {
   }
 
   // --- the gate
-
-  /** Whether content may be added now. */
-  get isOpen(): boolean {
-    return !this.blocked && this.unwritten < highWater
-  }
 
   get isBlocked(): boolean {
     return this.blocked
@@ -337,23 +468,12 @@ export class Outbox {
     this.blocked = blocked
   }
 
-  /** Calls back once, as soon as the gate is open: at once if it is. */
-  wait(callback: () => void): void {
-    if (this.isOpen) callback()
-    else this.waiting.add(callback)
-  }
-
-  /** Takes back a `wait`. */
-  unwait(callback: () => void): void {
-    this.waiting.delete(callback)
-  }
-
-  /** Lets those in who wait, in their order, while the gate is open. */
+  /** Lets those in who wait: one of each channel whose gate is open, and again, until none is. */
   admit(): void {
-    for (const callback of this.waiting) {
-      if (!this.isOpen) return
-      this.waiting.delete(callback)
-      callback()
+    for (const lane of this.waiting) {
+      if (!lane.isOpen) continue
+      this.waiting.delete(lane)
+      if (lane.admit()) this.waiting.add(lane)
     }
   }
 }

@@ -17,11 +17,12 @@ export interface BatchFailure {
   readonly index: number
   readonly message: Publish
   readonly error: PublishError
+  /** Whether the message may be what the broker did not like: sent again, it goes alone. */
+  readonly isQuestioned: boolean
 }
 
-/** Messages that were published one behind the other, to the same exchange: one waiter for all of them. */
+/** Messages that were published one behind the other, on one channel: one waiter for all of them. */
 class Run implements PublishWaiter {
-  readonly exchange: string
   private readonly batch: PublishBatch
   private readonly messages: ReadonlyArray<Publish>
   /** From the number of a publish to its place among the messages. */
@@ -36,24 +37,28 @@ class Run implements PublishWaiter {
     place: number,
     first: number
   ) {
-    this.exchange = messages[place]?.exchange ?? ""
     this.batch = batch
     this.messages = messages
     this.shift = place - (channel.confirms.latest + 1)
     this.first = first
   }
 
-  /** Whether the message that follows belongs to it. */
-  takes(message: Publish): boolean {
-    return (message.exchange ?? "") === this.exchange
+  messageOf(sequence: number): Publish | undefined {
+    return this.messages[sequence + this.shift]
   }
 
   onOutcome(outcome: PublishOutcome): void {
     if (outcome._tag === "Confirmed") return this.batch.onConfirmed(outcome.count)
-    const place = outcome.sequence + this.shift
-    const message = this.messages[place]
+    const message = this.messageOf(outcome.sequence)
     if (message === undefined) return
-    this.batch.onFailed({ index: this.first + place, message, error: publishFailure(message, outcome) })
+    const place = outcome.sequence + this.shift
+    this.batch.onFailed({
+      index: this.first + place,
+      message,
+      error: publishFailure(message, outcome),
+      isQuestioned: outcome._tag === "MaybeReturned" ||
+        (outcome._tag === "ChannelClosed" && outcome.blame === "possible")
+    })
   }
 }
 
@@ -90,21 +95,23 @@ export class PublishBatch {
           // Nothing of the rest is sent: it would wait as long again, message by message.
           onFailure: (error) =>
             Effect.sync(() =>
-              this.fail(messages.slice(i).map((message, j) => ({ index: first + i + j, message, error })))
+              this.fail(
+                messages.slice(i).map((message, j) => ({ index: first + i + j, message, error, isQuestioned: false }))
+              )
             )
         })
       }
       if (!takesContent(state)) return Effect.flatMap(contentGate(state), () => this.addFrom(messages, i, first))
       const message = messages[i]
       if (message === undefined) continue
-      if (run === undefined || !run.takes(message)) run = new Run(this, state, messages, i, first)
+      run ??= new Run(this, state, messages, i, first)
       try {
         state.publish(message, run)
         this.unsettled++
       } catch (error) {
         if (!(error instanceof AmqpEncodeError)) throw error
         run = undefined
-        this.fail([{ index: first + i, message, error }])
+        this.fail([{ index: first + i, message, error, isQuestioned: false }])
       }
     }
     return Effect.void

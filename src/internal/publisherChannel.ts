@@ -1,9 +1,12 @@
 /**
- * The channel of a publisher: one at a time, in confirm mode, replaced when it is gone, so that those who publish see
- * one that is open or wait for it.
+ * The channels of a publisher. Each is one at a time, in confirm mode, replaced when it is gone, so that those who publish
+ * see one that is open or wait for it.
  *
  * A refused publish ends a channel as a lost connection does: the next one is opened as soon as there is a session. What
  * was on the old channel stays its business: nothing is carried over.
+ *
+ * A publisher has one for all that it sends. What is sent again and may be what the broker refused goes through a second
+ * one, each message alone, so that a refusal there is its own, while the first one goes on at full speed.
  *
  * @since 0.1.0
  */
@@ -11,16 +14,19 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { AmqpChannelClosed, type AmqpConnectionError } from "../AmqpError.ts"
+import { firstDelay } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { ChannelState } from "./channelState.ts"
 import { openChannel } from "./openChannel.ts"
-import type { RequestError } from "./requests.ts"
+import { confirmsIdle, type RequestError } from "./requests.ts"
+import { clientFailed } from "./supervisor.ts"
 
-/** Between attempts to open a channel that a living connection refuses, such as one that has no number left. */
-const refusedDelay = "1 second"
+/** What is sent alone is waited for so long before the next is. */
+const patience = "1 second"
 
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
@@ -28,10 +34,12 @@ export class PublisherChannel {
   private next = Deferred.makeUnsafe<void, RequestError>()
   /** Set for good. */
   private ended: RequestError | undefined
+  private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
 
   constructor(connection: AmqpConnection) {
+    this.connection = connection
     this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
   }
 
@@ -46,6 +54,24 @@ export class PublisherChannel {
     if (this.open !== undefined) return Effect.void
     return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
   })
+
+  /** Whether there may be a further channel. */
+  get isOver(): boolean {
+    return this.ended !== undefined
+  }
+
+  /**
+   * Sends what is in question, alone until it has its outcome. Others of the connection wait meanwhile: they might end it.
+   * A confirm that takes its time (a queue that is not available) holds them up for a moment only; a refusal does not.
+   */
+  alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
+    return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+  }
+
+  /** Waits until all that is on its way has its outcome; there may be confirms to come while the channel closes. */
+  readonly idle: Effect.Effect<void> = Effect.suspend(() =>
+    this.state === undefined ? Effect.void : confirmsIdle(this.state)
+  )
 
   /** Lets everybody use this channel. */
   replace(state: ChannelState): void {
@@ -72,11 +98,23 @@ export class PublisherChannel {
   }
 }
 
+const permits = new WeakMap<AmqpConnection, Semaphore.Semaphore>()
+
+/** One message at a time on a connection. */
+const aloneOn = (connection: AmqpConnection): Semaphore.Semaphore => {
+  const permit = permits.get(connection) ?? Semaphore.makeUnsafe(1)
+  permits.set(connection, permit)
+  return permit
+}
+
 /** Opens a channel in confirm mode. */
 const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.tap(openChannel(connection), ({ channel }) => channel.confirmSelect).pipe(
-    // No number is asked for, and a new channel has no transaction.
-    Effect.catchTag(["AmqpEncodeError", "AmqpPreconditionFailed"], Effect.die)
+    Effect.catchTags({
+      // No number is asked for.
+      AmqpEncodeError: Effect.die,
+      AmqpPreconditionFailed: (cause) => new AmqpChannelClosed({ operation: "confirm.select", cause })
+    })
   )
 
 /** Looks so often in the time that a confirm has. */
@@ -95,16 +133,20 @@ const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.
   ))
 }
 
-/** Opens the channel of a publisher and keeps it open, until the end of the scope waits for confirms and closes it. */
-export const make = (
-  connection: AmqpConnection,
-  options: { readonly maxInFlight: number; readonly confirmTimeout: Duration.Duration | undefined }
-): Effect.Effect<PublisherChannel, RequestError, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { confirmTimeout, maxInFlight } = options
-    const { nextSession } = connection[internals]()
-    const channel = new PublisherChannel(connection)
+/** What the channels of a publisher have in common. */
+interface Options {
+  readonly maxInFlight: number
+  readonly confirmTimeout: Duration.Duration | undefined
+}
 
+/** Keeps a channel open, until the end of the scope waits for confirms and closes it. */
+const keep = (
+  connection: AmqpConnection,
+  channel: PublisherChannel,
+  { confirmTimeout, maxInFlight }: Options
+): Effect.Effect<Fiber.Fiber<void>, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { nextSession } = connection[internals]()
     const once = Effect.flatMap(open(connection), ({ channel: own, state }) => {
       state.confirms.limit = maxInFlight
       channel.replace(state)
@@ -115,19 +157,66 @@ export const make = (
         // Lost with its session: the next one brings the next channel.
         if (session.error !== undefined) return Effect.void
         channel.refuse(error)
-        return Effect.sleep(refusedDelay)
+        // A living connection refuses a channel, such as one that has no number left.
+        return Effect.flatMap(firstDelay, Effect.sleep)
       })))
 
-    const keeping = yield* keepOpen.pipe(
+    return yield* keepOpen.pipe(
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
+      // Those who wait would hear of it from nobody else.
+      Effect.catchDefect((defect) => Effect.sync(() => channel.end(clientFailed(defect)))),
+      // Whatever ends it, nobody waits for a channel that will not come.
+      Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
       Effect.forkScoped
     )
-    // Runs before the end of that fiber, which closes the channel: what still waits is not sent any more.
+  })
+
+const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
+
+/** The channels of a publisher. */
+export interface PublisherChannels {
+  /** For all that is sent. */
+  readonly main: PublisherChannel
+  /** For what is in question; opened when it is first asked for. The main one where the connection has no number left. */
+  readonly questioned: Effect.Effect<PublisherChannel>
+  /** Waits until all that is on its way has its outcome. */
+  readonly idle: Effect.Effect<void>
+}
+
+/** Opens the channel of a publisher, and keeps it open as long as the scope. */
+export const make = (
+  connection: AmqpConnection,
+  options: Options
+): Effect.Effect<PublisherChannels, RequestError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const main = new PublisherChannel(connection)
+    let second: PublisherChannel | undefined
+    const keeping = yield* keep(connection, main, options)
+    // Runs before the end of those fibers, which close the channels: what still waits is not sent any more.
     yield* Effect.addFinalizer(() =>
-      Effect.sync(() => channel.end(new AmqpChannelClosed({ operation: "basic.publish" })))
+      Effect.sync(() => {
+        main.end(closed())
+        second?.end(closed())
+      })
     )
-    yield* Effect.onError(channel.opened, () => Fiber.interrupt(keeping))
-    return channel
+    yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
+    const kept = Effect.uninterruptible(Effect.suspend(() => {
+      // A publisher that is closed opens nothing: the first channel says why.
+      if (main.isOver) return Effect.succeed(main)
+      if (second !== undefined) return Effect.succeed(second)
+      second = new PublisherChannel(connection)
+      return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
+    }))
+    const questioned = Effect.flatMap(kept, (own) =>
+      Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main }))
+    return {
+      main,
+      questioned,
+      idle: Effect.suspend(() =>
+        Effect.andThen(main.idle, second?.idle ?? Effect.void)
+      )
+    }
   })

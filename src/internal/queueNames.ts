@@ -1,43 +1,38 @@
 /**
- * The names that the broker has made up for server-named queues, in the present epoch of each connection. A name of an
- * earlier epoch is not given out: that queue is gone.
+ * The names that the broker has made up for server-named queues, in each session. A name of an earlier session is not
+ * given out: that queue is gone.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { type AmqpConnection, type Internals, internals } from "../AmqpConnection.ts"
+import { type AmqpConnection, internals } from "../AmqpConnection.ts"
 import { type AmqpConnectionError, AmqpEncodeError } from "../AmqpError.ts"
+import type { Session } from "./session.ts"
 import type { QueueRef, ServerNamedQueue } from "./topologyValues.ts"
 
 export type { QueueRef }
 
-interface Declared {
-  readonly epoch: number
-  readonly name: string
+const names = new WeakMap<Session, WeakMap<ServerNamedQueue, string>>()
+
+/** Remembers what a queue is called in this session. */
+export const setQueueName = (session: Session, queue: ServerNamedQueue, name: string): void => {
+  let ofSession = names.get(session)
+  if (ofSession === undefined) names.set(session, ofSession = new WeakMap())
+  ofSession.set(queue, name)
 }
 
-const names = new WeakMap<Internals, WeakMap<ServerNamedQueue, Declared>>()
+/** What a queue is called in this session, if it is declared. */
+export const queueNameIn = (session: Session, queue: ServerNamedQueue): string | undefined =>
+  names.get(session)?.get(queue)
 
-/** Remembers what a queue is called on this connection in this epoch. */
-export const setQueueName = (
-  connection: AmqpConnection,
-  queue: ServerNamedQueue,
-  declared: Declared
-): void => {
-  const key = connection[internals]()
-  let ofConnection = names.get(key)
-  if (ofConnection === undefined) names.set(key, ofConnection = new WeakMap())
-  ofConnection.set(queue, declared)
-}
-
-/** What a queue is called on this connection in this epoch, if it is declared. */
-export const queueNameIn = (
-  connection: AmqpConnection,
-  queue: ServerNamedQueue,
-  epoch: number
-): string | undefined => {
-  const declared = names.get(connection[internals]())?.get(queue)
-  return declared?.epoch === epoch ? declared.name : undefined
+/**
+ * Whether a topology of the connection is about to declare a queue, or has done so since a moment (milliseconds of the
+ * Clock): if it was not found in that time it was only away, as an exclusive one is between the end of our dead connection,
+ * which takes it along, and the topology's next try.
+ */
+export const isRestored = (connection: AmqpConnection, queue: QueueRef, since: number): boolean => {
+  for (const restores of connection[internals]().restorations) if (restores(queue, since)) return true
+  return false
 }
 
 /**
@@ -50,7 +45,7 @@ export const resolveQueue = (
 ): Effect.Effect<string, AmqpConnectionError | AmqpEncodeError> => {
   if (typeof queue === "string") return Effect.succeed(queue)
   return Effect.flatMap(connection[internals]().session, ({ session }) => {
-    const name = queueNameIn(connection, queue, session.epoch)
+    const name = queueNameIn(session, queue)
     if (name !== undefined) return Effect.succeed(name)
     const reason = "this server-named queue is not declared on the connection: see the failures of its AmqpTopology, " +
       "or add it to one"

@@ -9,7 +9,7 @@ import {
   AmqpChannelClosed,
   AmqpConnectionError,
   AmqpEncodeError,
-  AmqpMessageReturned,
+  type AmqpMessageReturned,
   AmqpPublishNacked,
   AmqpPublishUnconfirmed,
   type ChannelCloseCause,
@@ -18,7 +18,7 @@ import {
 } from "../AmqpError.ts"
 import type { Publish } from "../AmqpMessage.ts"
 import type { ChannelState, ReplyTo, Request, RequestName } from "./channelState.ts"
-import type { PublishOutcome, PublishOutcomeFailure, PublishWaiter } from "./confirms.ts"
+import { messageReturned, type PublishOutcome, type PublishOutcomeFailure, type PublishWaiter } from "./confirms.ts"
 import type { ReceivedContent } from "./frames.ts"
 
 /** The tags of the refusals that an operation can meet. */
@@ -33,8 +33,10 @@ const isListed = <Tag extends SoftTag>(
 ): error is Extract<SoftError, { readonly _tag: Tag }> => isSoft(error) && tags.some((tag) => tag === error._tag)
 
 /** The failure of an operation on a channel that is already gone. */
-export const channelClosed = (channel: ChannelState, operation: string): AmqpChannelClosed =>
-  closedBy(operation, channel.closeCause)
+export const channelClosed = (channel: ChannelState, operation: string): AmqpChannelClosed => {
+  channel.isToldOf = true
+  return closedBy(operation, channel.closeCause)
+}
 
 const closedBy = (operation: string, cause: ChannelCloseCause): AmqpChannelClosed =>
   new AmqpChannelClosed(cause === undefined ? { operation } : { operation, cause })
@@ -66,8 +68,12 @@ const send = <Name extends RequestName, A, Tag extends SoftTag, E>(
       channel.request(method, {
         entity: options.entity ?? "",
         onReply: (reply, content) => {
-          if (abandoned) options.onLateReply?.(reply)
-          else resume(Effect.succeed(options.onReply(reply, content)))
+          if (abandoned) return options.onLateReply?.(reply)
+          try {
+            resume(Effect.succeed(options.onReply(reply, content)))
+          } catch (defect) {
+            resume(Effect.die(defect))
+          }
         },
         onFailure: (cause, own) => {
           if (cause instanceof AmqpConnectionError) resume(Effect.fail(cause))
@@ -107,9 +113,16 @@ export const command = <Name extends RequestName, A, Tag extends SoftTag = never
 
 const publishRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpPreconditionFailed", "AmqpContentTooLarge"] as const
 
+/** The refusals of a publish. */
+export type PublishRefusal = Refusal<typeof publishRefusals[number]>
+
+/** The refusal of a publish that closed a channel. */
+export const publishRefusal = (cause: ChannelCloseCause): PublishRefusal | undefined =>
+  isListed(cause, publishRefusals) && cause.operation === "basic.publish" ? cause : undefined
+
 /** What a publish can fail with. */
 export type PublishError =
-  | Extract<SoftError, { readonly _tag: typeof publishRefusals[number] }>
+  | PublishRefusal
   | AmqpPublishNacked
   | AmqpMessageReturned
   | AmqpPublishUnconfirmed
@@ -122,15 +135,15 @@ export const publishFailure = (message: Publish, outcome: PublishOutcomeFailure)
   switch (outcome._tag) {
     case "Nacked":
       return new AmqpPublishNacked({ exchange, routingKey })
-    case "Returned": {
-      const { replyCode, replyText } = outcome.method
-      return new AmqpMessageReturned({ exchange, routingKey, replyCode, replyText, body: outcome.message.body })
-    }
+    case "Returned":
+      return messageReturned({ ...outcome.method, exchange, routingKey }, outcome.message)
+    case "MaybeReturned":
+      return new AmqpPublishUnconfirmed({ exchange, routingKey, maybeReturned: true })
     case "TimedOut":
       return new AmqpPublishUnconfirmed({ exchange, routingKey, timeoutMillis: outcome.timeoutMillis })
     case "ChannelClosed": {
-      const { cause, own } = outcome
-      if (own && isListed(cause, publishRefusals)) return cause
+      const { blame, cause } = outcome
+      if (blame === "own" && isListed(cause, publishRefusals)) return cause
       return new AmqpPublishUnconfirmed(
         cause === undefined ? { exchange, routingKey } : { exchange, routingKey, cause }
       )
@@ -140,14 +153,16 @@ export const publishFailure = (message: Publish, outcome: PublishOutcomeFailure)
 
 /** A publish in confirm mode: waits for its one outcome. */
 class ConfirmWaiter implements PublishWaiter {
-  readonly exchange: string
   private readonly message: Publish
   private readonly resume: (effect: Effect.Effect<void, PublishError>) => void
 
   constructor(message: Publish, resume: (effect: Effect.Effect<void, PublishError>) => void) {
-    this.exchange = message.exchange ?? ""
     this.message = message
     this.resume = resume
+  }
+
+  messageOf(): Publish {
+    return this.message
   }
 
   onOutcome(outcome: PublishOutcome): void {

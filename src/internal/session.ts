@@ -47,7 +47,8 @@ export interface SessionHooks {
 
 /** What a session needs to know. */
 export interface SessionOptions extends HandshakeOptions {
-  readonly epoch: number
+  /** The number of the next epoch, which is the session's once it is open. */
+  readonly nextEpoch: () => number
   /** The largest content that is accepted, in bytes. */
   readonly maxMessageSize: number
   readonly schedule: (run: () => void) => void
@@ -92,7 +93,6 @@ class TextCache {
 
 /** A session. */
 export class Session {
-  readonly epoch: number
   readonly outbox: Outbox
   /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
@@ -124,11 +124,11 @@ export class Session {
   private writtenSinceTick = false
   private silentTicks = 0
 
-  private readonly host: ChannelHost
+  private readonly host: ChannelHost & { epoch: number }
 
   constructor(options: SessionOptions) {
     this.host = {
-      epoch: options.epoch,
+      epoch: 0,
       maxMessageSize: options.maxMessageSize,
       later: this.later,
       settlePublish: (waiter, outcome) => this.push(waiter, outcome),
@@ -139,10 +139,14 @@ export class Session {
     }
     this.options = options
     this.hooks = options.hooks
-    this.epoch = options.epoch
     this.handshake = new Handshake(options)
-    this.outbox = new Outbox(unlimited.frameMax, { schedule: options.schedule })
+    this.outbox = new Outbox(unlimited.frameMax, { schedule: this.schedule })
     this.parser = new FrameParser(this.frames, unlimited.frameMax)
+  }
+
+  /** Its number, 0 until it is open: for those who read, not to tell sessions apart. */
+  get epoch(): number {
+    return this.host.epoch
   }
 
   /** Writes the protocol header. */
@@ -200,7 +204,7 @@ export class Session {
   private onViolation(error: unknown): void {
     if (error instanceof AmqpDecodeError) return this.refuse(violation(502, error.message))
     if (error instanceof AmqpConnectionError) return this.refuse(error)
-    throw error
+    this.onDefect(error)
   }
 
   /** Ends the connection for the peer's fault, and tells it why where it can hear that. */
@@ -302,6 +306,7 @@ export class Session {
         return this.answer(step.methods)
       case "Done":
         this.state = "open"
+        this.host.epoch = this.options.nextEpoch()
         return this.later(() => this.hooks.onOpen(step.negotiated))
       case "Fail":
         if (step.answer !== undefined) this.write(step.answer)
@@ -311,14 +316,15 @@ export class Session {
 
   private answer(replies: ReadonlyArray<Method<InputTable>>): void {
     try {
-      for (const reply of replies) this.write(reply)
+      for (const reply of replies) this.handshake.sentSize = this.write(reply)
     } catch (error) {
       if (!(error instanceof AmqpEncodeError)) throw error
       this.fatal(this.handshake.onUnsendable(error))
     }
   }
 
-  private write(method: Method<InputTable>): void {
+  /** Returns the size of the frame. */
+  private write(method: Method<InputTable>): number {
     const writer = this.outbox.shared
     try {
       writeMethodFrame(writer, 0, method, this.outbox.frameMax)
@@ -328,7 +334,8 @@ export class Session {
     }
     const size = writer.unitSize
     writer.commit()
-    this.outbox.accept(size)
+    this.outbox.ready()
+    return size
   }
 
   /**
@@ -353,22 +360,34 @@ export class Session {
    * number that was used last is used again last.
    */
   openChannel(wanted?: number): ChannelState | undefined {
-    const max = this.limits.channelMax
-    let id = wanted
-    if (id === undefined) {
-      for (let i = 0; i < max; i++) {
-        const candidate = (this.lastChannel + i) % max + 1
-        if (this.channels[candidate]) continue
-        id = candidate
-        this.lastChannel = candidate
-        break
-      }
-    } else if (!Number.isInteger(id) || id < 1 || id > max || this.channels[id]) id = undefined
+    const id = wanted === undefined ? this.freeNumber() : this.isFree(wanted) ? wanted : undefined
     if (id === undefined) return undefined
+    if (wanted === undefined) this.lastChannel = id
+    this.channels[id]?.forget()
     const channel = new ChannelState(id, this.outbox.lane(id), this.host)
     this.channels[id] = channel
     if (this.error !== undefined) channel.fail(this.error)
     return channel
+  }
+
+  private isFree(id: number): boolean {
+    return Number.isInteger(id) && id >= 1 && id <= this.limits.channelMax && !this.channels[id]
+  }
+
+  /**
+   * The next free number; where there is none, one whose channel the broker does not answer our close of. If it has not
+   * forgotten that one either, it ends the connection (504), and the next one has all its numbers again.
+   */
+  private freeNumber(): number | undefined {
+    const max = this.limits.channelMax
+    let unanswered: number | undefined
+    for (let i = 0; i < max; i++) {
+      const candidate = (this.lastChannel + i) % max + 1
+      const channel = this.channels[candidate]
+      if (!channel) return candidate
+      if (channel.isAbandoned) unanswered ??= candidate
+    }
+    return unanswered
   }
 
   get channelMax(): number {
@@ -388,20 +407,48 @@ export class Session {
   private push(callback: (() => void) | PublishWaiter, outcome: PublishOutcome | undefined): void {
     this.callbacks.push(callback)
     this.outcomes.push(outcome)
-    if (!this.inBatch && this.callbacks.length === 1) this.options.schedule(this.runCallbacks)
+    if (!this.inBatch && this.callbacks.length === 1) this.schedule(this.runCallbacks)
   }
 
-  /** User code runs inside, and may call anything of the session. */
+  /** Runs a function at the end of the turn. */
+  private readonly schedule = (run: () => void): void => {
+    const guarded = () => {
+      try {
+        run()
+      } catch (defect) {
+        this.onDefect(defect)
+      }
+    }
+    try {
+      this.options.schedule(guarded)
+    } catch (defect) {
+      // There is no later. The end of the session must be heard of all the same.
+      this.onDefect(defect)
+      guarded()
+    }
+  }
+
+  /** User code runs inside, and may call anything of the session. One that throws is in nobody else's way. */
   private readonly runCallbacks = (): void => {
     while (this.callbacks.length > 0) {
       const { callbacks, outcomes } = this
       this.callbacks = []
       this.outcomes = []
-      for (let i = 0; i < callbacks.length; i++) {
-        const callback = callbacks[i]
-        const outcome = outcomes[i]
-        if (typeof callback === "function") callback()
-        else if (callback !== undefined && outcome !== undefined) callback.onOutcome(outcome)
+      let i = 0
+      const run = (): void => {
+        while (i < callbacks.length) {
+          const callback = callbacks[i]
+          const outcome = outcomes[i++]
+          if (typeof callback === "function") callback()
+          else if (callback !== undefined && outcome !== undefined) callback.onOutcome(outcome)
+        }
+      }
+      while (i < callbacks.length) {
+        try {
+          run()
+        } catch (defect) {
+          this.onDefect(defect)
+        }
       }
     }
   }
@@ -415,7 +462,11 @@ export class Session {
    */
   get isPaused(): boolean {
     if (this.state !== "open" || this.overfull.size === 0) return false
-    if (this.expected === 0) return true
+    return this.expected === 0 || this.isFull
+  }
+
+  /** Whether a consumer holds so much that nothing at all may be read: at most 64 MiB. */
+  get isFull(): boolean {
     for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
     return false
   }
@@ -442,7 +493,7 @@ export class Session {
     const resume = this.resume
     this.resume = undefined
     // The caller may be in the middle of a change.
-    this.options.schedule(resume)
+    this.schedule(resume)
   }
 
   // --- heartbeats
@@ -480,10 +531,22 @@ export class Session {
 
   // --- the end
 
+  /**
+   * Takes nothing new: channels, requests, publishes. What has been written comes to its outcome. Returns the channels on
+   * which confirms are still to come.
+   */
+  finish(): ReadonlyArray<ChannelState> {
+    if (this.state !== "open") return []
+    const error = this.error ??= closedByClient()
+    const channels = this.channels.flatMap((channel) => channel ?? [])
+    for (const channel of channels) channel.finish(error)
+    return channels.filter(({ unconfirmed }) => unconfirmed > 0)
+  }
+
   /** Sends `connection.close`. Everything on the connection ends; `onEnd` follows with the broker's `close-ok`. */
   close(): void {
     if (this.state !== "open") return
-    this.error = closedByClient()
+    this.error ??= closedByClient()
     // What was settled is settled.
     for (const channel of this.channels) channel?.flushAcks()
     this.failAll(this.error)
@@ -501,17 +564,30 @@ export class Session {
     this.fatal(error)
   }
 
+  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
+  onHangUp(error: AmqpConnectionError): void {
+    const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
+    this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
+  }
+
   /** The error of a socket that went away. */
   lost(detail: string): AmqpConnectionError {
     return new AmqpConnectionError({ reason: new ConnectionLost({ phase: this.phase, detail }) })
+  }
+
+  /** A fault of this library, or of what it calls, which nobody else would hear of. */
+  onDefect(defect: unknown): void {
+    this.fatal(this.lost(`this client failed: ${String(defect)}`))
   }
 
   /** Ends the session, once: every waiter, pull and gate that it owns. Whatever happens after `close`, we closed it. */
   private fatal(happened: AmqpConnectionError): void {
     if (this.state === "closed") return
     const error = this.error ??= happened
-    this.failAll(error)
+    // Until `close` there may be confirms that are waited for: they do not come because of what has happened.
+    const cause = this.state === "open" ? happened : error
     this.state = "closed"
+    this.failAll(cause)
     this.outbox.end()
     this.checkResume()
     this.later(() => this.hooks.onEnd(error))

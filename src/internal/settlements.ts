@@ -17,9 +17,10 @@ export type Settlement =
   | { readonly _tag: "Reject"; readonly requeue: boolean }
 
 const ackOne: Settlement = { _tag: "Ack" }
-const requeue: Settlement = { _tag: "Nack", requeue: true }
+/** Gives a delivery back that nobody has handled. */
+export const requeue: Settlement = { _tag: "Nack", requeue: true }
 
-/** A delivery that is not settled, with its consumer; `basic.get` has none. */
+/** A delivery that is not settled, with its consumer; one that `basic.get` took, or that is being handled, has none. */
 type Unsettled = readonly [deliveryTag: number, consumer: ConsumerEntry | undefined]
 
 /** The unsettled deliveries of a channel. */
@@ -110,6 +111,20 @@ export class Settlements {
   /** Gives a consumer's deliveries back to the queue. */
   giveBack(consumer: ConsumerEntry): void {
     for (const [tag, owner] of this.unsettled) if (owner === consumer) this.settle(tag, requeue)
+  }
+
+  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it was. */
+  begin(tag: number): boolean {
+    if (this.unsettled.get(tag) === undefined) return false
+    this.unsettled.set(tag, undefined)
+    return true
+  }
+
+  /** Gives back all deliveries that are still their consumers'. */
+  giveBackAll(): void {
+    const tags = [...this.unsettled].flatMap(([tag, owner]) => owner === undefined ? [] : [tag])
+    if (tags.length === this.unsettled.size) this.settleUpTo(undefined, requeue)
+    else for (const tag of tags) this.settle(tag, requeue)
   }
 
   /**

@@ -12,6 +12,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
 import { AmqpConnectionError, ConnectFailed, HandshakeTimeout } from "../AmqpError.ts"
@@ -19,24 +20,28 @@ import {
   AmqpTransport,
   type Endpoint,
   formatEndpoint,
+  isHangUp,
   lostError,
   openError,
   type TransportOptions,
   type TransportSocket
 } from "../AmqpTransport.ts"
+import type { Ending } from "./ending.ts"
 import type { HandshakeOptions, Negotiated } from "./handshake.ts"
-import { Session, type SessionHooks } from "./session.ts"
+import { confirmsIdle } from "./requests.ts"
+import { Session } from "./session.ts"
 
 /** What a connection attempt needs to know. */
 export interface ShellOptions extends HandshakeOptions, TransportOptions {
-  readonly epoch: number
+  readonly nextEpoch: () => number
   readonly endpoint: Endpoint
   readonly maxMessageSize: number
   readonly connectTimeout: Duration.Duration
   readonly handshakeTimeout: Duration.Duration
-  readonly closeTimeout: Duration.Duration
-  readonly onBlocked: SessionHooks["onBlocked"]
-  readonly onUnblocked: SessionHooks["onUnblocked"]
+  /** Bounds the end. */
+  readonly ending: Ending
+  /** The broker takes no content any more, or takes it again. */
+  readonly onBlocking: (session: Session) => void
 }
 
 /** An open connection of one epoch. */
@@ -46,7 +51,10 @@ export interface OpenSession {
   readonly negotiated: Negotiated
   /** The end of the connection, however it comes; the socket is then closed. */
   readonly ended: Effect.Effect<AmqpConnectionError>
-  /** Closes in good order, bounded by `closeTimeout`; returns when the socket is closed. */
+  /**
+   * Closes in good order: takes nothing new, waits for confirms, then closes. Bounded by the ending; returns when the
+   * socket is closed.
+   */
   readonly close: Effect.Effect<void>
 }
 
@@ -72,6 +80,12 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
   })
 }
 
+/**
+ * Consumers that have enough are not read for, except for one read in so much time: RabbitMQ closes a connection that takes
+ * nothing for some 30 s, and with it goes what it has sent without waiting for acknowledgements.
+ */
+const trickle = "5 seconds"
+
 const readAll = (
   session: Session,
   pull: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>,
@@ -81,7 +95,8 @@ const readAll = (
   return Effect.forever(
     Effect.flatMap(pull, (chunks) => {
       session.receive(chunks, reuse)
-      return session.isPaused ? resumed : Effect.void
+      if (!session.isPaused) return Effect.void
+      return session.isFull ? resumed : Effect.timeoutOption(resumed, trickle)
     }),
     { disableYield: true }
   )
@@ -89,7 +104,7 @@ const readAll = (
 
 const beat = (session: Session, seconds: number): Effect.Effect<void> =>
   Effect.gen(function*() {
-    while (session.error === undefined) {
+    while (session.isOpen) {
       yield* Effect.sleep(Duration.millis(seconds * 500))
       if (!session.tick()) continue
       // The timer may be ahead of bytes that have arrived: one turn of the event loop reads them.
@@ -108,7 +123,7 @@ export const open = (
 ): Effect.Effect<OpenSession, AmqpConnectionError, AmqpTransport | Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function*() {
-      const { closeTimeout, connectTimeout, endpoint, handshakeTimeout, readInterval } = options
+      const { connectTimeout, ending, endpoint, handshakeTimeout, readInterval } = options
       const outer = yield* Effect.scope
       const scope = yield* Scope.fork(outer)
       const transport = yield* AmqpTransport
@@ -119,35 +134,45 @@ export const open = (
       let writing: Fiber.Fiber<void> | undefined
       let clock: Fiber.Fiber<void> | undefined
 
+      /** A fault of this library must not leave behind a connection that nobody reads, writes or watches. */
+      const orEnd = Effect.catchDefect((defect) => Effect.sync(() => session.onDefect(defect)))
+
       // One wait at a time: for the dial, for the handshake, for the next heartbeat. A race for each takes two fibers.
       const onClock = (effect: Effect.Effect<void>): void => {
         clock?.interruptUnsafe()
-        clock = runFork(effect)
+        clock = runFork(orEnd(effect))
       }
+
+      // The socket goes with what it has not sent: its peer may not read either.
+      const drop = Effect.suspend(() => Effect.ignore(writer?.write(new Socket.CloseEvent(1000)) ?? Effect.void))
 
       // Whatever ends the session: let its last words out, then close the socket.
       const finish = (error: AmqpConnectionError): Effect.Effect<void> =>
-        (writing === undefined || isLost(error)
-          ? Effect.void
-          : Effect.timeoutOption(Fiber.await(writing), closeTimeout)).pipe(
-            Effect.andThen(Scope.close(scope, Exit.void)),
-            Effect.andThen(Effect.sync(() => {
-              Deferred.doneUnsafe(ended, Effect.succeed(error))
-              Deferred.doneUnsafe(opened, Effect.fail(error))
-            }))
-          )
+        Effect.gen(function*() {
+          if (writing !== undefined && !isLost(error)) yield* ending.within(Fiber.await(writing))
+          // The system may still have something to send.
+          const late = runFork(Effect.andThen(isLost(error) ? Effect.void : ending.within(Effect.never), drop))
+          yield* Scope.close(scope, Exit.void)
+          late.interruptUnsafe()
+        }).pipe(
+          Effect.ensuring(Effect.sync(() => {
+            Deferred.doneUnsafe(ended, Effect.succeed(error))
+            Deferred.doneUnsafe(opened, Effect.fail(error))
+          }))
+        )
 
       const session = new Session({
         ...options,
-        schedule: queueMicrotask,
+        // A function of the page may not be called as another object's.
+        schedule: (run) => queueMicrotask(run),
         hooks: {
           onOpen: (negotiated) => {
             const { heartbeat } = negotiated.limits
             onClock(heartbeat === 0 ? Effect.void : beat(session, heartbeat))
             Deferred.doneUnsafe(opened, Effect.succeed(negotiated))
           },
-          onBlocked: options.onBlocked,
-          onUnblocked: options.onUnblocked,
+          onBlocked: () => options.onBlocking(session),
+          onUnblocked: () => options.onBlocking(session),
           onEnd: (error) => {
             clock?.interruptUnsafe()
             runFork(finish(error))
@@ -159,14 +184,14 @@ export const open = (
       const fork = (effect: Effect.Effect<void, AmqpConnectionError | Socket.SocketError>) =>
         effect.pipe(
           Effect.catch((error) =>
-            Effect.sync(() =>
-              session.onSocketEnd(Socket.isSocketError(error) ? lostError(error, endpoint, session.phase) : error)
-            )
+            Effect.sync(() => {
+              if (!Socket.isSocketError(error)) return session.onSocketEnd(error)
+              const lost = lostError(error, endpoint, session.phase)
+              if (isHangUp(error) && lost.reason._tag === "ConnectionLost") session.onHangUp(lost)
+              else session.onSocketEnd(lost)
+            })
           ),
-          // A fault of this library must not leave behind a connection that nobody reads or writes.
-          Effect.catchDefect((defect) =>
-            Effect.sync(() => session.onSocketEnd(session.lost(`this client failed: ${String(defect)}`)))
-          ),
+          orEnd,
           Effect.forkIn(scope, { startImmediately: true })
         )
 
@@ -194,23 +219,20 @@ export const open = (
         }))
       yield* fork(Scope.provide(connected, scope))
 
-      // A broker that does not answer in time is left, whoever still waits for the close. The socket goes with what it
-      // has not sent: its peer may not read either.
-      const leave = Effect.sleep(closeTimeout).pipe(
-        Effect.andThen(Effect.suspend(() => {
-          session.onSocketEnd(session.lost("the broker did not answer connection.close"))
-          return Effect.ignore(writer?.write(new Socket.CloseEvent(1000)) ?? Effect.void)
-        }))
-      )
-      const close = Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function*() {
-          if (session.isOpen) {
-            session.close()
-            yield* Effect.forkIn(leave, scope)
-          }
-          yield* restore(Deferred.await(ended))
-        })
-      )
+      const close = Effect.uninterruptible(Effect.gen(function*() {
+        const busy = session.finish()
+        if (busy.length > 0) {
+          yield* ending.within(Effect.forEach(busy, confirmsIdle, { concurrency: "unbounded", discard: true }))
+        }
+        session.close()
+        const answered = yield* ending.within(Deferred.await(ended))
+        if (Option.isSome(answered)) {
+          return
+        }
+        // A broker that does not answer in time is left.
+        session.onSocketEnd(session.lost("the broker did not answer connection.close"))
+        yield* Deferred.await(ended)
+      }))
       const negotiated = yield* restore(Deferred.await(opened)).pipe(
         // Before open-ok there is no close to be negotiated.
         Effect.onError(() => {

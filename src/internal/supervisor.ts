@@ -2,9 +2,9 @@
  * Keeps one session alive: opens the first, replaces each one that is lost under a `Schedule`, and lets those who need
  * an open connection wait for it.
  *
- * Every session is a new epoch. Before anybody may use it, what has been registered with `onEpoch` restores its part
- * (topology), in the order of registration. Sessions are not shared between epochs, and nothing of an old one is sent
- * on a new one.
+ * Every session is a new epoch, whose number no other has had: one that is lost before it is restored keeps its own.
+ * Before anybody may use it, what has been registered with `onEpoch` restores its part (topology), in the order of
+ * registration. Sessions are not shared between epochs, and nothing of an old one is sent on a new one.
  *
  * @since 0.1.0
  */
@@ -17,7 +17,7 @@ import * as Fiber from "effect/Fiber"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import { AmqpConnectionError, ConnectionClosed, isTransient } from "../AmqpError.ts"
+import { AmqpConnectionError, ConnectionClosed, ConnectionLost, isTransient } from "../AmqpError.ts"
 import type { Session } from "./session.ts"
 import type { OpenSession } from "./shell.ts"
 
@@ -34,7 +34,7 @@ export interface SupervisorHooks {
 /** What a supervisor needs to know. */
 export interface SupervisorOptions<R> {
   /** One attempt, at all endpoints. The scope that it gets is the session's. */
-  readonly attempt: (epoch: number) => Effect.Effect<OpenSession, AmqpConnectionError, R | Scope.Scope>
+  readonly attempt: (nextEpoch: () => number) => Effect.Effect<OpenSession, AmqpConnectionError, R | Scope.Scope>
   readonly reconnect: Schedule.Schedule<unknown, AmqpConnectionError>
   /** Whether the first connection is retried as well, while its failures are transient. */
   readonly retryFirst: boolean
@@ -53,6 +53,13 @@ export interface Supervisor {
   readonly onEpoch: (
     restore: (session: Session) => Effect.Effect<void>
   ) => Effect.Effect<void, AmqpConnectionError, Scope.Scope>
+  /**
+   * Has `close` bring something to its end first, while everything still works; several at the same time. It bounds
+   * itself.
+   */
+  readonly onClosing: (end: Effect.Effect<void>) => Effect.Effect<void, never, Scope.Scope>
+  /** Whether there will be no session any more: closed, given up, or lost while it was being closed. */
+  readonly isOver: () => boolean
   readonly close: Effect.Effect<void>
   /** The end: closed, or the schedule has given up. */
   readonly closed: Effect.Effect<AmqpConnectionError>
@@ -67,6 +74,21 @@ interface Epoch {
 /** An epoch that lasted so long begins the schedule anew; shorter ones go on in it, so that no loop spins. */
 const stable = Duration.seconds(10)
 
+/** A fault of this library, or of what it was given: credentials, endpoints, a schedule. */
+export const clientFailed = (defect: unknown): AmqpConnectionError =>
+  new AmqpConnectionError({
+    reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
+  })
+/** Whether the broker hung up in answer to what it was told, and said nothing. */
+const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in reason && reason.unspoken === true
+
+/**
+ * Whether a first connection is tried again after `error`, with the one before it. A broker that hangs up without a word
+ * refuses, or is just stopping: it is asked once more.
+ */
+const isWorthAnother = (error: AmqpConnectionError, before: AmqpConnectionError | undefined): boolean =>
+  isTransient(error) || (isUnspoken(error) && (before === undefined || !isUnspoken(before)))
+
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
 
 /** Opens the first session and supervises it from then on. */
@@ -80,15 +102,26 @@ export const make = <R>(
     const clock = yield* Clock.Clock
     const closed = Deferred.makeUnsafe<AmqpConnectionError>()
     const restorers = new Set<(session: Session) => Effect.Effect<void>>()
-    let epoch = 0
+    const endings = new Set<{ readonly end: Effect.Effect<void> }>()
+    let epochs = 0
     let current: Epoch | undefined
+    let isClosing = false
+    /** Why no session is handed out any more. */
+    let over: AmqpConnectionError | undefined
     /** The next session. */
     let next = Deferred.makeUnsafe<OpenSession, AmqpConnectionError>()
     let lastError: AmqpConnectionError | undefined
 
+    const openSession = (): OpenSession | undefined =>
+      over === undefined && current?.open.session.error === undefined ? current?.open : undefined
+
     const restored = Effect.gen(function*() {
-      const open = yield* options.attempt(epoch + 1)
-      for (const restorer of restorers) yield* restorer(open.session)
+      const open = yield* options.attempt(() => ++epochs)
+      const restoring = Effect.gen(function*() {
+        for (const restorer of restorers) yield* restorer(open.session)
+      })
+      // A loss ends it: there is nothing to be restored on.
+      if (restorers.size > 0) yield* Effect.raceFirst(restoring, open.ended)
       return open
     })
 
@@ -103,7 +136,6 @@ export const make = <R>(
           yield* Scope.close(own, Exit.void)
           return yield* open.session.error
         }
-        epoch++
         current = { open, scope: own }
         hooks.onOpen(open)
         const waiting = next
@@ -119,13 +151,15 @@ export const make = <R>(
     const reopen = (
       step: Effect.Success<typeof steps>,
       error: AmqpConnectionError,
-      isRetried: (error: AmqpConnectionError) => boolean = () => true
+      isRetried: typeof isWorthAnother = () => true
     ): Effect.Effect<Epoch, AmqpConnectionError, R> =>
       Effect.gen(function*() {
         let cause = error
+        let before: AmqpConnectionError | undefined
         for (let number = 1;; number++) {
           lastError = cause
-          if (!isRetried(cause)) return yield* cause
+          if (!isRetried(cause, before)) return yield* cause
+          before = cause
           const delay = yield* Effect.map(step(clock.currentTimeMillisUnsafe(), cause), ([, delay]) => delay).pipe(
             Pull.catchDone(() => cause)
           )
@@ -138,7 +172,7 @@ export const make = <R>(
       })
 
     const first = options.retryFirst
-      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isTransient)))
+      ? Effect.catch(attempt, (error) => Effect.flatMap(steps, (step) => reopen(step, error, isWorthAnother)))
       : attempt
 
     /** Waits for the end of each session and replaces it. */
@@ -159,27 +193,43 @@ export const make = <R>(
         }
       })
 
+    /** No session is handed out from here on. */
+    const refuse = (error: AmqpConnectionError): AmqpConnectionError => {
+      over ??= error
+      Deferred.doneUnsafe(next, Effect.fail(over))
+      return over
+    }
+
     const end = (error: AmqpConnectionError): Effect.Effect<void> =>
       Effect.sync(() => {
         if (Deferred.isDoneUnsafe(closed)) return
         lastError = error
+        over = error
         // First: whoever hears of the end sees it everywhere.
         hooks.onClosed(error)
         Deferred.doneUnsafe(closed, Effect.succeed(error))
-        Deferred.doneUnsafe(next, Effect.fail(error))
+        refuse(error)
       })
 
     const begin = yield* first
     const supervising = yield* supervise(begin).pipe(
+      // Nobody else would hear of it.
+      Effect.catchDefect((defect) => {
+        const error = refuse(clientFailed(defect))
+        return Effect.as(current === undefined ? Effect.void : Scope.close(current.scope, Exit.void), error)
+      }),
       Effect.flatMap(end),
       Effect.forkIn(scope, { startImmediately: true })
     )
 
-    const shutdown = Fiber.interrupt(supervising).pipe(
-      Effect.andThen(Effect.suspend(() => current?.open.close ?? Effect.void)),
-      Effect.andThen(Effect.suspend(() => end(closedByClient())))
-    )
-    let isClosing = false
+    const shutdown = Effect.gen(function*() {
+      yield* Fiber.interrupt(supervising)
+      if (openSession() === undefined) refuse(closedByClient())
+      yield* Effect.forEach(endings, ({ end }) => Effect.exit(end), { concurrency: "unbounded", discard: true })
+      const error = refuse(closedByClient())
+      if (current !== undefined) yield* current.open.close
+      yield* end(error)
+    })
     // Goes on, within its bound, when the one who asked for it waits no longer.
     const close = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
@@ -196,9 +246,11 @@ export const make = <R>(
       wait: Effect.Effect<OpenSession, AmqpConnectionError>
     ): Effect.Effect<OpenSession, AmqpConnectionError> =>
       Effect.suspend(() => {
-        if (Deferred.isDoneUnsafe(closed)) return Effect.flatMap(Deferred.await(closed), Effect.fail)
-        const open = current?.open
-        return open !== undefined && open.session.error === undefined ? Effect.succeed(open) : wait
+        const open = openSession()
+        if (open !== undefined) return Effect.succeed(open)
+        if (over !== undefined) return Effect.fail(over)
+        // Lost while it was being closed, and not replaced.
+        return isClosing ? Effect.fail(refuse(closedByClient())) : wait
       })
     const upcoming = Effect.suspend(() => Deferred.await(next))
     const session = sessionOr(Effect.timeoutOrElse(upcoming, {
@@ -225,6 +277,14 @@ export const make = <R>(
           )
           yield* once((yield* session).session)
         }),
+      onClosing: (end) => {
+        const ending = { end }
+        return Effect.asVoid(Effect.acquireRelease(
+          Effect.sync(() => endings.add(ending)),
+          () => Effect.sync(() => endings.delete(ending))
+        ))
+      },
+      isOver: () => over !== undefined || (isClosing && openSession() === undefined),
       close,
       closed: Deferred.await(closed)
     }

@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
@@ -22,14 +23,16 @@ import {
   isSoft,
   isTransient
 } from "../AmqpError.ts"
+import { backoff } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
 import type { Ending } from "./ending.ts"
-import { openChannelOn } from "./openChannel.ts"
+import { openPart } from "./openChannel.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
 import { AmqpTopologyError } from "./topologyError.ts"
 import { dependenciesOf, describe, isPredefined, keyOf } from "./topologyOrder.ts"
+import type { TopologyRefusals } from "./topologyRefusals.ts"
 import type { Entity, OnFailure, QueueRef } from "./topologyValues.ts"
 
 type Refusal =
@@ -49,8 +52,11 @@ type Use<A> = (
   channel: Effect.Effect<AmqpChannel, CommandError>
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
-/** Runs operations. A refusal closes the channel; the operations that it takes along run again on the next one. */
-type Send = <A>(use: Use<A>) => Effect.Effect<A, Refusal | AmqpConnectionError>
+/**
+ * Runs operations, each with no other beside it where `alone` says so. A refusal closes the channel; the operations that it
+ * takes along run again on the next one.
+ */
+type Send = <A>(use: Use<A>, alone?: boolean) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /** Operations under way; more would only be sent in vain when one of them is refused. */
 const window = 256
@@ -68,7 +74,7 @@ const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, 
       Effect.gen(function*() {
         if (current !== undefined) yield* Scope.close(current.scope, Exit.void)
         const own = yield* Scope.fork(scope)
-        const open = yield* restore(Scope.provide(openChannelOn(session, ending), own)).pipe(
+        const open = yield* restore(Scope.provide(openPart(session, ending), own)).pipe(
           Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
         )
         current = { open, scope: own }
@@ -84,16 +90,16 @@ const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, 
       (open) => open.channel
     )
 
-    const attempt = <A>(use: Use<A>, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
+    const attempt = <A>(use: Use<A>, alone: boolean, number: number): Effect.Effect<A, Refusal | AmqpConnectionError> =>
       Effect.catchTag(
-        running.withPermits(number > together ? window : 1)(use(channel)),
+        running.withPermits(alone || number > together ? window : 1)(use(channel)),
         "AmqpChannelClosed",
         (error) => {
           if (error.cause?._tag === "AmqpConnectionError") return Effect.fail(error.cause)
-          return number > together ? Effect.fail(error) : attempt(use, number + 1)
+          return number > together ? Effect.fail(error) : attempt(use, alone, number + 1)
         }
       )
-    return (use) => attempt(use, 1)
+    return (use, alone = false) => attempt(use, alone, 1)
   })
 
 // -----------------------------------------------------------------------------
@@ -108,8 +114,12 @@ export interface Pass {
   readonly entities: ReadonlyArray<Entity>
   /** For entities without one of their own. */
   readonly onFailure: OnFailure
+  /** Of this topology, over all epochs. */
+  readonly refusals: TopologyRefusals
   /** An entity is declared, or was refused and is perhaps tried again. */
   readonly onAttempt: (entity: Entity, failure: AmqpTopologyError | undefined) => Effect.Effect<void>
+  /** An entity is not tried again. */
+  readonly onGivenUp: (entity: Entity) => void
 }
 
 /** What a pass could not declare: failures, and what was to be skipped. */
@@ -118,22 +128,18 @@ export interface Outcome {
   readonly skipped: ReadonlyArray<AmqpTopologyError>
 }
 
-/** For ever while the failure is transient: 100 ms, doubled up to 5 s, each ± 20 %. */
-export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = Schedule.min([
-  Schedule.exponential("100 millis"),
-  Schedule.spaced("5 seconds")
-]).pipe(
-  Schedule.jittered,
+/** For ever while the failure is transient, with delays of up to 5 s. */
+export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = backoff(Duration.seconds(5)).pipe(
   Schedule.setInputType<AmqpTopologyError>(),
-  Schedule.while(({ input }) => isTransient(input.cause))
+  Schedule.while(({ input }) => isTransient(input))
 )
 
 /** The name of a queue in this session. */
 const nameIn = (
-  pass: Pick<Pass, "connection" | "session">,
+  session: Session,
   queue: QueueRef
 ): Effect.Effect<string, AmqpEncodeError> => {
-  const name = typeof queue === "string" ? queue : queueNameIn(pass.connection, queue, pass.session.epoch)
+  const name = typeof queue === "string" ? queue : queueNameIn(session, queue)
   if (name !== undefined) return Effect.succeed(name)
   return Effect.fail(new AmqpEncodeError({ path: "queue", reason: "the server-named queue could not be declared" }))
 }
@@ -157,10 +163,10 @@ const declareOn = (
     case "ServerNamedQueue":
       return Effect.map(
         channel.queueDeclare(entity),
-        ({ queue }) => setQueueName(pass.connection, entity, { epoch: pass.session.epoch, name: queue })
+        ({ queue }) => setQueueName(pass.session, entity, queue)
       )
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueBind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeBind(entity)
   }
@@ -169,7 +175,9 @@ const declareOn = (
 /** Declares everything once, and again what the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]().ending)
+    const { ending } = pass.connection[internals]()
+    ending.opened()
+    const send = yield* makeSend(pass.session, ending)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
     /** Done when what the key stands for has been declared or given up. */
@@ -180,31 +188,52 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
     }
     const dependencies = (entity: Entity) => dependenciesOf(entity).flatMap((key) => settled.get(key) ?? [])
 
-    const declare = (entity: Entity) =>
+    /** Requests without an answer; what has none when the session ends stays. */
+    const unanswered = new Set<Entity>()
+    const declare = (entity: Entity): Effect.Effect<unknown, Refusal | AmqpConnectionError> =>
       send((channel) => {
-        const declaring = (entity: Entity) => Effect.flatMap(channel, (channel) => declareOn(pass, channel, entity))
+        const declaring = (entity: Entity) =>
+          Effect.flatMap(channel, (channel) => {
+            unanswered.add(entity)
+            return Effect.tapError(
+              Effect.tap(declareOn(pass, channel, entity), () => Effect.sync(() => unanswered.delete(entity))),
+              () => pass.session.error === undefined ? Effect.sync(() => unanswered.delete(entity)) : Effect.void
+            )
+          })
         /** Once more with what it binds: an auto-delete exchange goes when our dead connection's last binding does. */
         const declaringAgain = Effect.andThen(
           Effect.forEach(
-            dependencies(entity).filter(({ entity }) => entity._tag !== "ServerNamedQueue"),
+            dependencies(entity).filter(({ entity }) =>
+              entity._tag !== "ServerNamedQueue" && pass.refusals.reason(entity) === undefined
+            ),
             ({ entity }) => Effect.catchIf(declaring(entity), isSoft, () => Effect.void)
           ),
           declaring(entity)
         )
         if (dependencies(entity).length === 0) return declaring(entity)
         return Effect.catchTag(declaring(entity), "AmqpNotFound", () => declaringAgain)
-      })
+      }, pass.refusals.isSuspect(entity))
 
     const ended = Deferred.makeUnsafe<never, AmqpConnectionError>()
+    const fail = (entity: Entity, cause: AmqpTopologyError["cause"]) => {
+      const failure = new AmqpTopologyError({ entity: describe(entity), cause })
+      return Effect.andThen(pass.onAttempt(entity, failure), Effect.fail(failure))
+    }
     const attempt = (entity: Entity): Effect.Effect<void, AmqpTopologyError> =>
-      Effect.matchEffect(declare(entity), {
-        onSuccess: () => pass.onAttempt(entity, undefined),
-        onFailure: (cause) => {
+      Effect.suspend(() => {
+        const reason = pass.refusals.reason(entity)
+        if (reason !== undefined) return fail(entity, reason)
+        return Effect.matchEffect(declare(entity), {
+          onSuccess: () => {
+            pass.refusals.clear(entity)
+            return pass.onAttempt(entity, undefined)
+          },
           // Not for the policies: the whole pass ends.
-          if (cause._tag === "AmqpConnectionError") return Effect.andThen(Deferred.fail(ended, cause), Effect.never)
-          const failure = new AmqpTopologyError({ entity: describe(entity), cause })
-          return Effect.andThen(pass.onAttempt(entity, failure), Effect.fail(failure))
-        }
+          onFailure: (cause) =>
+            cause._tag === "AmqpConnectionError"
+              ? Effect.andThen(Deferred.fail(ended, cause), Effect.never)
+              : fail(entity, cause)
+        })
       })
 
     const one = (entity: Entity) =>
@@ -214,13 +243,19 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
         const result = yield* Effect.result(
           typeof policy === "string" ? attempt(entity) : Effect.retry(attempt(entity), policy.retry)
         )
-        if (result._tag === "Failure") (policy === "skip" ? skipped : failed).push(result.failure)
+        if (result._tag === "Failure") {
+          ;(policy === "skip" ? skipped : failed).push(result.failure)
+          pass.onGivenUp(entity)
+        }
         const own = settled.get(keyOf(entity))
         if (own !== undefined) Deferred.doneUnsafe(own.done, Effect.void)
       })
 
     const all = Effect.forEach(pass.entities, one, { concurrency: "unbounded", discard: true })
-    yield* Effect.raceFirst(all, Deferred.await(ended))
+    yield* Effect.tapError(
+      Effect.raceFirst(all, Deferred.await(ended)),
+      (error) => Effect.sync(() => pass.refusals.onEnd(error, unanswered))
+    )
     return { failed, skipped }
   }))
 
@@ -229,7 +264,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
 // -----------------------------------------------------------------------------
 
 const deleteOn = (
-  pass: Pick<Pass, "connection" | "session">,
+  pass: Pick<Pass, "session">,
   channel: AmqpChannel,
   entity: Entity
 ): Effect.Effect<unknown, Refusal | AmqpConnectionError> => {
@@ -239,9 +274,9 @@ const deleteOn = (
     case "Queue":
       return channel.queueDelete({ queue: entity.name })
     case "ServerNamedQueue":
-      return Effect.flatMap(nameIn(pass, entity), (queue) => channel.queueDelete({ queue }))
+      return Effect.flatMap(nameIn(pass.session, entity), (queue) => channel.queueDelete({ queue }))
     case "QueueBinding":
-      return Effect.flatMap(nameIn(pass, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
+      return Effect.flatMap(nameIn(pass.session, entity.queue), (queue) => channel.queueUnbind({ ...entity, queue }))
     case "ExchangeBinding":
       return channel.exchangeUnbind(entity)
     default:

@@ -7,11 +7,26 @@ import * as Schema from "effect/Schema"
 import {
   AmqpAccessRefused,
   AmqpChannelClosed,
+  AmqpConnectionError,
   AmqpEncodeError,
   AmqpNotFound,
   AmqpPreconditionFailed,
   AmqpResourceLocked
 } from "../AmqpError.ts"
+
+/**
+ * An entity that the present epoch began without: the broker has not answered yet, or what it depends on is not there.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmqpTopologyPending
+  extends Schema.TaggedError<AmqpTopologyPending>("effect-amqp/AmqpTopologyPending")("AmqpTopologyPending", {})
+{
+  override get message(): string {
+    return "it is not declared yet: the broker has not answered, or what it depends on is not there"
+  }
+}
 
 /**
  * An exchange, queue or binding that could not be declared, checked or deleted.
@@ -23,14 +38,19 @@ export class AmqpTopologyError
   extends Schema.TaggedError<AmqpTopologyError>("effect-amqp/AmqpTopologyError")("AmqpTopologyError", {
     /** What it is: `queue "billing"`, `binding of queue "billing" to exchange "orders", routing key "order.*"`. */
     entity: Schema.String,
-    /** Why the broker, or the library, refused it. */
+    /**
+     * Why the broker, or the library, refused it. `AmqpConnectionError`: the broker ends the connection whenever it is
+     * declared, so it is not declared any more.
+     */
     cause: Schema.Union([
       AmqpAccessRefused,
       AmqpNotFound,
       AmqpResourceLocked,
       AmqpPreconditionFailed,
       AmqpEncodeError,
-      AmqpChannelClosed
+      AmqpChannelClosed,
+      AmqpConnectionError,
+      AmqpTopologyPending
     ])
   })
 {

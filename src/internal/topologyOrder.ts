@@ -7,7 +7,8 @@ import type { Entity, Exchange, QueueRef, ServerNamedQueue } from "./topologyVal
 
 const quote = (name: string): string => JSON.stringify(name)
 
-const queueText = (queue: QueueRef): string =>
+/** A queue in words. */
+export const queueText = (queue: QueueRef): string =>
   typeof queue === "string" ? `queue ${quote(queue)}` : "server-named queue"
 
 const keyText = (routingKey: string): string => routingKey === "" ? "" : `, routing key ${quote(routingKey)}`
@@ -35,7 +36,9 @@ export const describe = (entity: Entity): string => {
 export const isPredefined = (name: string): boolean => name.startsWith("amq.")
 
 const exchangeKey = (name: string): string => `exchange ${name}`
-const queueKey = (queue: QueueRef): string | ServerNamedQueue => typeof queue === "string" ? `queue ${queue}` : queue
+/** What stands for a queue where bindings and consumers refer to it. */
+export const queueKey = (queue: QueueRef): string | ServerNamedQueue =>
+  typeof queue === "string" ? `queue ${queue}` : queue
 
 /** What stands for the entity where bindings depend on it. */
 export const keyOf = (entity: Entity): string | ServerNamedQueue | undefined => {

@@ -41,6 +41,18 @@ export const sizeOf = (chunks: ReadonlyArray<Uint8Array>): number => {
   return size
 }
 
+/** What a value is that should be another. */
+export const describeType = (value: unknown): string => {
+  if (value === null || value === undefined) return String(value)
+  const name: unknown = typeof value === "object" ? value.constructor?.name : undefined
+  const type = typeof name === "string" && name !== "Object" && name !== "" ? name : typeof value
+  return `${/^[aeiou]/i.test(type) ? "an" : "a"} ${type}`
+}
+
+/** Whether these are the same bytes. */
+export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean =>
+  a.length === b.length && a.every((octet, at) => octet === b[at])
+
 const checkWellFormed = (value: string, path: string): void => {
   if (!value.isWellFormed()) {
     throw new AmqpEncodeError({ path, reason: "a string with a lone surrogate has no UTF-8 form" })
@@ -251,7 +263,7 @@ export class Writer {
 
   /** A short string: at most 255 *bytes* (4.2.5.3). */
   shortString(value: string): void {
-    if (typeof value !== "string") throw new TypeError(`${this.path} must be a string, not ${typeof value}`)
+    if (typeof value !== "string") this.fail(`expected a string, not ${describeType(value)}`)
     if (value.length > 255) this.shortStringTooLong(value)
     this.reserve(1)
     const prefix = this.offset - this.unit
@@ -267,11 +279,12 @@ export class Writer {
 
   /** POSIX seconds as an unsigned 64-bit integer (4.2.5.4). */
   timestamp(seconds: number | bigint): void {
-    if (typeof seconds !== "number" && typeof seconds !== "bigint") {
-      throw new TypeError(`${this.path} must be seconds as a number or a bigint, not ${typeof seconds}`)
-    }
     if (typeof seconds === "number") this.u64(this.integer(seconds, Number.MAX_SAFE_INTEGER))
-    else if (seconds >= 0n && seconds < 0x1_0000_0000_0000_0000n) this.big64(seconds)
+    else if (typeof seconds !== "bigint") {
+      this.fail(
+        `expected seconds as a number or a bigint, not ${describeType(seconds)}: Math.floor(date.getTime() / 1000)`
+      )
+    } else if (seconds >= 0n && seconds < 0x1_0000_0000_0000_0000n) this.big64(seconds)
     else this.fail(`expected seconds from 0 to 2^64 - 1, not ${seconds}`)
   }
 
@@ -280,7 +293,7 @@ export class Writer {
     const token = this.lengthStart()
     if (typeof value === "string") this.text(value)
     else if (value instanceof Uint8Array) this.raw(value)
-    else throw new TypeError(`${this.path} must be a string or a Uint8Array`)
+    else this.fail(`expected a string or a Uint8Array, not ${describeType(value)}`)
     this.lengthEnd(token)
   }
 
@@ -471,3 +484,7 @@ export const truncateUtf8 = (text: string, max: number): string => {
   const { read } = textEncoder.encodeInto(wellFormed, new Uint8Array(max))
   return wellFormed.slice(0, read)
 }
+
+/** The beginning of a text that somebody else may have made as long as they like, for errors and logs. */
+export const excerpt = (text: string, max = 200): string =>
+  text.length <= max ? text : `${text.slice(0, max).toWellFormed()}… (${text.length} characters)`

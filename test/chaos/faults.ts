@@ -9,10 +9,12 @@ import { Effect, type Scope } from "effect"
 import type { BrokerError } from "../harness/exec.ts"
 import type { Direction, FaultProxy, ProxyLink } from "../harness/proxy.ts"
 import type { BrokerNode } from "../harness/rabbitmq.ts"
+import { type Trial, trialKinds } from "./trials.ts"
 
 /** What can be done to a client. */
 export const kinds = [
   "reset",
+  "second loss during recovery",
   "cut inside a frame",
   "half-open",
   "stall",
@@ -21,9 +23,9 @@ export const kinds = [
   "throttle",
   "close_connection",
   "memory alarm",
-  "queue deleted",
   "stop_app",
-  "kill -9"
+  "kill -9",
+  ...trialKinds
 ] as const
 
 export type Kind = (typeof kinds)[number]
@@ -45,6 +47,7 @@ export interface Fault {
 /** Milliseconds that a fault of a kind lasts, at least and at most. */
 const durations: Record<Kind, readonly [number, number]> = {
   "reset": [0, 0],
+  "second loss during recovery": [0, 0],
   "cut inside a frame": [0, 0],
   "half-open": [500, 4000], // a heartbeat of 1 s notices after 2 to 3 s
   "stall": [200, 900],
@@ -53,9 +56,14 @@ const durations: Record<Kind, readonly [number, number]> = {
   "throttle": [500, 1500],
   "close_connection": [0, 0],
   "memory alarm": [300, 1500],
-  "queue deleted": [0, 0],
   "stop_app": [100, 1000],
-  "kill -9": [0, 1000]
+  "kill -9": [0, 1000],
+  "queue deleted": [0, 0],
+  "one queue of two deleted": [0, 0],
+  "end of a consumer at work": [0, 0],
+  "poison message": [0, 0],
+  "close under load": [0, 0],
+  "hard error of a bystander": [0, 0]
 }
 
 /** Random numbers in [0, 1) from a seed of 32 bits (mulberry32). */
@@ -99,8 +107,8 @@ export interface Victim {
   readonly links: ReadonlySet<ProxyLink>
   /** The names of the client's connections. */
   readonly connectionNames: readonly [string, string]
-  /** Deletes the queue of a consumer of its own, which must fail with the reason. */
-  readonly deleteQueue: Effect.Effect<void>
+  /** Has the program do something of its own. */
+  readonly trial: (kind: Trial, index: number) => Effect.Effect<void>
 }
 
 /** Lets a connection go on for `bytes` more in one direction, then resets it, likely between the ends of a frame. */
@@ -121,14 +129,33 @@ const cutAfter = ({ links, proxy }: Victim, direction: Direction, bytes: number)
     yield* proxy.set(direction, { cutAfter: Infinity })
   })
 
+/** Resets everything, and the first connections that come again once more, in their handshake or in their topology. */
+const lostAgain = ({ links, proxy }: Victim, bytes: number) =>
+  Effect.gen(function*() {
+    yield* proxy.resetAll
+    // About what a handshake and the declarations take: 400 bytes, 1200 more.
+    yield* proxy.set("up", { cutAfter: 300 + bytes % 1300 })
+    const accepted = yield* proxy.accepted
+    yield* Effect.timeoutOption(
+      Effect.repeat(Effect.andThen(Effect.sleep("5 millis"), proxy.accepted), {
+        until: (count) => count >= accepted + 2
+      }),
+      "3 seconds"
+    )
+    for (const link of links) yield* Effect.timeoutOption(link.closed, "500 millis")
+    yield* proxy.set("up", { cutAfter: Infinity })
+  })
+
 /** Does a fault and undoes it. */
 export const inject = (victim: Victim, fault: Fault): Effect.Effect<void, BrokerError, Scope.Scope> => {
-  const { connectionNames, deleteQueue, node, proxy } = victim
+  const { connectionNames, node, proxy, trial } = victim
   const { direction, index, millis } = fault
   const last = Effect.sleep(millis)
   switch (fault.kind) {
     case "reset":
       return proxy.resetAll
+    case "second loss during recovery":
+      return lostAgain(victim, fault.bytes)
     case "cut inside a frame":
       return cutAfter(victim, direction, fault.bytes)
     case "half-open":
@@ -175,11 +202,11 @@ export const inject = (victim: Victim, fault: Fault): Effect.Effect<void, Broker
         yield* last
         yield* node.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
       })
-    case "queue deleted":
-      return deleteQueue
     case "stop_app":
       return Effect.scoped(Effect.andThen(node.stopApp, last))
     case "kill -9":
       return Effect.andThen(node.kill9, Effect.andThen(last, node.start))
+    default:
+      return trial(fault.kind, index)
   }
 }

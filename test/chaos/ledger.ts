@@ -62,7 +62,8 @@ export class Ledger {
     this.settled++
     if (outcome === "confirmed") {
       this.confirmed++
-      this.progress.set(entry.by, Math.max(begunAt, this.progress.get(entry.by) ?? -1))
+      const latest = this.progress.get(entry.by)
+      if (latest !== undefined) this.progress.set(entry.by, Math.max(begunAt, latest))
     }
     this.notify()
   }
@@ -71,7 +72,12 @@ export class Ledger {
     const entry = this.entries.get(id)
     if (entry === undefined) this.unknown.push(id)
     else if (entry.handled++ === 0) this.arrived++
-    this.progress.set(by, performance.now())
+    this.proceed(by)
+  }
+
+  /** Somebody has made progress. */
+  proceed(who: string): void {
+    this.progress.set(who, performance.now())
     this.notify()
   }
 
@@ -124,6 +130,11 @@ export class Ledger {
     }
     const found = Object.entries(problems).filter(([, ids]) => ids.length > 0)
     return [...this.accusations, ...found.map(([what, ids]) => `${what}: ${some(ids)}`)]
+  }
+
+  /** How many messages of a publisher had that outcome. */
+  countOf(by: string, outcome: Outcome): number {
+    return this.ids((entry) => entry.by === by && entry.outcomes.includes(outcome)).length
   }
 
   /** How many messages had that outcome. */

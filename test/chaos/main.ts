@@ -5,7 +5,7 @@
 import { Effect } from "effect"
 import { parseArgs } from "node:util"
 import { makeNode } from "../harness/rabbitmq.ts"
-import { figures, progressLine, writeFigures } from "./report.ts"
+import { figures, progressLine, verdict, writeFigures } from "./report.ts"
 import { run } from "./run.ts"
 
 const { values } = parseArgs({
@@ -44,6 +44,7 @@ const program = Effect.scoped(Effect.gen(function*() {
   const text = figures(result)
   print(`\n${text}\n`)
   for (const violation of result.violations) print(`BROKEN: ${violation}`)
+  print(verdict(result))
   if (result.violations.length > 0) {
     print(`\nThis seed replays the same faults: ${command}`)
     process.exitCode = 1

@@ -2,8 +2,7 @@
  * The program under test: what a user would write. It says nothing about faults, it has schedules; what it publishes and
  * handles goes into the ledger.
  */
-import { Effect, Fiber, FiberSet, Option, Schedule, type Scope, Stream } from "effect"
-import * as AmqpChannel from "../../src/AmqpChannel.ts"
+import { Effect, FiberSet, Option, Schedule, type Scope, Stream } from "effect"
 import type { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpSupervisedDelivery } from "../../src/AmqpDelivery.ts"
@@ -16,13 +15,13 @@ import type { Ledger, Outcome } from "./ledger.ts"
 export const backoff = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(
   Schedule.jittered
 )
-const recover = backoff.pipe(
+export const recover = backoff.pipe(
   Schedule.setInputType<unknown>(),
   Schedule.while(({ input }) => isTransient(input))
 )
 
 const exchange = "chaos"
-const quorum = "chaos-quorum"
+export const quorum = "chaos-quorum"
 const classic = "chaos-classic"
 const dead = "chaos-dead"
 
@@ -35,6 +34,20 @@ export const topology = [
   AmqpTopology.bind({ queue: quorum, exchange, routingKey: quorum }),
   AmqpTopology.bind({ queue: classic, exchange, routingKey: classic }),
   AmqpTopology.bind({ queue: dead, exchange: dead })
+]
+
+const events = "chaos-events"
+const exclusive = AmqpTopology.classicQueue("chaos-exclusive", { durable: false, exclusive: true })
+const serverNamed = AmqpTopology.serverNamedQueue({ exclusive: true })
+
+/** Queues that go with the connection of the consumers and come back with the next. */
+export const ownTopology = [
+  ...topology,
+  AmqpTopology.exchange(events, { type: "fanout" }),
+  exclusive,
+  serverNamed,
+  AmqpTopology.bind({ queue: exclusive.name, exchange: events }),
+  AmqpTopology.bind({ queue: serverNamed, exchange: events })
 ]
 
 /** Its number, then padding: some messages are larger than a frame. */
@@ -151,9 +164,20 @@ export const startConsumers = (
         }))
     )
 
+    for (const [name, queue] of [["exclusive", exclusive.name], ["server-named", serverNamed]] as const) {
+      const who = `stream of the ${name} queue`
+      ledger.expect(who)
+      yield* consume(
+        who,
+        Stream.runForEach(AmqpConsumer.stream(queue, { recover, exclusive: true }), (delivery) =>
+          Effect.andThen(Effect.sync(() => ledger.proceed(who)), delivery.ack))
+      )
+    }
+
     yield* consume(
       "stream of the dead letters",
-      Stream.runForEach(AmqpConsumer.stream(dead, { recover }), (delivery) => delivery.ack)
+      Stream.runForEach(AmqpConsumer.stream(dead, { recover }), (delivery) =>
+        delivery.ack)
     )
     return consuming
   })
@@ -169,8 +193,8 @@ export const startPublishers = (
       const one of [
         { name: "q-once", routingKey: quorum, resends: false, batch: 1 },
         { name: "q-resend", routingKey: quorum, resends: true, batch: 1 },
-        { name: "c-once", routingKey: classic, resends: false, batch: 5 },
-        { name: "c-resend", routingKey: classic, resends: true, batch: 5 }
+        { name: "c-once", routingKey: classic, resends: false, batch: 8 },
+        { name: "c-resend", routingKey: classic, resends: true, batch: 8 }
       ]
     ) {
       ledger.expect(one.name)
@@ -180,23 +204,18 @@ export const startPublishers = (
           Effect.sync(() => ledger.accuse(`${one.name} failed: ${error}`)))
       )
     }
+    // Events, which may be lost with the queues that they are for.
+    yield* FiberSet.run(
+      publishing,
+      Effect.scoped(Effect.gen(function*() {
+        const publisher = yield* AmqpPublisher.make({ exchange: events, mandatory: false, persistent: false })
+        while (!isOver()) {
+          yield* Effect.ignore(publisher.publish({ body: "event " }))
+          yield* Effect.sleep(pace)
+        }
+      })).pipe(Effect.catch((error) =>
+        Effect.sync(() => ledger.accuse(`the events failed: ${error}`))
+      ))
+    )
     return publishing
   })
-
-/** A consumer whose queue is deleted under it must say so, and why. */
-export const losesItsQueue = (queue: string) =>
-  Effect.scoped(Effect.gen(function*() {
-    const channel = yield* AmqpChannel.open
-    yield* channel.queueDeclare({ queue, durable: true })
-    yield* channel.confirmSelect
-    yield* channel.publish({ routingKey: queue, body: "here" })
-    const consumer = yield* AmqpConsumer.make(queue, { recover })
-    let isTaken = false
-    const running = yield* Effect.forkScoped(Stream.runForEach(consumer.deliveries, () =>
-      Effect.suspend(() => {
-        if (isTaken) return Effect.void
-        isTaken = true
-        return Effect.orDie(Effect.asVoid(channel.queueDelete({ queue })))
-      })))
-    return yield* Effect.flip(Fiber.join(running))
-  }))

@@ -52,6 +52,12 @@ export const figures = ({ ledger, reconnects, struck, wire }: ChaosResult): stri
   ].join("\n")
 }
 
+/** One line: whether every promise was kept. */
+export const verdict = ({ ledger, struck, violations }: ChaosResult): string =>
+  violations.length === 0
+    ? `VERDICT: every promise was kept: ${struck.length} faults, ${ledger.begun} messages`
+    : `VERDICT: ${violations.length} broken: ${struck.length} faults, ${ledger.begun} messages`
+
 const file = new URL("../../docs/reliability.md", import.meta.url)
 const begin = "<!-- chaos: begin -->"
 const end = "<!-- chaos: end -->"

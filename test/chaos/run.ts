@@ -5,7 +5,7 @@
  * Each fault strikes while messages are on their way, and the next one waits until every publisher and every consumer
  * has made progress again.
  */
-import { Effect, Fiber, FiberSet, Redacted, Schedule, type Scope, Stream } from "effect"
+import { Cause, Effect, Fiber, FiberSet, Redacted, Schedule, type Scope, Stream } from "effect"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
@@ -14,7 +14,8 @@ import { makeProxy, type ProxyLink } from "../harness/proxy.ts"
 import type { BrokerNode } from "../harness/rabbitmq.ts"
 import { type Fault, inject, type Kind, schedule } from "./faults.ts"
 import { Ledger } from "./ledger.ts"
-import { backoff, losesItsQueue, startConsumers, startPublishers, toId, topology } from "./program.ts"
+import { backoff, ownTopology, startConsumers, startPublishers, toId, topology } from "./program.ts"
+import { runTrial, type Trial } from "./trials.ts"
 import { Wire } from "./wire.ts"
 
 export interface ChaosOptions {
@@ -62,20 +63,17 @@ export const run = (
 ): Effect.Effect<ChaosResult, unknown> =>
   Effect.gen(function*() {
     const ledger = new Ledger()
-    const links: Array<ProxyLink> = []
+    const wire = new Wire()
     const struck: Array<Struck> = []
     let reconnects = 0
-    yield* Effect.scoped(clients(node, options, { ledger, links, struck, onReconnect: () => reconnects++ }))
+    const reading = yield* FiberSet.make()
+    yield* Effect.scoped(clients(node, options, { ledger, wire, reading, struck, onReconnect: () => reconnects++ }))
 
     yield* accuseOfLeaks(ledger, node.held({ patience: 10_000 }))
-    const wire = new Wire()
-    for (const [i, link] of links.entries()) {
-      const [up, down] = yield* Effect.all([link.seen("up"), link.seen("down")])
-      wire.add(`connection ${i + 1}`, { up, down }, toId)
-    }
+    yield* FiberSet.awaitEmpty(reading)
     const violations = [...ledger.violations(wire.written), ...wire.violations]
     return { struck, ledger, wire, reconnects, violations }
-  })
+  }).pipe(Effect.scoped)
 
 const accuseOfLeaks = (ledger: Ledger, held: ReturnType<BrokerNode["held"]>) =>
   Effect.map(held, (held) => {
@@ -87,8 +85,10 @@ const accuseOfLeaks = (ledger: Ledger, held: ReturnType<BrokerNode["held"]>) =>
 /** What the clients and faults of a run write down. */
 interface Books {
   readonly ledger: Ledger
-  /** Every connection that came through the proxy. */
-  readonly links: Array<ProxyLink>
+  /** What every connection that came through the proxy has sent, once it is over. */
+  readonly wire: Wire
+  /** Wait for the ends of connections. */
+  readonly reading: FiberSet.FiberSet
   readonly struck: Array<Struck>
   readonly onReconnect: () => void
 }
@@ -96,16 +96,25 @@ interface Books {
 const clients = (
   node: BrokerNode,
   { duration, onProgress, seed }: ChaosOptions,
-  { ledger, links, onReconnect, struck }: Books
+  { ledger, onReconnect, reading, struck, wire }: Books
 ): Effect.Effect<void, unknown, Scope.Scope> =>
   Effect.gen(function*() {
     const proxy = yield* makeProxy(node)
     const open = new Set<ProxyLink>()
+    let connected = 0
     yield* Effect.forkScoped(Effect.forever(Effect.gen(function*() {
       const link = yield* proxy.accept
-      links.push(link)
       open.add(link)
-      yield* Effect.forkScoped(Effect.andThen(link.closed, Effect.sync(() => open.delete(link))))
+      const name = `connection ${++connected}`
+      yield* FiberSet.run(
+        reading,
+        Effect.gen(function*() {
+          yield* link.closed
+          open.delete(link)
+          const [up, down] = yield* Effect.all([link.seen("up"), link.seen("down")])
+          wire.add(name, { up, down }, toId)
+        })
+      )
     })))
 
     const connect = (connectionName: string) =>
@@ -121,8 +130,8 @@ const clients = (
       }).pipe(Effect.provide(NodeAmqp.layerTransport))
     const publishers = yield* connect(connectionNames[0])
     const consumers = yield* connect(connectionNames[1])
-    for (const connection of [publishers, consumers]) {
-      yield* Effect.provideService(AmqpTopology.make(topology), AmqpConnection.AmqpConnection, connection)
+    for (const [connection, entities] of [[publishers, topology], [consumers, ownTopology]] as const) {
+      yield* Effect.provideService(AmqpTopology.make(entities), AmqpConnection.AmqpConnection, connection)
       yield* Effect.forkScoped(Stream.runForEach(
         Stream.filter(connection.changes, ({ _tag }) => _tag === "Reconnecting"),
         (status) => Effect.sync(() => status._tag === "Reconnecting" && status.attempt === 1 && onReconnect())
@@ -154,25 +163,16 @@ const clients = (
     )
     const reporting = yield* Effect.forkScoped(Effect.repeat(report, Schedule.spaced("200 millis")))
 
-    let deletions = 0
-    const deleteQueue = Effect.suspend(() =>
-      losesItsQueue(`chaos-deleted-${++deletions}`).pipe(
-        Effect.provideService(AmqpConnection.AmqpConnection, consumers),
-        Effect.timeout("20 seconds"),
-        Effect.matchEffect({
-          onFailure: (error) => Effect.sync(() => ledger.accuse(`a consumer did not lose its queue: ${error}`)),
-          onSuccess: (error) =>
-            Effect.sync(() => {
-              const isTyped = error._tag === "AmqpConsumerFailed" && error.reason._tag === "AmqpNotFound"
-              if (!isTyped) ledger.accuse(`the consumer of a deleted queue failed otherwise: ${error}`)
-            })
-        })
-      )
-    )
-    const victim = { node, proxy, links: open, connectionNames, deleteQueue: Effect.asVoid(deleteQueue) }
+    const stage = { ledger, connections: [publishers, consumers], connect: connect("chaos-closing") } as const
+    const trial = (kind: Trial, index: number) =>
+      Effect.catchCause(runTrial(kind, stage, index), (cause) =>
+        Effect.sync(() => ledger.accuse(`${kind}: ${Cause.pretty(cause)}`)))
+    const victim = { node, proxy, links: open, connectionNames, trial }
     const recovered = Effect.gen(function*() {
       const since = performance.now()
-      const all = ledger.until(() => ledger.stuck(since).length === 0 || ledger.accusations.length > 0)
+      const all = ledger.until(() =>
+        ledger.stuck(since).length === 0 || ledger.accusations.length > 0
+      )
       const inTime = yield* Effect.timeoutOption(all, patience)
       if (inTime._tag === "None") {
         ledger.accuse(`no progress within ${patience} ms after ${current}: ${ledger.stuck(since).join(", ")}`)

@@ -1,7 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { AmqpEncodeError, type ChannelCloseCause } from "../../src/AmqpError.ts"
-import type { InputTable } from "../../src/AmqpTable.ts"
+import type { Publish } from "../../src/AmqpMessage.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
 import type { ChannelState } from "../../src/internal/channelState.ts"
+import type { PublishOutcome } from "../../src/internal/confirms.ts"
 import type { Method } from "../../src/internal/spec.ts"
 import {
   bodyFrames,
@@ -344,7 +346,7 @@ describe("close", () => {
     assert.lengthOf(lines.filter((line) => line.startsWith("1 body")), 5)
   })
 
-  it("that crosses the broker's is answered, once, and still waits for its own answer", () => {
+  it("that crosses the broker's is over with our answer: it has the broker's reason, and waits for nothing more", () => {
     const { channel, peer } = opened()
     const heard = peer.declare(channel, "q")
     let closed = 0
@@ -355,11 +357,129 @@ describe("close", () => {
     peer.reply(1, channelClose(406, "x", ...declareId))
     assert.deepStrictEqual(peer.lines(), ["1 channel.close-ok"])
     assert.deepStrictEqual(heard, [{ _tag: "Failure", cause: undefined, own: false }])
-    assert.strictEqual(closed, 0)
-    peer.reply(1, { _tag: "channel.close-ok" })
     assert.strictEqual(closed, 1)
+    assert.deepInclude(channel.closeCause, { _tag: "AmqpPreconditionFailed", operation: "queue.declare" })
+    // Where the broker answers ours as well.
+    peer.reply(1, { _tag: "channel.close-ok" })
     assert.deepStrictEqual(peer.lines(), [])
-    assert.isUndefined(channel.closeCause)
+    assert.isUndefined(peer.end)
+  })
+
+  const crossed = () => {
+    const peer = new Peer().open({ channelMax: 1 })
+    peer.channel().close()
+    assert.deepStrictEqual(peer.lines(), ["1 channel.close"])
+    peer.reply(1, channelClose(404, "NOT_FOUND - no exchange 'x' in vhost '/'", 60, 40))
+    assert.deepStrictEqual(peer.lines(), ["1 channel.close-ok"])
+    return peer
+  }
+
+  it("that crossed the broker's gives its number back, and a late close-ok is not the next channel's", () => {
+    const peer = crossed()
+    const channel = peer.session.openChannel() ?? assert.fail("no number")
+    const opening = peer.request(channel, { _tag: "channel.open" })
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.deepStrictEqual(opening, [])
+    peer.reply(1, { _tag: "channel.open-ok" })
+    assert.lengthOf(opening, 1)
+    assert.isFalse(channel.isClosed)
+    const before = peer.end
+    assert.isUndefined(before)
+    // Now nobody can have asked for it.
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.end?.reason._tag, "ProtocolViolation")
+  })
+
+  it("before open-ok does not take a late close-ok for its own", () => {
+    const peer = crossed()
+    const channel = peer.session.openChannel() ?? assert.fail("no number")
+    peer.request(channel, { _tag: "channel.open" })
+    channel.close()
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.isFalse(channel.isGone)
+    assert.isUndefined(peer.session.openChannel())
+    peer.reply(1, { _tag: "channel.open-ok" }, { _tag: "channel.close-ok" })
+    assert.isTrue(channel.isGone)
+    peer.channel()
+  })
+
+  it("that nobody answers keeps its number until there is no other; then it is tried", () => {
+    const peer = new Peer().open({ channelMax: 2 })
+    const [silent, other] = [peer.channel(), peer.channel()]
+    let forgotten = 0
+    silent.onClosed(() => forgotten++)
+    silent.close()
+    assert.isUndefined(peer.session.openChannel(), "somebody waits for the answer")
+    silent.isAbandoned = true
+    assert.isUndefined(peer.session.openChannel(1), "asked for by its number")
+    other.close()
+    peer.reply(2, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.channel().id, 2)
+    peer.sent()
+    const next = peer.session.openChannel() ?? assert.fail("no number")
+    assert.strictEqual(next.id, 1)
+    const opening = peer.request(next, { _tag: "channel.open" })
+    peer.reply(1, { _tag: "channel.close-ok" }, { _tag: "channel.open-ok" })
+    assert.lengthOf(opening, 1)
+    assert.isFalse(next.isClosed)
+    assert.strictEqual(forgotten, 1)
+    assert.isUndefined(peer.end)
+  })
+
+  it("that is answered late gives its number back as ever", () => {
+    const peer = new Peer().open({ channelMax: 1 })
+    const channel = peer.channel()
+    channel.close()
+    channel.isAbandoned = true
+    peer.reply(1, { _tag: "channel.close-ok" })
+    assert.strictEqual(peer.channel().id, 1)
+  })
+
+  it("after finish: nothing new is taken, what is under way has its outcome, deliveries can be settled", () => {
+    const peer = new Peer().open()
+    const channel = peer.confirming()
+    channel.confirms.limit = 1
+    const consumer = peer.consume(channel, "c")
+    const outcome = peer.publish(channel)
+    const asked = peer.declare(channel, "q")
+    let admitted = 0
+    channel.confirms.wait(() => admitted++)
+    channel.onFlow(() => {})
+    peer.sent()
+    channel.finish(undefined)
+    assert.isTrue(channel.isClosed)
+    peer.turn()
+    assert.strictEqual(admitted, 1)
+    assert.deepStrictEqual(peer.lines(), [])
+    assert.deepStrictEqual(peer.declare(channel, "late"), [])
+    peer.receive(content(1, deliver("c", 1), "x"))
+    peer.reply(1, { _tag: "basic.ack", deliveryTag: 1, multiple: false }, declareOk("q"))
+    assert.deepStrictEqual(outcome, [{ _tag: "Confirmed", count: 1 }])
+    assert.lengthOf(asked, 1)
+    assert.deepStrictEqual(pull(consumer), [[1]])
+    assert.strictEqual(channel.ack(1), "Settled")
+    channel.close()
+    assert.deepStrictEqual(peer.lines(), ["1 basic.ack", "1 channel.close"])
+  })
+
+  it("knows whether what was published without confirms has arrived", () => {
+    const { channel, peer } = opened()
+    const doubts: Array<boolean> = []
+    const look = () => void doubts.push(channel.isInDoubt)
+    look()
+    peer.declare(channel, "before")
+    channel.publish({ body: "x" }, undefined)
+    look()
+    peer.reply(1, declareOk("before"))
+    look()
+    peer.declare(channel, "behind")
+    look()
+    peer.reply(1, declareOk("behind"))
+    look()
+    assert.deepStrictEqual(doubts, [false, true, true, true, false])
+    const confirming = peer.confirming()
+    peer.publish(confirming)
+    assert.isFalse(confirming.isInDoubt)
   })
 
   it("that is not out yet when the broker's arrives never goes out", () => {
@@ -837,6 +957,7 @@ describe("publishing", () => {
       ["body", { body: "\ud800" }],
       ["headers.x", { body: "x", properties: { headers: { x: Number.NaN } } }],
       ["priority", { body: "x", properties: { priority: 256 } }],
+      ["timestamp", { body: "x", properties: { timestamp: 1_700_000_000_000 } }],
       ["properties", { body: "x", properties: { headers: { x: "x".repeat(200_000) } } }],
       ["clusterId", { body: "x", mandatory: true, properties: { clusterId: "c" } }]
     ] as const
@@ -857,14 +978,46 @@ describe("publishing", () => {
     assert.deepStrictEqual(heard, [{ _tag: "Confirmed", count: 1 }])
   })
 
-  it("of a body that is neither text nor bytes is a defect, and writes nothing", () => {
+  it("of a body that is neither text nor bytes says what to give instead, and writes nothing", () => {
     const { channel, peer } = opened()
     for (const body of [undefined, null, 5, {}, [1, 2], new ArrayBuffer(3), new Uint16Array(3)]) {
       const message: object = { body }
       // @ts-expect-error - types exclude it
-      assert.throws(() => channel.publish(message, undefined), TypeError, /body/)
+      assert.throws(() => channel.publish(message, undefined), AmqpEncodeError, /body: .* not .*JSON\.stringify/)
     }
     assert.deepStrictEqual(peer.lines(), [])
+  })
+
+  it.each(
+    [
+      [
+        { timestamp: 1_700_000_000_000 },
+        "timestamp: expected seconds since 1970, not milliseconds: Math.floor(Date.now()"
+      ],
+      [
+        { timestamp: new Date(0) },
+        "timestamp: expected seconds as a number or a bigint, not a Date: Math.floor(date.getTi"
+      ],
+      [{ timestamp: 1.5 }, "timestamp: expected an integer"],
+      [{ expiration: 5000 }, "expiration: expected a string, not a number"],
+      [
+        { headers: { at: new Date(1500) } },
+        "headers.at: a timestamp holds whole seconds: drop the rest by date.setMillis"
+      ]
+    ] as const
+  )("whose properties are mistaken (%j) says what to give instead", (properties, text) => {
+    const { channel, peer } = opened()
+    const message: object = { body: "x", properties }
+    // @ts-expect-error - types exclude some of them
+    assert.throws(() => channel.publish(message, undefined), AmqpEncodeError, text)
+    assert.deepStrictEqual(peer.lines(), [])
+  })
+
+  it("may have any timestamp that is a bigint", () => {
+    const { channel, peer } = opened()
+    channel.publish({ body: "x", properties: { timestamp: 1_700_000_000_000n } }, undefined)
+    const [header] = peer.sent().flatMap((sent) => sent._tag === "Header" ? [sent] : [])
+    assert.strictEqual(header?.properties.timestamp, 1_700_000_000_000)
   })
 
   it("mandatory without confirms or a transaction is refused", () => {
@@ -913,51 +1066,154 @@ describe("publishing", () => {
 })
 
 describe("unconfirmed publishes of a channel that the broker closes", () => {
-  const outcomes = (heard: ReadonlyArray<ReadonlyArray<{ readonly _tag: string; readonly own?: boolean }>>) =>
-    heard.map((one) => one.map(({ _tag, own }) => `${_tag} ${own}`).join())
+  const blames = (heard: ReadonlyArray<ReadonlyArray<PublishOutcome>>) =>
+    heard.map((one) => one.map((outcome) => outcome._tag === "ChannelClosed" ? outcome.blame : outcome._tag).join())
+
+  /** What each of these publishes hears of a refusal. */
+  const refuse = (replyCode: number, replyText: string, messages: ReadonlyArray<Partial<Publish>>) => {
+    const peer = new Peer().open()
+    const channel = peer.confirming()
+    const heard = messages.map((message) => peer.publish(channel, message))
+    peer.reply(1, channelClose(replyCode, replyText, ...publishId))
+    return { blames: blames(heard), cause: channel.closeCause }
+  }
 
   it("were refused where they went to the exchange that it names", () => {
-    const peer = new Peer().open()
-    const channel = peer.confirming()
-    const heard = ["good", "nope", "", "nope", "vhost"].map((exchange) => peer.publish(channel, { exchange }))
-    peer.reply(1, channelClose(404, "NOT_FOUND - no exchange 'nope' in vhost 'vhost'", ...publishId))
-    assert.deepStrictEqual(outcomes(heard), [
-      "ChannelClosed false",
-      "ChannelClosed true",
-      "ChannelClosed false",
-      "ChannelClosed true",
-      "ChannelClosed false"
-    ])
-    const cause = channel.closeCause
-    assert.strictEqual(cause?._tag === "AmqpNotFound" && cause.entity, "nope")
-    assert.strictEqual(cause?._tag === "AmqpNotFound" && cause.operation, "basic.publish")
+    const messages = ["good", "nope", "", "nope", "vhost"].map((exchange) => ({ exchange }))
+    const { blames, cause } = refuse(404, "NOT_FOUND - no exchange 'nope' in vhost 'vhost'", messages)
+    assert.deepStrictEqual(blames, ["none", "own", "none", "own", "none"])
+    assert.deepInclude(cause, { _tag: "AmqpNotFound", entity: "nope", operation: "basic.publish" })
   })
 
-  it.each([
-    "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'",
-    "ACCESS_REFUSED - cannot publish to internal exchange 'e' in vhost '/'",
-    "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'"
-  ])("%s", (replyText) => {
-    const peer = new Peer().open()
-    const channel = peer.confirming()
-    const heard = ["e", "u", "/", "k"].map((exchange) => peer.publish(channel, { exchange }))
-    peer.reply(1, channelClose(403, replyText, ...publishId))
-    assert.deepStrictEqual(outcomes(heard), [
-      "ChannelClosed true",
-      "ChannelClosed false",
-      "ChannelClosed false",
-      "ChannelClosed false"
+  it.each(
+    [
+      "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'",
+      "ACCESS_REFUSED - cannot publish to internal exchange 'e' in vhost '/'"
+    ]
+  )("%s", (replyText) => {
+    const messages = ["e", "u", "/", "k"].map((exchange) => ({ exchange }))
+    assert.deepStrictEqual(refuse(403, replyText, messages).blames, ["own", "none", "none", "none"])
+  })
+
+  it("were refused where they went to the default exchange, whose name the broker makes up", () => {
+    const replyText = "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'"
+    assert.deepStrictEqual(refuse(403, replyText, [{ exchange: "e" }, {}, { exchange: "amq.default" }]).blames, [
+      "none",
+      "own",
+      "own"
     ])
   })
 
-  it("are in doubt where it names none and there are several, and refused where there is one", () => {
+  it.each(
+    [
+      "ACCESS_REFUSED - access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'",
+      "ACCESS_REFUSED - write access to topic 'k' in exchange exchange 'e' in vhost '/' refused for user 'u'"
+    ]
+  )("%s: others may still go there", (replyText) => {
+    const messages = [{ exchange: "e" }, { exchange: "e", routingKey: "k" }, { exchange: "k", routingKey: "k" }, {}]
+    const { blames, cause } = refuse(403, replyText, messages)
+    assert.deepStrictEqual(blames, ["none", "own", "none", "none"])
+    assert.deepInclude(cause, { entity: "e", routingKey: "k" })
+    assert.include(cause?.message, `basic.publish to exchange "e", routing key "k" was refused`)
+  })
+
+  const cc = (...headers: ReadonlyArray<AmqpTable.InputTable>) =>
+    headers.map((headers) => ({ properties: { headers } }))
+  const entry = AmqpTable.longString("q")
+
+  it.each(
+    [
+      [
+        "message size 5 is larger than configured max size 4",
+        [{ body: "12345" }, { body: "€12" }, { body: "1234" }, { body: new Uint8Array(5) }]
+      ],
+      [
+        "message size 5 is larger than max size 4",
+        [{ body: "12345" }, { body: "€12" }, { body: "1234" }, { body: new Uint8Array(5) }]
+      ],
+      [
+        "user_id property set to 'x' but authenticated user was 'y'",
+        [{ properties: { userId: "x" } }, { properties: { userId: "x" } }, { properties: { userId: "y" } }, {
+          properties: { userId: "x" }
+        }]
+      ],
+      [
+        "invalid expiration 'x': no_integer",
+        [
+          { properties: { expiration: "x" } },
+          { properties: { expiration: "x" } },
+          // It says what another refusal says.
+          { properties: { expiration: "y': user_id property set to 'x'" } },
+          { properties: { expiration: "x" } }
+        ]
+      ],
+      [
+        "fast reply consumer does not exist",
+        [
+          { properties: { replyTo: "amq.rabbitmq.reply-to" } },
+          { properties: { replyTo: "amq.rabbitmq.reply-to" } },
+          { properties: { replyTo: "q" } },
+          { properties: { replyTo: "amq.rabbitmq.reply-to" } }
+        ]
+      ],
+      [
+        "invalid message: {delivery_mode_unknown,3}",
+        [
+          { properties: { deliveryMode: 3 } },
+          { properties: { deliveryMode: 3 } },
+          { properties: { deliveryMode: 33 } },
+          {
+            properties: { deliveryMode: 3 }
+          }
+        ]
+      ],
+      [
+        `invalid message: {unacceptable_type_in_header,"CC",longstr}`,
+        cc({ CC: "x" }, { CC: entry }, { CC: ["x"], BCC: "x" }, { CC: null })
+      ],
+      [
+        `invalid message: {unacceptable_type_in_header,"BCC",longstr}`,
+        cc({ BCC: "x" }, { BCC: entry }, { CC: "x" }, AmqpTable.table([["BCC", entry], ["BCC", AmqpTable.array([])]]))
+      ]
+    ] as const
+  )("%s", (words, [one, two, good, three]) => {
+    const { blames } = refuse(406, `PRECONDITION_FAILED - ${words}`, [good, one, {}, two, good, three])
+    assert.deepStrictEqual(blames, ["none", "own", "none", "own", "none", "own"])
+  })
+
+  it("are told where the words are cut off, unless they would be the same for several", () => {
+    const long = (end: string) => ({ properties: { expiration: "9".repeat(240) + end } })
+    const replyText = `${`PRECONDITION_FAILED - invalid expiration '${"9".repeat(240)}`.slice(0, 252)}...`
+    assert.deepStrictEqual(refuse(406, replyText, [{}, long("a"), { body: "x" }]).blames, ["none", "own", "none"])
+    assert.deepStrictEqual(refuse(406, replyText, [{}, long("a"), long("b")]).blames, [
+      "possible",
+      "possible",
+      "possible"
+    ])
+    const name = "x".repeat(250)
+    const missing = `${`NOT_FOUND - no exchange '${name}`.slice(0, 252)}...`
+    assert.deepStrictEqual(refuse(404, missing, [{}, { exchange: name }]).blames, ["none", "own"])
+  })
+
+  it("may all be meant where it names none and there are several; one is the one", () => {
     for (const count of [1, 2]) {
-      const peer = new Peer().open()
-      const channel = peer.confirming()
-      const heard = Array.from({ length: count }, () => peer.publish(channel))
-      peer.reply(1, channelClose(406, "PRECONDITION_FAILED - invalid expiration", ...publishId))
-      assert.deepStrictEqual(outcomes(heard), heard.map(() => `ChannelClosed ${count === 1}`))
+      const messages = Array.from({ length: count }, () => ({}))
+      const { blames, cause } = refuse(406, "PRECONDITION_FAILED - this is new", messages)
+      assert.deepStrictEqual(blames, messages.map(() => count === 1 ? "own" : "possible"))
+      assert.strictEqual(cause?._tag === "AmqpPreconditionFailed" && cause.routingKey, count === 1 ? "q" : undefined)
     }
+  })
+
+  it("are not meant where the broker has answered what came behind them", () => {
+    const peer = new Peer().open()
+    const channel = peer.confirming()
+    const taken = peer.publish(channel)
+    const declared = peer.declare(channel, "q")
+    peer.reply(1, { _tag: "queue.declare-ok", queue: "q", messageCount: 0, consumerCount: 0 })
+    const bad = peer.publish(channel)
+    peer.reply(1, channelClose(406, "PRECONDITION_FAILED - this is new", ...publishId))
+    assert.deepStrictEqual(blames([taken, bad]), ["none", "own"])
+    assert.strictEqual(declared[0]?._tag, "Reply")
   })
 
   it("are in doubt where another operation closed it", () => {
@@ -966,7 +1222,7 @@ describe("unconfirmed publishes of a channel that the broker closes", () => {
     const heard = peer.publish(channel)
     const declared = peer.declare(channel, "q")
     peer.reply(1, channelClose(406, "inequivalent", ...declareId))
-    assert.deepStrictEqual(outcomes([heard]), ["ChannelClosed false"])
+    assert.deepStrictEqual(blames([heard]), ["none"])
     assert.strictEqual(declared[0]?._tag === "Failure" && declared[0].own, true)
   })
 
@@ -980,9 +1236,41 @@ describe("unconfirmed publishes of a channel that the broker closes", () => {
     peer.session.onSocketEnd(peer.session.lost("EOF"))
     peer.turn()
     assert.deepStrictEqual(heard, [
-      [{ _tag: "ChannelClosed", sequence: 1, cause: undefined, own: false }],
-      [{ _tag: "ChannelClosed", sequence: 1, cause: peer.end, own: false }]
+      [{ _tag: "ChannelClosed", sequence: 1, cause: undefined, blame: "none" }],
+      [{ _tag: "ChannelClosed", sequence: 1, cause: peer.end, blame: "none" }]
     ])
+  })
+
+  it.each(
+    [
+      [541, 0, 0, "possible"],
+      [505, ...publishId, "possible"],
+      [540, 20, 20, "none"],
+      [320, 0, 0, "none"]
+    ] as const
+  )("may be meant by a connection that ends with %i because of %i.%i: %s", (replyCode, classId, methodId, blame) => {
+    const peer = new Peer().open()
+    const heard = [peer.publish(peer.confirming())]
+    peer.receive(frame(0, { _tag: "connection.close", replyCode, replyText: "", classId, methodId }))
+    peer.turn()
+    assert.deepStrictEqual(blames(heard), [blame])
+  })
+
+  it("in a transaction: the first that is bad in this way is named, the connection of others is not lost", () => {
+    const { channel, peer } = opened()
+    const failed = peer.request(channel, { _tag: "tx.select" })
+    peer.reply(1, { _tag: "tx.select-ok" })
+    const publish = (routingKey: string, expiration?: string) =>
+      channel.publish({ exchange: "e", routingKey, body: "x", properties: { expiration } }, undefined)
+    publish("committed", "x")
+    peer.request(channel, { _tag: "tx.commit" })
+    peer.reply(1, { _tag: "tx.commit-ok" })
+    publish("good")
+    publish("bad", "x")
+    publish("bad, too", "x")
+    peer.reply(1, channelClose(406, "PRECONDITION_FAILED - invalid expiration 'x': no_integer", ...publishId))
+    assert.strictEqual(failed[0]?._tag, "Reply")
+    assert.deepInclude(channel.closeCause, { entity: "e", routingKey: "bad" })
   })
 })
 
@@ -1037,7 +1325,7 @@ describe("contents from the broker", () => {
 })
 
 describe("methods that a server may not send", () => {
-  const wrong: ReadonlyArray<Method<InputTable>> = [
+  const wrong: ReadonlyArray<Method<AmqpTable.InputTable>> = [
     declare("q"),
     { _tag: "basic.publish", exchange: "", routingKey: "", mandatory: false, immediate: false },
     { _tag: "channel.open" },

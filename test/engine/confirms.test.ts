@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import { AmqpMessage } from "../../src/AmqpMessage.ts"
+import { AmqpMessage, type Publish } from "../../src/AmqpMessage.ts"
 import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "../../src/internal/confirms.ts"
-import type { BasicReturn } from "../../src/internal/spec.ts"
+import type { BasicReturn, ChannelClose } from "../../src/internal/spec.ts"
 
 const method: BasicReturn = {
   _tag: "basic.return",
@@ -10,6 +10,13 @@ const method: BasicReturn = {
   replyText: "NO_ROUTE",
   exchange: "",
   routingKey: "q"
+}
+const preconditionFailed: ChannelClose = {
+  _tag: "channel.close",
+  replyCode: 406,
+  replyText: "PRECONDITION_FAILED - something",
+  classId: 60,
+  methodId: 40
 }
 const nothing = new Uint8Array(0)
 const message = new AmqpMessage("", "q", { content: nothing, headerBytes: nothing, headerStart: 0, headerEnd: 0 })
@@ -26,7 +33,7 @@ const recorded = () => {
   const publish = (count = 1): void => {
     for (let i = 0; i < count; i++) {
       const name = ++number
-      confirms.add({ exchange: "", onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
+      confirms.add({ messageOf: () => undefined, onOutcome: (outcome) => void log.push(`${name} ${outcome._tag}`) })
     }
   }
   /** With one waiter for all, whose outcomes are written down as `run 3 Confirmed`, or as those of their numbers. */
@@ -34,7 +41,7 @@ const recorded = () => {
     const first = number + 1
     number += count
     const waiter: PublishWaiter = {
-      exchange: "",
+      messageOf: () => undefined,
       onOutcome: (outcome) => {
         if (outcome._tag !== "Confirmed") return void log.push(`${outcome.sequence} ${outcome._tag}`)
         for (let i = 0; i < outcome.count; i++) log.push(`run ${first} Confirmed`)
@@ -81,7 +88,7 @@ describe("acknowledgements", () => {
   it("tell a waiter of several publishes once how many were confirmed, and of each that was not", () => {
     const { confirms } = recorded()
     const heard: Array<PublishOutcome> = []
-    const waiter: PublishWaiter = { exchange: "", onOutcome: (outcome) => void heard.push(outcome) }
+    const waiter: PublishWaiter = { messageOf: () => undefined, onOutcome: (outcome) => void heard.push(outcome) }
     for (let i = 0; i < 6; i++) confirms.add(waiter)
     confirms.settle(2, false, true)
     confirms.settle(4, true, true)
@@ -165,15 +172,60 @@ describe("returns", () => {
     assert.deepStrictEqual(log(), ["1 Confirmed", "3 Confirmed"])
   })
 
-  it("without a tag that is known are ignored", () => {
+  it("of publishes that are settled or were not mandatory are ignored", () => {
     const { confirms, log, publish } = recorded()
-    publish()
-    confirms.returned(undefined, method, message)
-    confirms.returned(pairingTag(2), method, message)
-    confirms.returned(pairingTag(0), method, message)
-    confirms.returned("\u0001-", method, message)
-    confirms.returned("\u0001", method, message)
+    publish(2)
+    confirms.settle(1, false, true)
+    log()
+    for (const tag of [undefined, pairingTag(1), pairingTag(3), pairingTag(0), "\u0001-", "\u0001"]) {
+      confirms.returned(tag, method, message)
+    }
     assert.deepStrictEqual(log(), [])
+  })
+
+  /** What became of these publishes when a message came back for `q` with this tag, then all were confirmed. */
+  const afterReturn = (messages: ReadonlyArray<Publish>, tag: string | undefined): ReadonlyArray<string> => {
+    const { confirms } = recorded()
+    const heard: Array<string> = messages.map(() => "")
+    for (const [i, message] of messages.entries()) {
+      confirms.add({ messageOf: () => message, onOutcome: ({ _tag }) => void (heard[i] += _tag) })
+    }
+    confirms.returned(tag, method, message)
+    confirms.settle(0, true, true)
+    return heard
+  }
+  const toQ = { routingKey: "q", body: "", mandatory: true }
+  const other = { ...toQ, routingKey: "other" }
+  const unpaired = [undefined, "", "\u0001", "\u0001-1", "\u0001zz", pairingTag(99), "\u0001✓"]
+
+  it.each(unpaired)("without a tag of ours (%j) are that of the only publish that it may be", (tag) => {
+    assert.deepStrictEqual(afterReturn([other, toQ, { ...toQ, mandatory: false }, { ...toQ, body: "x" }], tag), [
+      "Confirmed",
+      "Returned",
+      "Confirmed",
+      "Confirmed"
+    ])
+    // A broker that gives it back otherwise than it got it.
+    assert.deepStrictEqual(afterReturn([{ ...toQ, mandatory: false }, other], tag), ["Confirmed", "Returned"])
+  })
+
+  it.each(unpaired)("without a tag of ours (%j) leave nobody with a success who may have been meant", (tag) => {
+    assert.deepStrictEqual(afterReturn([toQ, other, toQ], tag), ["MaybeReturned", "Confirmed", "MaybeReturned"])
+    const [first, second] = [{ ...other, exchange: "e" }, other]
+    assert.deepStrictEqual(afterReturn([first, { ...toQ, mandatory: false }, second], tag), [
+      "MaybeReturned",
+      "Confirmed",
+      "MaybeReturned"
+    ])
+  })
+
+  it("with the tag of another channel go to the publish that they speak of", () => {
+    assert.deepStrictEqual(afterReturn([other, toQ], pairingTag(1)), ["Confirmed", "Returned"])
+    assert.deepStrictEqual(afterReturn([other, toQ, toQ], pairingTag(1)), [
+      "Confirmed",
+      "MaybeReturned",
+      "MaybeReturned"
+    ])
   })
 
   it("pair with large numbers", () => {
@@ -190,32 +242,62 @@ describe("the end", () => {
     publish(4)
     confirms.settle(2, false, true)
     log()
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     assert.deepStrictEqual(log(), ["1 ChannelClosed", "3 ChannelClosed", "4 ChannelClosed"])
     assert.strictEqual(confirms.unsettled, 0)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     confirms.settle(0, true, true)
     assert.deepStrictEqual(log(), [])
   })
 
-  it("tells each publish whether it is to blame", () => {
-    const { confirms } = recorded()
-    const heard: Array<PublishOutcome> = []
-    const [guilty, innocent] = ["a", "b"].map((exchange): PublishWaiter => ({
-      exchange,
-      onOutcome: (outcome) => void heard.push(outcome)
-    }))
-    if (guilty === undefined || innocent === undefined) return assert.fail("two waiters")
-    for (const waiter of [innocent, guilty, innocent, guilty]) confirms.add(waiter)
-    confirms.settle(2, false, true)
-    assert.deepStrictEqual(confirms.waiters().map(({ exchange }) => exchange), ["b", "b", "a"])
-    confirms.fail(undefined, new Set([guilty]))
-    assert.deepStrictEqual(heard, [
-      { _tag: "Confirmed", count: 1 },
-      { _tag: "ChannelClosed", sequence: 1, cause: undefined, own: false },
-      { _tag: "ChannelClosed", sequence: 3, cause: undefined, own: false },
-      { _tag: "ChannelClosed", sequence: 4, cause: undefined, own: true }
-    ])
+  const blames = (confirms: Confirms, suspected: boolean, refused: ReadonlyArray<number> = []) => {
+    const heard: Array<string> = []
+    const waiter: PublishWaiter = {
+      messageOf: () => undefined,
+      onOutcome: (outcome) => {
+        if (outcome._tag === "ChannelClosed") heard.push(`${outcome.sequence} ${outcome.blame}`)
+      }
+    }
+    for (let i = 0; i < 5; i++) confirms.add(waiter)
+    confirms.settle(3, false, true)
+    confirms.fail(undefined, refused, suspected)
+    return heard
+  }
+
+  it("tells each publish whether it is to blame: those that the broker has gone past are not", () => {
+    assert.deepStrictEqual(blames(recorded().confirms, true), ["1 none", "2 none", "4 possible", "5 possible"])
+    assert.deepStrictEqual(blames(recorded().confirms, true, [5]), ["1 none", "2 none", "4 none", "5 own"])
+    assert.deepStrictEqual(blames(recorded().confirms, false), ["1 none", "2 none", "4 none", "5 none"])
+  })
+
+  it("what comes behind a publish answers for it: a nack, a return and a reply, but no number that was not sent", () => {
+    const goneBy: ReadonlyArray<(confirms: Confirms) => void> = [
+      (confirms) => confirms.settle(2, false, false),
+      (confirms) => confirms.returned(pairingTag(2), method, message),
+      (confirms) => confirms.take(2)
+    ]
+    for (const goBy of goneBy) {
+      const { confirms } = recorded()
+      const heard: Array<PublishOutcome> = []
+      for (let i = 0; i < 3; i++) {
+        confirms.add({ messageOf: () => undefined, onOutcome: (outcome) => void heard.push(outcome) })
+      }
+      goBy(confirms)
+      confirms.take(7)
+      confirms.settle(9, false, true)
+      assert.deepStrictEqual(confirms.refused(preconditionFailed), [3])
+    }
+  })
+
+  it("of one that has given up, too, a refusal may speak", () => {
+    const { confirms, log, publish, turn } = recorded()
+    publish(1)
+    confirms.expire(1, 5)
+    publish(1)
+    assert.deepStrictEqual(confirms.refused(preconditionFailed), [])
+    confirms.fail(undefined, [], true)
+    turn()
+    assert.deepStrictEqual(log(), ["2 ChannelClosed", "1 TimedOut"])
   })
 })
 
@@ -248,7 +330,7 @@ describe("onIdle", () => {
     let calls = 0
     publish(2)
     confirms.onIdle(() => calls++)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     turn()
     assert.strictEqual(calls, 1)
   })
@@ -315,9 +397,9 @@ describe("any sequence of publishes and answers", () => {
       }
       assert.strictEqual(confirms.unsettled, model.waiting.size)
       assert.strictEqual(confirms.latest, model.latest)
-      assert.lengthOf(confirms.waiters(), model.waiting.size)
+      assert.deepStrictEqual(confirms.pending(), [...model.waiting.keys()])
     }
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     for (const number of [...model.waiting.keys()]) model.resolve(number, "ChannelClosed")
     assert.deepStrictEqual(log(), model.log)
   }, { arbitrary: { runs: 500 } })

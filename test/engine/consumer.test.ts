@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import type { ChannelState } from "../../src/internal/channelState.ts"
-import { type ConsumerEnd, Deliveries } from "../../src/internal/deliveries.ts"
+import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/deliveries.ts"
 import {
   bytes,
   concat,
@@ -294,8 +294,9 @@ describe("the bound of a buffer", () => {
     const log: Array<boolean> = []
     const later: Array<() => void> = []
     const consumer = new Deliveries<TestDelivery>(
-      { consumerTag: "c", queue: "q", noAck: true },
-      (...delivery) => new TestDelivery(...delivery),
+      { consumerTag: "c", queue: "q", channel: 1, noAck: true },
+      (tag, redelivered, exchange, routingKey, content) =>
+        new TestDelivery(tag, redelivered, exchange, routingKey, content),
       { later: (callback) => void later.push(callback), onOverfull: (_, overfull) => void log.push(overfull) }
     )
     const push = (count: number, body: Uint8Array): void => {
@@ -314,8 +315,10 @@ describe("the bound of a buffer", () => {
     assert.deepStrictEqual(log, [true])
     consumer.pull(() => {})
     assert.deepStrictEqual(log, [true, false])
-    push(4096, bytes("x"))
+    push(253, bytes("x"))
     assert.deepStrictEqual(log, [true, false])
+    push(1, bytes("x"))
+    assert.deepStrictEqual(log, [true, false, true])
   })
 
   it("is 8 MiB of bodies", () => {
@@ -326,11 +329,34 @@ describe("the bound of a buffer", () => {
     push(1, bytes("x"))
     assert.deepStrictEqual(log, [true])
     consumer.pull(() => {})
-    push(8, body)
     assert.deepStrictEqual(log, [true, false])
-    push(1, bytes("x"))
+    push(1, body)
     consumer.clear()
     assert.deepStrictEqual(log, [true, false, true, false])
+  })
+
+  it("is handed out in parts of 256 deliveries or 1 MiB, so that a slow consumer lets the socket be read in between", () => {
+    const { consumer, push } = alone()
+    const sizes: Array<number> = []
+    const pullAll = (): void => {
+      let rest = true
+      while (rest) {
+        rest = false
+        const callback = (pulled: Pulled<TestDelivery>): void => {
+          if ("_tag" in pulled) return
+          sizes.push(pulled.length)
+          rest = true
+        }
+        consumer.pull(callback)
+        if (!rest) consumer.unpull(callback)
+      }
+    }
+    push(600, bytes("x"))
+    pullAll()
+    assert.deepStrictEqual(sizes.splice(0), [256, 256, 88])
+    push(5, new Uint8Array(600 * 1024))
+    pullAll()
+    assert.deepStrictEqual(sizes, [2, 2, 1])
   })
 
   it("does not matter after the end", () => {
@@ -340,8 +366,8 @@ describe("the bound of a buffer", () => {
     consumer.end({ _tag: "ChannelClosed", cause: undefined })
     assert.deepStrictEqual(log, [true, false])
     const seen: Array<string | number> = []
-    for (let i = 0; i < 2; i++) consumer.pull((pulled) => seen.push("_tag" in pulled ? pulled._tag : pulled.length))
-    assert.deepStrictEqual(seen, [4097, "Cancelled"])
+    for (let i = 0; i < 18; i++) consumer.pull((pulled) => seen.push("_tag" in pulled ? pulled._tag : pulled.length))
+    assert.deepStrictEqual(seen, [...Array.from({ length: 16 }, () => 256), 1, "Cancelled"])
     assert.deepStrictEqual(log, [true, false])
   })
 
@@ -354,7 +380,7 @@ describe("the bound of a buffer", () => {
     push(4096, bytes("x"))
     assert.lengthOf(later, 1, "one wake-up per batch")
     for (const callback of later) callback()
-    assert.strictEqual(taken, 4096)
+    assert.strictEqual(taken, 256)
     assert.deepStrictEqual(log, [])
   })
 })

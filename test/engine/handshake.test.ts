@@ -1,8 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Redacted } from "effect"
 import * as AmqpAuth from "../../src/AmqpAuth.ts"
-import { type AmqpConnectionErrorReason, AmqpEncodeError } from "../../src/AmqpError.ts"
+import {
+  AmqpConnectionError,
+  type AmqpConnectionErrorReason,
+  AmqpEncodeError,
+  isTransient
+} from "../../src/AmqpError.ts"
 import { type Limits, negotiate } from "../../src/internal/handshake.ts"
+import type { SessionOptions } from "../../src/internal/session.ts"
 import type { Method } from "../../src/internal/spec.ts"
 import {
   bytes,
@@ -165,6 +171,14 @@ describe("mechanisms", () => {
     assert.deepStrictEqual(peer.lines(), [])
   })
 
+  it("are cut short in the error, however many there are", () => {
+    const peer = started(AmqpAuth.external)
+    peer.reply(0, connectionStart({ mechanisms: "PLAIN ".repeat(150_000) }))
+    const { detail } = failsWith(peer, "AuthenticationFailed")
+    assert.include(detail, "900000 characters")
+    assert.isBelow(detail.length, 500)
+  })
+
   it("HS13 answer as many rounds as the server asks for", () => {
     const challenges: Array<string> = []
     const peer = started(AmqpAuth.make({
@@ -297,6 +311,107 @@ describe("tuning", () => {
   })
 })
 
+describe("a server that hangs up without a word", () => {
+  const hungUp = (peer: Peer): AmqpConnectionErrorReason => {
+    peer.session.onHangUp(peer.session.lost("EOF"))
+    peer.turn()
+    return reason(peer)
+  }
+  const loggedIn = (options: Partial<SessionOptions> = {}, start: Parameters<typeof connectionStart>[0] = {}): Peer => {
+    const peer = new Peer(options)
+    peer.session.start()
+    peer.reply(0, connectionStart(start))
+    return peer
+  }
+
+  it("says nothing as long as it was told nothing, or in the middle of what it says", () => {
+    assert.deepInclude(hungUp(started()), { _tag: "ConnectionLost", phase: "the protocol header", detail: "EOF" })
+    const inTune = loggedIn()
+    inTune.receive(frame(0, connectionTune()).subarray(0, 3))
+    assert.deepInclude(hungUp(inTune), { _tag: "ConnectionLost", phase: "connection.start-ok" })
+    assert.deepInclude(hungUp(new Peer().open()), { _tag: "ConnectionLost", phase: "open" })
+  })
+
+  it("refuses the login after start-ok and secure-ok", () => {
+    const secured = loggedIn({
+      mechanisms: [AmqpAuth.make({ name: "X", initialResponse: () => bytes(""), respond: () => bytes("") })]
+    }, { mechanisms: "X" })
+    secured.reply(0, { _tag: "connection.secure", challenge: bytes("?") })
+    for (
+      const [peer, mechanism, step] of [[loggedIn(), "ANONYMOUS", "start-ok"], [secured, "X", "secure-ok"]] as const
+    ) {
+      const refused = hungUp(peer)
+      assert.deepInclude(refused, { _tag: "AuthenticationFailed", mechanism, unspoken: true })
+      assert.include(refused.message, step)
+      assert.match(refused.message, /credentials or a mechanism/)
+      assert.isFalse(isTransient(new AmqpConnectionError({ reason: refused })))
+    }
+  })
+
+  it("may have found the login too large for its first frame", () => {
+    const password = Redacted.make("s".repeat(4096))
+    const peer = loggedIn({ mechanisms: [AmqpAuth.plain({ username: "u", password })] }, { mechanisms: "PLAIN" })
+    const size = concat(peer.sent().length === 0 ? [] : peer.wire).length - 8
+    const { message } = hungUp(peer)
+    assert.include(message, `takes ${size} bytes`)
+    assert.include(message, "initial_frame_max")
+    assert.notInclude(message, "sss")
+  })
+
+  it("refuses limits or the vhost after tune-ok and open", () => {
+    const refused = hungUp(tuned())
+    assert.deepInclude(refused, { _tag: "NegotiationFailed", unspoken: true })
+    assert.match(refused.message, /frameMax 131072, channelMax 2047, heartbeat 60 s.*vhost \("\/"\)/)
+    assert.notMatch(refused.message, /network/)
+    assert.isFalse(isTransient(new AmqpConnectionError({ reason: refused })))
+  })
+})
+
+describe("a frameMax that RabbitMQ refuses without a word", () => {
+  const toVersion = (version: string | undefined, frameMax: number, product = "RabbitMQ"): Peer => {
+    const peer = new Peer({ limits: { channelMax: 0, frameMax, heartbeat: 60 } })
+    peer.session.start()
+    peer.reply(0, connectionStart({ serverProperties: { product, ...(version === undefined ? {} : { version }) } }))
+    return peer
+  }
+
+  it.each(["4.1.0", "4.1.0-rc.1", "4.3.6", "4.10.0", "5.0.0+1"])("is not sent to %s", (version) => {
+    for (const frameMax of [4096, 8191]) {
+      const peer = toVersion(version, frameMax)
+      const refused = failsWith(peer, "NegotiationFailed")
+      assert.include(refused.message, `RabbitMQ ${version} accepts a frameMax of 8192 or more, not ${frameMax}`)
+      assert.isUndefined(refused.unspoken)
+      assert.isFalse(isTransient(new AmqpConnectionError({ reason: refused })))
+      // Not even the password is.
+      assert.deepStrictEqual(peer.lines(), [])
+    }
+    for (const frameMax of [0, 8192]) assert.isUndefined(toVersion(version, frameMax).end)
+  })
+
+  it.each<[version: string | undefined, product: string]>([
+    ["4.0.9", "RabbitMQ"],
+    ["3.13.7", "RabbitMQ"],
+    ["3.10.8", "RabbitMQ"],
+    [undefined, "RabbitMQ"],
+    ["new", "RabbitMQ"],
+    ["4.3.6", "another broker"]
+  ])(
+    "is sent to %s of %s",
+    (version, product) => {
+      const peer = toVersion(version, 4096, product)
+      peer.reply(0, connectionTune())
+      assert.deepStrictEqual(peer.lines(), ["0 connection.start-ok", "0 connection.tune-ok", "0 connection.open"])
+    }
+  )
+
+  it("is not sent where it is the broker's own wish", () => {
+    const peer = toVersion("4.3.6", 0)
+    peer.reply(0, connectionTune({ frameMax: 4096 }))
+    failsWith(peer, "NegotiationFailed")
+    assert.deepStrictEqual(peer.lines(), ["0 connection.start-ok"])
+  })
+})
+
 describe("a server that says no", () => {
   it("HS06 HS07 403 at login is AuthenticationFailed, answered by close-ok, without the password", () => {
     const peer = started(AmqpAuth.plain(credentials))
@@ -321,6 +436,17 @@ describe("a server that says no", () => {
       assert.deepStrictEqual(peer.lines(), ["0 connection.close-ok"])
     }
   )
+
+  it("530 for the limits does not speak of the vhost", () => {
+    for (const methodId of [30, 31]) {
+      const peer = tuned()
+      const replyText = "NOT_ALLOWED - negotiated frame_max = 4096 is lower than the minimum allowed value (8192)"
+      peer.reply(0, { _tag: "connection.close", replyCode: 530, replyText, classId: 10, methodId })
+      const refused = failsWith(peer, "NotAllowed")
+      assert.isUndefined(refused.vhost)
+      assert.match(refused.message, /Check the limits/)
+    }
+  })
 
   it("with a code that is unknown is told with it", () => {
     const peer = started()

@@ -7,7 +7,7 @@ import {
   writeMethodFrame,
   writePublishFrame
 } from "../../src/internal/frames.ts"
-import { byReferenceSize, highWater, Lane, Outbox } from "../../src/internal/outbox.ts"
+import { byReferenceSize, highWater, Lane, Outbox, poolShare, quantum } from "../../src/internal/outbox.ts"
 import { bytes, line, pattern, type Sent, SentFrames } from "./peer.ts"
 
 const frameMax = 4096
@@ -86,6 +86,10 @@ const words = (frames: ReadonlyArray<Sent>): ReadonlyArray<string> => {
   return out
 }
 
+/** Bytes of whole frames of contents. */
+const sizeOf = (frames: ReadonlyArray<Sent>): number =>
+  frames.reduce((size, sent) => size + (sent._tag === "Body" ? sent.body.length + frameOverhead : 0), 0)
+
 /** The bodies of one channel's contents, which must be complete and in sequence. */
 const bodies = (frames: ReadonlyArray<Sent>, channel: number): ReadonlyArray<Uint8Array> => {
   const out: Array<Uint8Array> = []
@@ -109,15 +113,8 @@ const bodies = (frames: ReadonlyArray<Sent>, channel: number): ReadonlyArray<Uin
   return out
 }
 
-/** Whether nothing counts as unwritten: one byte less than `highWater` leaves the gate open, `highWater` closes it. */
-const isEmpty = (outbox: Outbox): boolean => {
-  outbox.accept(highWater - 1)
-  const below = outbox.isOpen
-  outbox.accept(1)
-  const at = outbox.isOpen
-  outbox.drop(highWater)
-  return below && !at
-}
+/** Whether nothing counts as unwritten. */
+const isEmpty = (outbox: Outbox): boolean => outbox.unwritten === 0 && outbox.busy === 0
 
 const kib = 1024
 
@@ -166,15 +163,15 @@ describe("order", () => {
     const turns: Array<ReadonlyArray<string>> = []
     for (let sent = shell.take(); sent !== undefined; sent = shell.take()) {
       turns.push(words(sent))
-      assert.isAtMost(sent.reduce((size, sent) => size + (sent._tag === "Body" ? sent.body.length : 0), 0), 256 * kib)
+      assert.isAtMost(sizeOf(sent), quantum)
     }
-    assert.deepStrictEqual(turns.map((turn) => turn.at(-1)), [
-      "1 body",
-      "2 body",
-      "1 body",
-      "2 body",
-      "1 body",
-      "2 body"
+    // What is left of both fits into one turn.
+    assert.deepStrictEqual(turns.map((turn) => turn.filter((word) => word.endsWith(" body"))), [
+      ["1 body"],
+      ["2 body"],
+      ["1 body"],
+      ["2 body"],
+      ["1 body", "2 body"]
     ])
   })
 
@@ -185,6 +182,55 @@ describe("order", () => {
     assert.strictEqual(words(shell.take() ?? []).at(-1), "1 body")
     shell.mark(1, "after")
     assert.deepStrictEqual(shell.words(), ["1 behind", "1 after"])
+  })
+
+  it("gives a channel a part of the pool, and what it has beyond that its turns", () => {
+    const shell = new Shell()
+    const count = 40
+    for (let i = 0; i < count; i++) shell.publish(1, pattern(15 * kib, i))
+    shell.mark(1, "end")
+    shell.mark(2, "beside")
+    const first = shell.take() ?? []
+    const at = words(first).indexOf("2 beside")
+    assert.isAbove(at, 0)
+    const ahead = first.slice(0, first.findIndex((sent) => sent._tag === "Method" && sent.channel === 2))
+    assert.isAtMost(sizeOf(ahead), poolShare + 16 * kib)
+    assert.isAtMost(sizeOf(first), poolShare + 16 * kib + quantum + 64 * kib)
+    const sent = [...first, ...shell.drain()]
+    assert.deepStrictEqual(bodies(sent, 1), Array.from({ length: count }, (_, i) => pattern(15 * kib, i)))
+    assert.strictEqual(words(sent).at(-1), "1 end")
+    assert.isTrue(isEmpty(shell.outbox))
+  })
+
+  it("writes the small frames of many lanes in one turn", () => {
+    const shell = new Shell()
+    for (let channel = 1; channel <= 100; channel++) {
+      shell.publish(channel, pattern(byReferenceSize))
+      shell.mark(channel, "end")
+    }
+    let turns = 0
+    for (let sent = shell.take(); sent !== undefined; sent = shell.take()) {
+      turns++
+      assert.isBelow(sizeOf(sent), 2 * quantum)
+    }
+    assert.isBelow(turns, 20)
+  })
+
+  it("keeps the order where a channel goes from the pool to its lane and back, with large bodies between", () => {
+    const shell = new Shell()
+    const sizes = [0, 200 * kib, 100, 15 * kib, 15 * kib, 15 * kib, 15 * kib, 15 * kib, 20 * kib, 1, 15 * kib]
+    const sent: Array<Sent> = []
+    const expected: Array<Uint8Array> = []
+    for (let i = 0; i < 200; i++) {
+      const body = pattern(sizes[i * 7 % sizes.length] ?? 0, i)
+      expected.push(body)
+      shell.publish(1, body)
+      if (i % 9 === 0) sent.push(...shell.take() ?? [])
+      if (i === 100) sent.push(...shell.drain())
+    }
+    sent.push(...shell.drain())
+    assert.deepStrictEqual(bodies(sent, 1), expected)
+    assert.isTrue(isEmpty(shell.outbox))
   })
 
   it("passes over a lane that has nothing to say", () => {
@@ -448,6 +494,7 @@ describe("any sequence of operations", () => {
   const Operation = Schema.Union([
     Schema.Struct({ name: Schema.tag("mark"), channel }),
     Schema.Struct({ name: Schema.tag("small"), channel }),
+    Schema.Struct({ name: Schema.tag("burst"), channel }),
     Schema.Struct({
       name: Schema.tag("large"),
       channel,
@@ -474,6 +521,11 @@ describe("any sequence of operations", () => {
           case "small":
             shell.mark(operation.channel, `m${sequence++}`)
             shell.publish(operation.channel, pattern(sequence * 37 % 6000))
+            break
+          case "burst":
+            // More than the pool takes of a channel.
+            shell.mark(operation.channel, `m${sequence++}`)
+            for (let i = 0; i < 6; i++) shell.publish(operation.channel, pattern(15 * kib, i))
             break
           case "large":
             shell.publish(operation.channel, pattern(operation.size))
@@ -525,44 +577,48 @@ describe("any sequence of operations", () => {
 
 describe("the gate", () => {
   /** A waiter that publishes once when the gate is open, and otherwise waits again. */
-  const waiter = (shell: Shell, log: Array<string>, name: string, size: number): () => void => {
+  const waiter = (shell: Shell, log: Array<string>, name: string, size: number, channel = 1): () => void => {
     const callback = (): void => {
       log.push(name)
-      if (!shell.outbox.isOpen) return shell.outbox.wait(callback)
-      shell.publish(1, pattern(size))
+      if (!shell.lane(channel).isOpen) return shell.lane(channel).wait(callback)
+      shell.publish(channel, pattern(size))
     }
     return callback
   }
 
+  /** Publishers of one channel, each with one message; they are let in as the gate has it. */
+  const flood = (shell: Shell, channel: number, count: number, size: number, log: Array<string> = []): void => {
+    for (let i = 0; i < count; i++) shell.lane(channel).wait(waiter(shell, log, `${channel}.${i}`, size, channel))
+  }
+
   it("closes at the high water mark and opens as bytes are written", () => {
     const shell = new Shell()
-    assert.isTrue(shell.outbox.isOpen)
+    assert.isTrue(shell.lane(1).isOpen)
     shell.publish(1, pattern(highWater))
-    assert.isFalse(shell.outbox.isOpen)
+    assert.isFalse(shell.lane(1).isOpen)
     shell.take()
-    assert.isTrue(shell.outbox.isOpen)
+    assert.isTrue(shell.lane(1).isOpen)
   })
 
   it("counts what is taken as unwritten until it is written", () => {
     const shell = new Shell()
     shell.publish(1, pattern(highWater))
     shell.outbox.take()
-    assert.isFalse(shell.outbox.isOpen)
+    assert.isFalse(shell.lane(1).isOpen)
     shell.outbox.written()
-    assert.isTrue(shell.outbox.isOpen)
+    assert.isTrue(shell.lane(1).isOpen)
   })
 
-  it("releases waiters in order, one by one, while it is open", () => {
+  it("releases the waiters of a channel in order, one by one, while it is open", () => {
     const shell = new Shell()
     const log: Array<string> = []
     shell.publish(1, pattern(highWater))
-    shell.outbox.wait(waiter(shell, log, "a", 200 * kib))
-    const second = waiter(shell, log, "b", highWater)
-    shell.outbox.wait(second)
-    shell.outbox.wait(waiter(shell, log, "c", 0))
+    shell.lane(1).wait(waiter(shell, log, "a", 200 * kib))
+    shell.lane(1).wait(waiter(shell, log, "b", highWater))
+    shell.lane(1).wait(waiter(shell, log, "c", 0))
     const withdrawn = waiter(shell, log, "d", 0)
-    shell.outbox.wait(withdrawn)
-    shell.outbox.unwait(withdrawn)
+    shell.lane(1).wait(withdrawn)
+    shell.lane(1).unwait(withdrawn)
     assert.deepStrictEqual(log, [])
     shell.take()
     // The first turn wrote 256 KiB: room for the first, and then for the second, which closes the gate.
@@ -572,12 +628,72 @@ describe("the gate", () => {
     assert.isTrue(isEmpty(shell.outbox))
   })
 
+  it("lets a channel add that has nothing unwritten, however much the others have", () => {
+    const shell = new Shell()
+    flood(shell, 1, 100, quantum)
+    shell.publish(3, pattern(64 * highWater))
+    assert.isFalse(shell.lane(1).isOpen)
+    assert.isTrue(shell.lane(2).isOpen)
+    shell.take()
+    shell.mark(2, "small")
+    assert.strictEqual(words(shell.take() ?? [])[0], "2 small")
+    shell.publish(2, pattern(quantum))
+    const passed: Array<Sent> = []
+    while (!words(passed).includes("2 body")) passed.push(...shell.take() ?? assert.fail("the body never comes"))
+    assert.isAtMost(sizeOf(passed), 4 * quantum)
+  })
+
+  it("gives a new channel a turn after one of each busy channel, in bytes", () => {
+    const shell = new Shell()
+    for (let channel = 1; channel <= 8; channel++) flood(shell, channel, 50, channel % 2 === 0 ? quantum : 10 * kib)
+    for (let i = 0; i < 10; i++) shell.take()
+    flood(shell, 9, 50, quantum)
+    const passed: Array<Sent> = []
+    for (let i = 0; i < 40; i++) passed.push(...shell.take() ?? [])
+    const of = (channel: number) =>
+      sizeOf(passed.filter((sent) => sent._tag !== "Heartbeat" && sent.channel === channel)) / quantum
+    for (const channel of [2, 4, 6, 8, 9]) {
+      assert.isAbove(of(channel), 6)
+      assert.isBelow(of(channel), 10)
+    }
+    for (const channel of [1, 3, 5, 7]) assert.strictEqual(shell.lane(channel).unwritten, 0)
+  })
+
+  it("lets the waiters of all channels in by turns", () => {
+    const shell = new Shell()
+    const log: Array<string> = []
+    shell.outbox.setBlocked(true)
+    for (const channel of [1, 2, 3]) flood(shell, channel, 3, 100 * kib, log)
+    shell.outbox.setBlocked(false)
+    shell.outbox.admit()
+    assert.deepStrictEqual(log, ["1.0", "2.0", "3.0", "1.1", "2.1", "3.1", "1.2", "2.2", "3.2"])
+  })
+
+  it("does not have a few bytes wait because many channels have some", () => {
+    const shell = new Shell()
+    for (let channel = 1; channel <= 1000; channel++) shell.mark(channel, "ack")
+    flood(shell, 1001, 100, 5 * kib)
+    assert.isAbove(shell.lane(1001).unwritten, 100 * 5 * kib)
+  })
+
+  it.each([1, 10, 1000])("holds a bounded part of what %d channels want to send", (channels) => {
+    const shell = new Shell()
+    const size = 1000
+    for (let channel = 1; channel <= channels; channel++) flood(shell, channel, 20 * highWater / channels / size, size)
+    const bound = () => highWater * (2 + Math.log(channels)) + channels * (size + kib)
+    assert.isAbove(shell.outbox.unwritten, highWater - 2 * size)
+    for (let i = 0; i < 100; i++) {
+      assert.isBelow(shell.outbox.unwritten, bound())
+      shell.take()
+    }
+  })
+
   it("is closed while the connection is blocked, whatever is written", () => {
     const shell = new Shell()
     const log: Array<string> = []
     shell.outbox.setBlocked(true)
-    assert.isFalse(shell.outbox.isOpen)
-    shell.outbox.wait(waiter(shell, log, "a", 1))
+    assert.isFalse(shell.lane(1).isOpen)
+    shell.lane(1).wait(waiter(shell, log, "a", 1))
     shell.mark(1, "passes")
     assert.deepStrictEqual(shell.words(), ["1 passes"])
     assert.deepStrictEqual(log, [])
@@ -588,8 +704,24 @@ describe("the gate", () => {
 
   it("calls back at once where it is open", () => {
     const log: Array<string> = []
-    new Shell().outbox.wait(() => log.push("a"))
+    new Shell().lane(1).wait(() => log.push("a"))
     assert.deepStrictEqual(log, ["a"])
+  })
+
+  it("forgets what was discarded, also of what is being written", () => {
+    const shell = new Shell()
+    for (let i = 0; i < 30; i++) shell.publish(1, pattern(15 * kib))
+    shell.publish(1, pattern(600 * kib))
+    shell.publish(2, pattern(600 * kib))
+    shell.outbox.take()
+    for (let i = 0; i < 30; i++) shell.publish(1, pattern(15 * kib))
+    shell.lane(1).discard()
+    assert.isAbove(shell.lane(1).unwritten, 0)
+    shell.outbox.written()
+    assert.strictEqual(shell.lane(1).unwritten, 0)
+    shell.lane(2).discard()
+    while (shell.outbox.take() !== undefined) shell.outbox.written()
+    assert.isTrue(isEmpty(shell.outbox))
   })
 })
 

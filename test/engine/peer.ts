@@ -277,7 +277,7 @@ export class Peer {
 
   constructor(options: Partial<SessionOptions> = {}) {
     this.session = new Session({
-      epoch: 7,
+      nextEpoch: () => 7,
       maxMessageSize: 16 * 1024 * 1024,
       mechanisms: [AmqpAuth.anonymous],
       vhost: "/",
@@ -420,8 +420,9 @@ export class Peer {
 
   publish(channel: ChannelState, message: Partial<Publish> = {}): Heard<PublishOutcome> {
     const heard: Array<PublishOutcome> = []
-    channel.publish({ routingKey: "q", body: "", ...message }, {
-      exchange: message.exchange ?? "",
+    const whole = { routingKey: "q", body: "", ...message }
+    channel.publish(whole, {
+      messageOf: () => whole,
       onOutcome: (outcome) => void heard.push(outcome)
     })
     return heard
@@ -439,7 +440,7 @@ export class Peer {
   /** A consumer that the broker has not heard of. */
   consumer(channel: ChannelState, consumerTag: string, noAck = false): Deliveries<TestDelivery> {
     const consumer = new Deliveries<TestDelivery>(
-      { consumerTag, queue: "q", noAck },
+      { consumerTag, queue: "q", channel: channel.id, noAck },
       (deliveryTag, redelivered, exchange, routingKey, received) =>
         new TestDelivery(deliveryTag, redelivered, exchange, routingKey, received),
       this.session

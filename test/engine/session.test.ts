@@ -104,7 +104,7 @@ describe("the end", () => {
     const error = session.error
     assert.strictEqual(reasonOf(error), reason)
     assert.deepStrictEqual(requests, requests.map(() => [{ _tag: "Failure", cause: error, own: false }]))
-    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", sequence: 1, cause: error, own: false }])
+    assert.deepStrictEqual(published, [{ _tag: "ChannelClosed", sequence: 1, cause: error, blame: "none" }])
     assert.deepStrictEqual(waiting, [{ _tag: "ChannelClosed", cause: error }])
     assert.deepStrictEqual(pull(buffered), [[1]])
     assert.deepStrictEqual(pull(buffered), [{ _tag: "ChannelClosed", cause: error }])
@@ -315,7 +315,7 @@ describe("callbacks", () => {
     const log: Array<string> = []
     const publish = (name: string) =>
       channel.publish({ routingKey: "q", body: name }, {
-        exchange: "",
+        messageOf: () => undefined,
         onOutcome: ({ _tag }) => void log.push(`${name} ${_tag}`)
       })
     publish("a")
@@ -347,7 +347,7 @@ describe("callbacks", () => {
       if ("_tag" in pulled) return assert.fail("it ended")
       for (const { deliveryTag } of pulled) inner.push(channel.ack(deliveryTag))
       channel.publish({ routingKey: "r", body: "reply" }, {
-        exchange: "",
+        messageOf: () => undefined,
         onOutcome: ({ _tag }) => {
           inner.push(_tag)
           other.close()
@@ -429,7 +429,7 @@ describe("blocked", () => {
     const log: Array<string> = []
     peer.reply(0, { _tag: "connection.blocked", reason: "low on memory" })
     publishWhenOpen(peer, log)
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])
@@ -442,7 +442,7 @@ describe("blocked", () => {
     peer.reply(0, { _tag: "connection.blocked", reason: "a" })
     publishWhenOpen(peer, log)
     peer.reply(0, { _tag: "connection.unblocked" }, { _tag: "connection.blocked", reason: "b" })
-    assert.isFalse(peer.session.outbox.isOpen)
+    assert.isTrue(peer.session.outbox.isBlocked)
     assert.deepStrictEqual(log, [])
     peer.reply(0, { _tag: "connection.unblocked" })
     assert.deepStrictEqual(log, ["published"])
@@ -686,7 +686,7 @@ describe("ML18 ML21 ML22 the cuts of the network", () => {
     }, { entity: "", onReply: note("consume"), onFailure: note("consume failed") })
     for (let i = 1; i <= 4; i++) {
       two.publish({ exchange: "e", routingKey: "k", body: "x", mandatory: i === 3 }, {
-        exchange: "e",
+        messageOf: () => undefined,
         onOutcome: (outcome) =>
           note(`publish ${i}`)([outcome._tag, outcome._tag === "Returned" && outcome.message.text])
       })
@@ -848,8 +848,97 @@ describe("names", () => {
   it("of consumers are never used twice on a connection, nor on the next", () => {
     const { session } = new Peer().open()
     const tags = Array.from({ length: 100 }, () => session.consumerTag())
-    tags.push(new Peer({ epoch: 8 }).session.consumerTag())
+    tags.push(new Peer({ nextEpoch: () => 8 }).open().session.consumerTag())
     assert.strictEqual(new Set(tags).size, 101)
+  })
+})
+
+describe("a fault of this client", () => {
+  const broken = () => {
+    throw new Error("broken")
+  }
+  const hooks = { onOpen: () => {}, onBlocked: () => {}, onUnblocked: () => {} }
+
+  it.each(["onOpen", "onBlocked", "onUnblocked"] as const)("in %s is the end of the session, and typed", (name) => {
+    const ends: Array<AmqpConnectionError> = []
+    const peer = new Peer({ hooks: { ...hooks, onEnd: (error) => void ends.push(error), [name]: broken } }).open()
+    peer.reply(0, { _tag: "connection.blocked", reason: "memory" }, { _tag: "connection.unblocked" })
+    assert.deepStrictEqual(ends.map(({ message }) => message.includes("this client failed: Error: broken")), [true])
+    assert.strictEqual(reasonOf(peer.session.error), "ConnectionLost")
+  })
+
+  it("in a callback is in no other's way", () => {
+    for (const inBatch of [true, false]) {
+      const peer = new Peer().open()
+      const channel = peer.channel()
+      const heard: Array<string> = []
+      const request = (name: string, run: () => void) =>
+        channel.request({ _tag: "basic.recover", requeue: true }, {
+          entity: "",
+          onReply: () => {
+            heard.push(name)
+            run()
+          },
+          onFailure: (cause) => void heard.push(`${name} ${cause?._tag}`)
+        })
+      request("one", broken)
+      request("two", broken)
+      request("three", () => {})
+      peer.sent()
+      if (inBatch) peer.reply(1, ...Array.from({ length: 3 }, () => ({ _tag: "basic.recover-ok" }) as const))
+      else {
+        peer.session.later(broken)
+        peer.session.later(() => heard.push("later"))
+        peer.turn()
+      }
+      const expected = ["one AmqpConnectionError", "two AmqpConnectionError", "three AmqpConnectionError"]
+      assert.deepStrictEqual(heard, inBatch ? ["one", "two", "three"] : ["later", ...expected])
+      assert.strictEqual(reasonOf(peer.end), "ConnectionLost")
+      assert.lengthOf(peer.events.filter(({ _tag }) => _tag === "End"), 1)
+    }
+  })
+
+  it("in what parses a frame is not the peer's, and ends the session at once", () => {
+    const peer = new Peer().open()
+    const channel = peer.channel()
+    const pending = peer.declare(channel, "q")
+    channel.addConsumer({
+      consumerTag: "c",
+      queue: "q",
+      channel: channel.id,
+      noAck: true,
+      push: broken,
+      clear: () => {},
+      end: () => {}
+    })
+    peer.receive(content(1, deliver("c", 1), "x"))
+    assert.strictEqual(reasonOf(peer.end), "ConnectionLost")
+    assert.deepStrictEqual(pending, [{ _tag: "Failure", cause: peer.end, own: false }])
+  })
+
+  it("in the platform's microtasks is heard of without them", () => {
+    for (const works of [0, 1, 2, 3, 4, 5, 6]) {
+      let calls = 0
+      const ends: Array<AmqpConnectionError> = []
+      const peer = new Peer({
+        schedule: (run) => {
+          if (++calls > works) throw new TypeError("Illegal invocation")
+          run()
+        },
+        hooks: { ...hooks, onEnd: (error) => void ends.push(error) }
+      })
+      const outbox = peer.session.outbox
+      outbox.onReady(() => {})
+      peer.open()
+      const channel = peer.session.openChannel()
+      const heard = channel === undefined ? [] : peer.request(channel, { _tag: "channel.open" })
+      outbox.onReady(() => {})
+      for (let i = 0; i < 10; i++) peer.session.later(() => {})
+      assert.strictEqual(reasonOf(ends[0]), "ConnectionLost", String(works))
+      assert.lengthOf(ends, 1)
+      assert.isAtMost(heard.length, 1)
+      if (channel !== undefined) assert.deepInclude(heard[0], { _tag: "Failure" })
+    }
   })
 })
 

@@ -12,7 +12,7 @@ const limited = (limit: number) => {
   confirms.limit = limit
   const write = (name: string) => {
     log.push(`write ${name}`)
-    confirms.add({ exchange: "", onOutcome: ({ _tag }) => void log.push(`${name} ${_tag}`) })
+    confirms.add({ messageOf: () => undefined, onOutcome: ({ _tag }) => void log.push(`${name} ${_tag}`) })
   }
   const publish = (name: string): () => void => {
     const attempt = () => confirms.isOpen ? write(name) : confirms.wait(attempt)
@@ -57,10 +57,10 @@ describe("the window", () => {
 
   it("lets everybody look again when the channel is gone", () => {
     const { confirms, log, turn } = limited(1)
-    confirms.add({ exchange: "", onOutcome: () => {} })
+    confirms.add({ messageOf: () => undefined, onOutcome: () => {} })
     let looked = 0
     for (let i = 0; i < 3; i++) confirms.wait(() => looked++)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     turn()
     assert.strictEqual(looked, 3)
     assert.deepStrictEqual(log(), [])
@@ -88,7 +88,7 @@ describe("publishes that have waited for too long", () => {
     const { confirms, log, publish, turn } = limited(2)
     publish("a")
     confirms.expire(1, 1)
-    confirms.fail(undefined, new Set())
+    confirms.fail(undefined, [], false)
     turn()
     assert.deepStrictEqual(log(), ["write a", "a TimedOut"])
     assert.strictEqual(confirms.unsettled, 0)

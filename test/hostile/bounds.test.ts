@@ -89,6 +89,8 @@ describe("law 7: a peer that reads nothing", () => {
         const two = yield* confirmingOn(all)
         yield* all.server.link.pause
         const filling = yield* start(Effect.exit(two.publish({ body: pattern(24 * mebi) })))
+        // Each channel waits for its own.
+        yield* one.publish({ body: pattern(24 * mebi) })
         const interrupted = yield* start(one.publish({ routingKey: "never", body: "never" }))
         const closed = yield* start(failureOf(one.publish({ routingKey: "never", body: "never" })))
         const lost = yield* start(failureOf(two.publish({ routingKey: "never", body: "never" })))

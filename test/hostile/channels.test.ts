@@ -4,6 +4,8 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream } from "effect"
+import * as AmqpChannel from "../../src/AmqpChannel.ts"
+import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import type { BasicProperties } from "../../src/internal/spec.ts"
 import {
@@ -350,6 +352,38 @@ describe("frames for channels that are gone", () => {
         yield* Scope.close(scope, Exit.void)
       }
       assert.deepStrictEqual(ids, Array.from({ length: 25 }, (_, n) => n % 10 + 1))
+    })))
+
+  it.live("closes that cross, of which the broker answers ours late or never: the numbers come back", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened({}, { channelMax: 2 })
+      const { connection, server } = all
+      const refused = channelClose(404, "NOT_FOUND - no exchange 'gone' in vhost '/'", 60, 40)
+      let isLate = false
+      for (let round = 0; round < 9; round++) {
+        const using = yield* start(Effect.flip(
+          AmqpChannel.use((channel) => channel.publish({ exchange: "gone", body: "" })).pipe(
+            Effect.provideService(AmqpConnection, connection)
+          )
+        ))
+        const open = yield* server.next
+        assert.include(line(open), "channel.open")
+        const id = open.channel
+        // The answer to the close of the former channel of this number.
+        if (isLate) yield* server.send(id, { _tag: "channel.close-ok" })
+        yield* server.send(id, { _tag: "channel.open-ok" })
+        yield* server.expect(id, "basic.publish")
+        assert.strictEqual(line(yield* server.next), `${id} header 0`)
+        yield* server.expect(id, "channel.close")
+        yield* server.send(id, refused)
+        yield* server.expect(id, "channel.close-ok")
+        const error = yield* Fiber.join(using)
+        assert.deepInclude(error, { _tag: "AmqpNotFound", operation: "basic.publish", entity: "gone" })
+        // While nobody has the number; or when another channel has it, two rounds later; or never.
+        if (round < 3) yield* server.send(id, { _tag: "channel.close-ok" })
+        isLate = round >= 4 && round < 7
+      }
+      yield* assertAlive(all, yield* channelOn(all))
     })))
 })
 
@@ -800,12 +834,6 @@ describe("returns and confirms that lie", () => {
       const mark = marks[1] ?? ""
       yield* server.write(
         // Of nobody.
-        back(undefined),
-        back(""),
-        back(mark.slice(0, 1)),
-        back(`${mark.slice(0, 1)}zzzzzzzzzzzzzzzz`),
-        back(`${mark.slice(0, 1)}-1`),
-        back(`${mark.slice(0, 1)}✓`),
         frame(1, { _tag: "basic.ack", deliveryTag: 0, multiple: false }),
         frame(1, { _tag: "basic.ack", deliveryTag: 4, multiple: false }),
         frame(1, { _tag: "basic.nack", deliveryTag: 4, multiple: false, requeue: true }),
@@ -826,6 +854,52 @@ describe("returns and confirms that lie", () => {
       assert.strictEqual(two && Result.isFailure(two) && two.failure._tag, "AmqpMessageReturned")
       assert.strictEqual(three && Result.isFailure(three) && three.failure._tag, "AmqpPublishNacked")
       yield* channel.waitForConfirms
+      yield* assertAlive(all, channel)
+    })))
+
+  it.live("a return that says nothing of whose it is makes nobody's success", () =>
+    hostile(Effect.gen(function*() {
+      for (const tag of [undefined, "", "\u0001", "\u0001zzzzzzzzzzzzzzzz", "\u0001-1", "\u0001✓"]) {
+        const all = yield* opened()
+        const { server } = all
+        const channel = yield* confirmingOn(all)
+        const publish = (routingKey: string, mandatory = true) =>
+          start(Effect.result(channel.publish({ routingKey, body: "x", mandatory })))
+        const fibers = [yield* publish("1"), yield* publish("2"), yield* publish("3", false)]
+        for (const _ of fibers) yield* server.publish(1)
+        yield* server.write(
+          content(1, returned("", "k"), "x", tag === undefined ? {} : { clusterId: tag }),
+          frame(1, { _tag: "basic.ack", deliveryTag: 3, multiple: true })
+        )
+        const results = yield* Fiber.joinAll(fibers)
+        assert.deepStrictEqual(
+          results.map((result) => Result.isFailure(result) && result.failure._tag),
+          ["AmqpPublishUnconfirmed", "AmqpPublishUnconfirmed", false]
+        )
+        const [first] = results
+        assert.isTrue(
+          first && Result.isFailure(first) && "maybeReturned" in first.failure && first.failure.maybeReturned
+        )
+        yield* assertAlive(all, channel)
+      }
+    })))
+
+  it.live("a message that comes back with properties that nobody can read comes without them", () =>
+    hostile(Effect.gen(function*() {
+      const all = yield* opened()
+      const { server } = all
+      const channel = yield* confirmingOn(all)
+      const publishing = yield* start(Effect.flip(channel.publish({ routingKey: "k", body: "x", mandatory: true })))
+      yield* server.publish(1)
+      yield* server.write(
+        frame(1, returned("", "k")),
+        // The last two octets are flags that mean nothing.
+        rawFrame(2, 1, [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]),
+        rawFrame(3, 1, Array.from(bytes("x")))
+      )
+      const error = yield* Fiber.join(publishing)
+      assert.isTrue(error._tag === "AmqpMessageReturned" && error.properties === undefined)
+      assert.deepStrictEqual(error._tag === "AmqpMessageReturned" && error.body, bytes("x"))
       yield* assertAlive(all, channel)
     })))
 })

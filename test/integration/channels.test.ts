@@ -9,7 +9,7 @@ import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { onVhost, uniqueName, Vhost } from "../harness/shared.ts"
-import { framesOf, methodsOf, onConnection, openOn, proxied } from "./support.ts"
+import { framesOf, methodsOf, nextMethod, onConnection, openOn, proxied } from "./support.ts"
 
 const tagOf = (cause: unknown) => Predicate.hasProperty(cause, "_tag") ? cause._tag : undefined
 
@@ -76,7 +76,7 @@ layer(onVhost, { excludeTestServices: true })("channels", (it) => {
         const open = Effect.forEach(scopes, (scope) => Scope.provide(AmqpChannel.open, scope))
         assert.deepStrictEqual((yield* open).map(({ id }) => id), [1, 2, 3, 4, 5])
         const error = yield* Effect.flip(Effect.scoped(AmqpChannel.open))
-        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ResourceError")
+        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ChannelsExhausted")
 
         const [, second] = scopes
         assert.isDefined(second)
@@ -360,4 +360,116 @@ layer(onVhost, { excludeTestServices: true })("channels", (it) => {
       }),
       { channelMax: 3 }
     ))
+})
+
+/** The tags of all that an effect failed with, in order. */
+const tagsOf = <A, E extends { readonly _tag: string }, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.exit(effect), (exit) =>
+    Exit.isSuccess(exit)
+      ? []
+      : exit.cause.reasons.map((reason) => reason._tag === "Fail" ? reason.error._tag : reason._tag))
+
+layer(onVhost, { excludeTestServices: true })("the last word of a channel", (it) => {
+  const missing = (channel: AmqpChannel.AmqpChannel, exchange = "it's missing") =>
+    channel.publish({ exchange, body: "lost" })
+
+  it.effect("a publish without confirms to an exchange that does not exist, and then the end", () =>
+    onConnection(Effect.gen(function*() {
+      for (let i = 0; i < 20; i++) {
+        const error = yield* Effect.flip(AmqpChannel.use((channel) => missing(channel)))
+        assert.deepInclude(error, { _tag: "AmqpNotFound", operation: "basic.publish", entity: "it's missing" })
+        // Also where there is nobody but those who ask for the end.
+        const scope = yield* Scope.make()
+        const channel = yield* Scope.provide(AmqpChannel.open, scope)
+        yield* missing(channel)
+        yield* Scope.close(scope, Exit.void)
+        assert.deepNestedInclude(yield* channel.closed, {
+          "cause._tag": "AmqpNotFound",
+          "cause.operation": "basic.publish",
+          "cause.entity": "it's missing"
+        })
+      }
+      // Nobody else notices.
+      assert.strictEqual((yield* (yield* AmqpConnection).status)._tag, "Open")
+    })))
+
+  it.effect("is said once: a refusal that an operation failed with is that operation's", () =>
+    onConnection(Effect.gen(function*() {
+      const passive = (channel: AmqpChannel.AmqpChannel) => channel.queueDeclarePassive("missing")
+      assert.deepStrictEqual(yield* tagsOf(AmqpChannel.use(passive)), ["AmqpNotFound"])
+      assert.strictEqual(
+        yield* AmqpChannel.use((channel) =>
+          Effect.match(passive(channel), {
+            onFailure: () => "handled",
+            onSuccess: () => "there"
+          })
+        ),
+        "handled"
+      )
+      // The operation behind it has its reason.
+      const behind = (channel: AmqpChannel.AmqpChannel) =>
+        Effect.andThen(missing(channel), channel.queueDeclare({ exclusive: true }))
+      assert.deepStrictEqual(yield* tagsOf(AmqpChannel.use(behind)), ["AmqpChannelClosed"])
+      assert.deepStrictEqual(yield* tagsOf(AmqpChannel.use((channel) => Effect.ignore(behind(channel)))), [])
+      // With confirms each publish has its own outcome.
+      const confirmed = (channel: AmqpChannel.AmqpChannel) => Effect.andThen(channel.confirmSelect, missing(channel))
+      assert.deepStrictEqual(yield* tagsOf(AmqpChannel.use(confirmed)), ["AmqpNotFound"])
+      assert.deepStrictEqual(yield* tagsOf(AmqpChannel.use((channel) => Effect.ignore(confirmed(channel)))), [])
+    })))
+
+  it.effect("a function that fails, dies or is interrupted", () =>
+    onConnection(Effect.gen(function*() {
+      const after = <A, E>(end: Effect.Effect<A, E>) =>
+        AmqpChannel.use((channel) => Effect.andThen(missing(channel), end))
+      assert.deepStrictEqual(yield* tagsOf(after(Effect.fail({ _tag: "Own" } as const))), ["Own", "AmqpNotFound"])
+      assert.deepStrictEqual(yield* tagsOf(after(Effect.die("broken"))), ["Die", "AmqpNotFound"])
+      const interrupted = yield* Effect.forkChild(after(Effect.never), { startImmediately: true })
+      yield* Fiber.interrupt(interrupted)
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(interrupted)))
+      const control = yield* Broker.control
+      assert.deepStrictEqual((yield* control.held({ vhost: (yield* Vhost).name })).channels, [])
+    })))
+
+  it.effect("what the function opened in its scope ends before the channel", () =>
+    noLeaks(Effect.gen(function*() {
+      const { connection, link } = yield* proxied()
+      yield* AmqpChannel.use((channel) =>
+        Effect.gen(function*() {
+          const { queue } = yield* channel.queueDeclare({ exclusive: true })
+          yield* channel.consume({ queue })
+        })
+      ).pipe(Effect.provideService(AmqpConnection, connection))
+      assert.deepStrictEqual((yield* methodsOf(link, "up")).slice(-3), [
+        "1 basic.consume",
+        "1 basic.cancel",
+        "1 channel.close"
+      ])
+    })))
+
+  it.effect("without an answer it is unknown whether the last publish has arrived, and nothing else is", () =>
+    noLeaks(Effect.gen(function*() {
+      const publish = (channel: AmqpChannel.AmqpChannel) => channel.publish({ exchange: "amq.fanout", body: "x" })
+      const certain = (channel: AmqpChannel.AmqpChannel) =>
+        Effect.andThen(publish(channel), channel.exchangeDeclarePassive("amq.fanout"))
+      for (const how of ["reset", "silence"] as const) {
+        for (const [use, tag] of [[publish, "AmqpCloseUnanswered"], [certain, "none"]] as const) {
+          const { connection, link, proxy } = yield* proxied({ closeTimeout: "300 millis" })
+          const using = yield* AmqpChannel.use((channel) =>
+            Effect.andThen(use(channel), proxy.set("down", { mode: "hole" }))
+          ).pipe(
+            Effect.provideService(AmqpConnection, connection),
+            Effect.as("none"),
+            Effect.catchTag("AmqpCloseUnanswered", ({ _tag, cause }) => {
+              assert.strictEqual(cause?.reason._tag, how === "reset" ? "ConnectionLost" : undefined)
+              return Effect.succeed(_tag)
+            }),
+            Effect.forkChild({ startImmediately: true })
+          )
+          yield* nextMethod(link, "up", "channel.close")
+          if (how === "reset") yield* link.reset
+          assert.strictEqual(yield* Effect.timeout(Fiber.join(using), "2 seconds"), tag, how)
+          yield* link.reset
+        }
+      }
+    })))
 })

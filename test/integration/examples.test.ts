@@ -81,7 +81,7 @@ describe("npm start", () => {
         process.execPath,
         [wordcount],
         { AMQP_URL: undefined },
-        (stdout, child) => stdout.includes("Input") && child.kill("SIGINT")
+        (stdout, child) => !child.killed && stdout.includes("Input") && child.kill("SIGINT")
       )
       assert.strictEqual(code, 130)
       assert.notInclude(stdout, "Check", "it was interrupted before its end")

@@ -132,18 +132,21 @@ layer(onVhost, { excludeTestServices: true })("the handshake", (it) => {
       )
     })))
 
-  it.effect("HS17 the vhost of amqp://host/ is \"\", that of amqp://host is \"/\"", () =>
+  it.effect("HS17 the vhost of amqp://host/ and amqp://host is \"/\", an empty one is an option", () =>
     noLeaks(Effect.gen(function*() {
       const { host, port } = yield* Broker
       const authority = new URL(yield* Effect.map(Broker, ({ amqpUrl }) => amqpUrl)).host
       assert.strictEqual(authority, `${host}:${port}`)
-      const empty = yield* refusal({ url: `amqp://${authority}/` })
-      assert.deepInclude(empty, { _tag: "NotAllowed", replyCode: 530, classId: 10, methodId: 40 })
+      const empty = yield* refusal({ url: `amqp://${authority}/`, vhost: "" })
+      assert.deepInclude(empty, { _tag: "NotAllowed", replyCode: 530, classId: 10, methodId: 40, vhost: "" })
+      assert.include(empty.message, "the default vhost is \"/\"")
       const proxy = yield* makeProxy({ host, port })
-      yield* connect({ url: `amqp://${proxy.host}:${proxy.port}` })
-      const link = yield* proxy.accept
-      yield* skipHeader(link)
-      assert.strictEqual((yield* nextMethod(link, "up", "connection.open")).virtualHost, "/")
+      for (const path of ["", "/", "/%2f", "/?heartbeat=5"]) {
+        yield* connect({ url: `amqp://guest:guest@${proxy.host}:${proxy.port}${path}` })
+        const link = yield* proxy.accept
+        yield* skipHeader(link)
+        assert.strictEqual((yield* nextMethod(link, "up", "connection.open")).virtualHost, "/", path)
+      }
     })))
 
   it.effect("HS19 an invalid URI is refused before anything is connected", () =>

@@ -308,6 +308,38 @@ const gone = (folder: string) =>
     return Effect.sync(() => watcher.close())
   })
 
+// One is enough, and it takes its time: the runs of both projects would say the same.
+layer(onVhost, { excludeTestServices: true })("a broker that somebody else runs", (it) => {
+  it.effect.runIf(isRabbitMQ && canControl)(
+    "is left alone with AMQP_URL: tests that need to control it are left out, the others pass",
+    () =>
+      Effect.gen(function*() {
+        const { amqpUrl } = yield* Vhost
+        const args = [
+          "node_modules/vitest/vitest.mjs",
+          "run",
+          "--project",
+          "integration",
+          "test/integration/settle.test.ts"
+        ]
+        const { PATH, HOME } = process.env
+        const { code, stdout } = yield* Effect.callback<{ readonly code: number | null; readonly stdout: string }>(
+          (resume) => {
+            const child = spawn(process.execPath, args, { env: { PATH, HOME, AMQP_URL: amqpUrl, NO_COLOR: "1" } })
+            let stdout = ""
+            child.stdout.setEncoding("utf8").on("data", (text: string) => stdout += text)
+            child.once("close", (code) => resume(Effect.succeed({ code, stdout })))
+            return Effect.sync(() => child.kill())
+          }
+        )
+        assert.strictEqual(code, 0, stdout)
+        assert.match(stdout, /^[1-9]\d* passed, 0 failed$/m)
+        assert.match(stdout, /Tests .*[1-9]\d* skipped/)
+      }),
+    60_000
+  )
+})
+
 describe.runIf(isRabbitMQ && canControl)("a node of one's own", () => {
   it.live(
     "has its own settings, stops and starts at once, survives its crash, and goes with its scope",

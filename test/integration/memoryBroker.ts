@@ -41,7 +41,11 @@ const opening = (tune: Omit<AmqpProtocol.ConnectionTune, "_tag">): Script => ({
  * it does, or does otherwise.
  */
 export const memoryBroker = (
-  options: { readonly tune?: Partial<Omit<AmqpProtocol.ConnectionTune, "_tag">>; readonly script?: Script } = {}
+  options: {
+    readonly serverProperties?: AmqpProtocol.ConnectionStart["serverProperties"]
+    readonly tune?: Partial<Omit<AmqpProtocol.ConnectionTune, "_tag">>
+    readonly script?: Script
+  } = {}
 ): MemoryBroker => {
   const down = Effect.runSync(Queue.unbounded<Uint8Array, Socket.SocketError>())
   const received: Array<AmqpProtocol.Frame> = []
@@ -63,7 +67,7 @@ export const memoryBroker = (
         _tag: "connection.start",
         versionMajor: 0,
         versionMinor: 9,
-        serverProperties: {},
+        serverProperties: options.serverProperties ?? {},
         mechanisms: new TextEncoder().encode("PLAIN"),
         locales: noText
       }])

@@ -2,11 +2,12 @@
  * Publishing (scenarios PB01 to PB23): what goes over the wire, what arrives, and what is refused.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect, Fiber, Layer, Option } from "effect"
+import { Effect, Fiber, Layer, Option, Schedule } from "effect"
 import { randomBytes } from "node:crypto"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import type { PropertiesInput, Publish } from "../../src/AmqpMessage.ts"
 import type * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
@@ -443,6 +444,33 @@ describe.runIf(canControl)("on a broker of one's own", () => {
         const { delivery } = Option.getOrThrow(yield* reader.get({ queue, noAck: true }))
         assert.isTrue(largest.equals(delivery.body))
         assert.isTrue(Option.isNone(yield* reader.get({ queue })))
+      })))
+
+    it.effect("of many messages, large and small, each that is too large fails, and nothing else", () =>
+      onConnection(Effect.gen(function*() {
+        const channel = yield* AmqpChannel.open
+        const { queue } = yield* channel.queueDeclare({ exclusive: true })
+        const publisher = yield* AmqpPublisher.make()
+        const sizes = Array.from(
+          { length: 60 },
+          (_, i) => i % 20 === 7 ? 1024 * 1024 + 1 + (i === 47 ? 1 : 0) : i * 1000
+        )
+        const messages = sizes.map((size) => ({ routingKey: queue, body: new Uint8Array(size) }))
+        const { failures } = yield* Effect.flip(
+          publisher.publishAll(messages, { resend: Schedule.spaced("10 millis") })
+        )
+        assert.deepStrictEqual(failures.map(({ index }) => index), [7, 27, 47])
+        for (const { error } of failures) {
+          const cause = error._tag === "AmqpResendFailed" ? error.cause : error
+          assertFailure(cause, "AmqpPreconditionFailed", "message size")
+        }
+        const reader = yield* AmqpChannel.open
+        const stored = new Set<number>()
+        for (let got = yield* reader.get({ queue, noAck: true }); Option.isSome(got);) {
+          stored.add(got.value.delivery.body.length)
+          got = yield* reader.get({ queue, noAck: true })
+        }
+        assert.deepStrictEqual([...stored].sort((a, b) => a - b), sizes.filter((size) => size <= 1024 * 1024))
       })))
 
     it.effect(

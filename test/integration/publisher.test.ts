@@ -119,6 +119,36 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       })
     ))
 
+  it.effect("what comes back has its properties; a reply to a direct reply-to name is not mandatory by itself", () =>
+    throughProxy(({ link }) =>
+      Effect.gen(function*() {
+        const publisher = yield* AmqpPublisher.make()
+        const properties = { messageId: "m", headers: { n: 1, at: new Date(5000), x: { y: [true] } } }
+        const error = yield* Effect.flip(publisher.publish({ routingKey: "nobody", body: "x", properties }))
+        assert.deepStrictEqual(error._tag === "AmqpMessageReturned" && error.properties, {
+          deliveryMode: 2,
+          ...properties
+        })
+        const batch = yield* Effect.flip(publisher.publishAll([{ routingKey: "nobody", body: "", properties }]))
+        const [{ error: again } = assert.fail()] = batch.failures
+        assert.strictEqual(again._tag === "AmqpMessageReturned" && again.properties?.messageId, "m")
+
+        const routingKey = "amq.rabbitmq.reply-to.unknown"
+        yield* publisher.publish({ routingKey, body: "reply" })
+        const returned = yield* Effect.flip(publisher.publish({ routingKey, body: "reply", mandatory: true }))
+        assert.strictEqual(returned._tag, "AmqpMessageReturned")
+        assert.include(returned.message, "RabbitMQ before 4.3")
+        yield* Effect.flip(publisher.publish({ exchange: "amq.direct", routingKey, body: "no reply" }))
+        const frames = yield* framesOf(link, "up")
+        assert.deepStrictEqual(
+          frames.flatMap((frame) =>
+            frame._tag === "Method" && frame.method._tag === "basic.publish" ? [frame.method.mandatory] : []
+          ),
+          [true, true, false, true, true]
+        )
+      })
+    ))
+
   it.effect("a publisher may say otherwise for all its messages", () =>
     onConnection(Effect.gen(function*() {
       const queue = yield* makeQueue()
@@ -396,7 +426,14 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
         [0, "AmqpEncodeError"],
         [2, "AmqpEncodeError"]
       ])
-      assert.deepStrictEqual(yield* bodiesOf(queue), ["good"])
+      const mistakes = [{ body: { a: 1 } }, { body: "", properties: { timestamp: 1_700_000_000_000 } }]
+      for (const mistake of mistakes) {
+        // @ts-expect-error - a body is text or bytes
+        const messages: ReadonlyArray<Publish> = [mistake, { routingKey: queue, body: "good" }]
+        const { failures } = yield* Effect.flip(publisher.publishAll(messages, { resend: Schedule.forever }))
+        assert.deepStrictEqual(failures.map(({ error, index }) => [index, error._tag]), [[0, "AmqpEncodeError"]])
+      }
+      assert.deepStrictEqual(yield* bodiesOf(queue), ["good", "good", "good"])
     })))
 
   // --- the gates
@@ -562,7 +599,7 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       Effect.gen(function*() {
         const publisher = yield* AmqpPublisher.make()
         const error = yield* Effect.flip(AmqpPublisher.make())
-        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ResourceError")
+        assert.strictEqual(error._tag === "AmqpConnectionError" && error.reason._tag, "ChannelsExhausted")
         yield* publisher.publish({ routingKey: "nobody", body: "", mandatory: false })
       }),
       { channelMax: 1 }

@@ -8,7 +8,7 @@ import { readFile } from "node:fs/promises"
 import * as Tls from "node:tls"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpError from "../../src/AmqpError.ts"
-import { AmqpTransport, type Endpoint, lostError } from "../../src/AmqpTransport.ts"
+import { AmqpTransport, type Endpoint, isHangUp, lostError, openError } from "../../src/AmqpTransport.ts"
 import { Broker } from "../harness/broker.ts"
 import type { KeyPair } from "../harness/certs.ts"
 import { noLeaks } from "../harness/leaks.ts"
@@ -103,6 +103,31 @@ describe("the end of a socket", () => {
   const tagOf = (cause: Error, endpoint: Endpoint, phase: string) =>
     lostError(new Socket.SocketError({ reason: new Socket.SocketReadError({ cause }) }), endpoint, phase).reason._tag
 
+  it("is told in short, however many names a certificate has", () => {
+    const cause = Object.assign(new Error(`altnames: ${"DNS:a.example, ".repeat(60_000)}`), {
+      code: "ERR_TLS_CERT_ALTNAME_INVALID"
+    })
+    const failed = openError(
+      new Socket.SocketError({ reason: new Socket.SocketUpgradeError({ cause }) }),
+      { host: "h", port: 1, tls: {} }
+    )
+    assert.deepNestedInclude(failed, { "reason._tag": "TlsFailed", "reason.code": "ERR_TLS_CERT_ALTNAME_INVALID" })
+    assert.isBelow(failed.message.length, 500)
+    assert.include(failed.message, "altnames: DNS:a.example")
+  })
+
+  it("is by an act of the peer, or for want of a network", () => {
+    const read = (code: string) =>
+      new Socket.SocketError({
+        reason: new Socket.SocketReadError({ cause: Object.assign(new Error(code), { code }) })
+      })
+    for (const code of ["ECONNRESET", "EPIPE"]) assert.isTrue(isHangUp(read(code)), code)
+    for (const code of ["ETIMEDOUT", "EHOSTUNREACH", "ENETDOWN", "EBADF"]) assert.isFalse(isHangUp(read(code)), code)
+    for (const code of [1000, 1006]) {
+      assert.isTrue(isHangUp(new Socket.SocketError({ reason: new Socket.SocketCloseError({ code }) })))
+    }
+  })
+
   it("TL04 is TlsFailed where TLS says so before the connection is open", () => {
     const plain = { host: "h", port: 1 }
     const tls = { ...plain, tls: {} }
@@ -180,8 +205,10 @@ layer(onVhost, { excludeTestServices: true })("TLS", (it) => {
         const reason = yield* refusal({ ...yield* secure(), port })
         assert.strictEqual(reason._tag, "TlsFailed")
         assert.notStrictEqual(reason._tag === "TlsFailed" ? reason.code : "", "")
+        assert.match(reason.message, /is not TLS.*amqp instead of amqps/)
         const plain = yield* refusal({ ...yield* secure(), tls: false })
         assert.include(["ProtocolVersionMismatch", "ConnectionLost"], plain._tag)
+        assert.match(plain.message, /TLS.*amqps/)
       })))
 
     it.effect("TL04 a client certificate of a rogue authority is TlsFailed, and no wait", () =>

@@ -142,10 +142,16 @@ layer(onVhost, { excludeTestServices: true })("a transaction", (it) => {
     onConnection(Effect.gen(function*() {
       const { channel, outside, publish, queue } = yield* withQueue
       const error = yield* Effect.flip(channel.transaction(Effect.andThen(
-        channel.publish({ routingKey: "nowhere", body: "returned", mandatory: true }),
+        channel.publish({
+          routingKey: "nowhere",
+          body: "returned",
+          mandatory: true,
+          properties: { messageId: "m", priority: 1 }
+        }),
         publish("kept")
       )))
       assert.deepInclude(error, { _tag: "AmqpMessageReturned", exchange: "", routingKey: "nowhere", replyCode: 312 })
+      assert.deepStrictEqual(error._tag === "AmqpMessageReturned" && error.properties, { messageId: "m", priority: 1 })
       assert.deepStrictEqual(yield* drain(outside, queue), ["kept"])
       // It is over: the next transaction hears nothing of it.
       yield* channel.transaction(publish("next"))
@@ -186,21 +192,47 @@ layer(onVhost, { excludeTestServices: true })("a transaction", (it) => {
       yield* channel.transaction(outside.transaction(Effect.void))
     })))
 
-  it.effect("TX04 with a publish to an exchange that does not exist fails with the channel, and commits nothing", () =>
+  it.effect("TX04 with a publish to an exchange that does not exist fails with its refusal, and commits nothing", () =>
     onConnection(Effect.gen(function*() {
       const { channel, outside, publish, queue } = yield* withQueue
       const error = yield* Effect.flip(channel.transaction(Effect.andThen(
         publish("lost"),
-        channel.publish({ exchange: "missing", body: "" })
+        channel.publish({ exchange: "missing", routingKey: "k", body: "" })
       )))
-      assertFailure(error, "AmqpChannelClosed", "tx.commit", "missing")
-      assert.strictEqual(error._tag === "AmqpChannelClosed" && error.cause?._tag, "AmqpNotFound")
+      assertFailure(error, "AmqpNotFound", "basic.publish", "missing", `routing key "k"`)
       const { cause } = yield* channel.closed
       assert.deepInclude(cause, { _tag: "AmqpNotFound", operation: "basic.publish" })
       assert.deepStrictEqual(yield* drain(outside, queue), [])
       // And so does one that would begin now.
       assertFailure(yield* Effect.flip(channel.transaction(Effect.void)), "AmqpChannelClosed")
     })))
+
+  it.effect.each(
+    [
+      ["an expiration", { expiration: "x" }, "invalid expiration 'x'"],
+      ["a user", { userId: "nobody" }, "user_id property set to 'nobody'"],
+      ["a CC", { headers: { CC: "x" } }, "unacceptable_type_in_header"],
+      ["a delivery mode", { deliveryMode: 3 }, "delivery_mode_unknown"]
+    ] as const
+  )(
+    "with a publish that is refused for %s is told which one, also by what comes behind it",
+    ([_, properties, text]) =>
+      onConnection(Effect.gen(function*() {
+        for (const i of [0, 1]) {
+          const { channel, outside, publish, queue } = yield* withQueue
+          const body = Effect.gen(function*() {
+            yield* publish("good")
+            yield* channel.publish({ routingKey: `${queue}-bad`, body: "bad", properties })
+            yield* publish("behind")
+            // It may hear of it by its own commands, or at the commit.
+            if (i > 0) yield* channel.exchangeDeclarePassive("amq.direct")
+          })
+          const error = yield* Effect.flip(channel.transaction(body))
+          assertFailure(error, "AmqpPreconditionFailed", text, `${queue}-bad`)
+          assert.deepStrictEqual(yield* drain(outside, queue), [])
+        }
+      }))
+  )
 
   it.effect("whose channel goes away inside it fails with its effect's own error", () =>
     onConnection(Effect.gen(function*() {

@@ -10,6 +10,7 @@ import type { AmqpDelivery, AmqpSupervisedDelivery, Settled } from "../../src/Am
 import type {
   AmqpAccessRefused,
   AmqpChannelClosed,
+  AmqpCloseUnanswered,
   AmqpConnectionError,
   AmqpConsumerCancelled,
   AmqpContentTooLarge,
@@ -21,7 +22,8 @@ import type {
   AmqpPublishUnconfirmed,
   AmqpResourceLocked,
   AmqpStaleDelivery,
-  NotAllowed
+  NotAllowed,
+  SoftError
 } from "../../src/AmqpError.ts"
 import type { AmqpTopologyError, AmqpTopologyInvalid } from "../../src/AmqpTopology.ts"
 import type { AmqpTransport } from "../../src/AmqpTransport.ts"
@@ -41,6 +43,21 @@ type ErrorOf<T> = T extends (...args: never) => Effect.Effect<unknown, infer E, 
 type ErrorsOf<T, Others extends keyof T> = {
   readonly [K in Exclude<keyof T, symbol | `~${string}` | Others>]: ErrorOf<T[K]>
 }
+
+// -----------------------------------------------------------------------------
+// a channel for a function
+// -----------------------------------------------------------------------------
+
+const used = AmqpChannel.use((channel) => Effect.as(channel.publish({ body: "x" }), 1))
+expectType<
+  Equal<
+    typeof used,
+    Effect.Effect<number, AmqpChannel.PublishError | SoftError | AmqpCloseUnanswered, Connection>
+  >
+>()
+// The scope is the function's, and ends before the channel.
+const consumed = AmqpChannel.use((channel) => channel.consume({ queue: "q" }))
+expectType<Equal<Effect.Services<typeof consumed>, Connection>>()
 
 // -----------------------------------------------------------------------------
 // operations of a channel
@@ -99,12 +116,22 @@ expectType<
 declare const channel: Channel
 
 // A transaction adds its own errors to those of what it runs, and hides none.
-declare const work: Effect.Effect<number, AmqpNotFound, AmqpTransport>
+declare const work: Effect.Effect<number, AmqpResourceLocked, AmqpTransport>
 const transaction = channel.transaction(work)
 expectType<
   Equal<
     typeof transaction,
-    Effect.Effect<number, AmqpNotFound | AmqpPreconditionFailed | AmqpMessageReturned | Ended, AmqpTransport>
+    Effect.Effect<
+      number,
+      | AmqpResourceLocked
+      | AmqpAccessRefused
+      | AmqpNotFound
+      | AmqpPreconditionFailed
+      | AmqpContentTooLarge
+      | AmqpMessageReturned
+      | Ended,
+      AmqpTransport
+    >
   >
 >()
 
@@ -221,7 +248,7 @@ expectType<
 // Every operation is here, as above.
 expectType<
   Equal<
-    ErrorsOf<Connection, "changes">,
+    ErrorsOf<Connection, "changes" | "publishing">,
     {
       readonly status: never
       readonly server: AmqpConnectionError

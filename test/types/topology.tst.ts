@@ -42,6 +42,8 @@ expectType<
     | AmqpPreconditionFailed
     | AmqpEncodeError
     | AmqpChannelClosed
+    | AmqpConnectionError
+    | AmqpTopology.AmqpTopologyPending
   >
 >()
 expectType<

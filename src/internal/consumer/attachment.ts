@@ -1,0 +1,190 @@
+/**
+ * The queues of a consumer on one channel: subscribed together, and left together.
+ *
+ * What comes goes into the consumer's one buffer, whatever the number of queues. An attachment does not recover: it tells
+ * what happens to its queues and its channel, and others decide.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
+import { AmqpChannelClosed, type ChannelCloseCause } from "../../AmqpError.ts"
+import type { OpenChannel } from "../channel.ts"
+import type { ChannelState } from "../channelState.ts"
+import type { CommandError, ConsumeError } from "../channelTypes.ts"
+import type { SubscribeOptions } from "../consuming.ts"
+import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../deliveries.ts"
+import type { ReceivedContent } from "../frames.ts"
+import type { QueueRef } from "../queueNames.ts"
+import type { RequestError } from "../requests.ts"
+import { requeue } from "../settlements.ts"
+
+/** What happens to an attachment. */
+export type AttachmentEvent =
+  /** The broker cancelled the consumer of a queue; the others go on. */
+  | {
+    readonly _tag: "Cancelled"
+    readonly queue: QueueRef
+    readonly error: Extract<ConsumerEnd, { readonly _tag: "CancelledByBroker" }>["error"]
+  }
+  | { readonly _tag: "ChannelClosed"; readonly cause: ChannelCloseCause }
+
+/** The consumer of one queue. */
+class Subscription implements ConsumerEntry {
+  readonly ref: QueueRef
+  readonly queue: string
+  readonly consumerTag: string
+  readonly noAck = false
+  private readonly attachment: Attachment
+
+  constructor(attachment: Attachment, ref: QueueRef, queue: string, consumerTag: string) {
+    this.attachment = attachment
+    this.ref = ref
+    this.queue = queue
+    this.consumerTag = consumerTag
+  }
+
+  get channel(): number {
+    return this.attachment.state.id
+  }
+
+  push(
+    deliveryTag: number,
+    redelivered: boolean,
+    exchange: string,
+    routingKey: string,
+    content: ReceivedContent
+  ): void {
+    const { attachment } = this
+    attachment.onDelivery(
+      new AmqpSupervisedDelivery(
+        attachment.state,
+        deliveryTag,
+        redelivered,
+        exchange,
+        routingKey,
+        content,
+        this
+      )
+    )
+  }
+
+  end(end: ConsumerEnd): void {
+    this.attachment.onEnd(this, end)
+  }
+
+  clear(): void {
+    this.attachment.buffer.keep((delivery) => !delivery.isFrom(this))
+  }
+}
+
+/** Some queues of a consumer on a channel of their own. */
+export class Attachment {
+  readonly state: ChannelState
+  readonly buffer: DeliveryBuffer<AmqpSupervisedDelivery>
+  /** Whether a message has come. */
+  hasDelivered = false
+  private readonly open: OpenChannel
+  private readonly onEvent: (event: AttachmentEvent) => void
+  private readonly subscriptions = new Map<QueueRef, Subscription>()
+  /** Kept until every queue has answered: if one refuses, the channel goes, and nobody should have begun with these. */
+  private held: Array<AmqpSupervisedDelivery> | undefined = []
+  private isLeft = false
+  /** Whether the end of the channel was told: each of its consumers hears of it, and so do we. */
+  private isTold = false
+
+  constructor(
+    open: OpenChannel,
+    buffer: DeliveryBuffer<AmqpSupervisedDelivery>,
+    onEvent: (event: AttachmentEvent) => void
+  ) {
+    this.open = open
+    this.state = open.state
+    this.buffer = buffer
+    this.onEvent = onEvent
+  }
+
+  /** Subscribes to a queue, by its name in this epoch. */
+  subscribe(
+    ref: QueueRef,
+    queue: string,
+    consumerTag: string,
+    options: SubscribeOptions
+  ): Effect.Effect<void, ConsumeError> {
+    if (this.isLeft) return Effect.fail(new AmqpChannelClosed({ operation: "basic.consume" }))
+    const subscription = new Subscription(this, ref, queue, consumerTag)
+    this.subscriptions.set(ref, subscription)
+    return this.open.consuming.subscribe(subscription, options)
+  }
+
+  /** Limits what comes without being settled, for each queue that is subscribed to from here on, or for all together. */
+  qos(prefetchCount: number, global: boolean): Effect.Effect<void, CommandError> {
+    return this.open.channel.qos({ prefetchCount, global })
+  }
+
+  /** Cancels the consumers and waits for the answers; what has come can still be settled. */
+  get stop(): Effect.Effect<void, RequestError> {
+    return Effect.suspend(() => {
+      const stopping = [...this.subscriptions.values()]
+      this.subscriptions.clear()
+      return Effect.forEach(stopping, (one) => this.open.consuming.stop(one), {
+        concurrency: "unbounded",
+        discard: true
+      })
+    })
+  }
+
+  /** Whether its channel is gone, or it has no queue any more, and what came is settled. */
+  get isSpent(): boolean {
+    return this.state.isClosed || (this.subscriptions.size === 0 && this.state.unsettledCount === 0)
+  }
+
+  /** Hands out what has come so far, and from now on at once. */
+  release(): void {
+    const { held } = this
+    this.held = undefined
+    for (const delivery of held ?? []) this.buffer.add(delivery)
+  }
+
+  /**
+   * Hands out nothing any more: cancels the consumers without waiting, and gives back what nobody handles, also what still
+   * comes.
+   */
+  leave(): void {
+    this.isLeft = true
+    this.held = undefined
+    this.buffer.keep((delivery) => !delivery.isOn(this.state))
+    for (const subscription of this.subscriptions.values()) this.open.consuming.leave(subscription)
+    this.state.giveBackAll()
+    // The channel may outlive its consumers, for the handlers at work, and then nobody else would tell.
+    this.state.onClosed(() => this.onChannelClosed(this.state.closeCause))
+  }
+
+  onDelivery(delivery: AmqpSupervisedDelivery): void {
+    this.hasDelivered = true
+    if (this.isLeft) this.state.settle(delivery.deliveryTag, requeue)
+    else if (this.held === undefined) this.buffer.add(delivery)
+    else this.held.push(delivery)
+  }
+
+  onEnd(subscription: Subscription, end: ConsumerEnd): void {
+    const isPresent = this.subscriptions.get(subscription.ref) === subscription
+    if (isPresent) this.subscriptions.delete(subscription.ref)
+    switch (end._tag) {
+      case "Cancelled":
+        return
+      case "CancelledByBroker":
+        // One of a former prefetch has ended all the same.
+        if (!isPresent) return
+        return this.onEvent({ _tag: "Cancelled", queue: subscription.ref, error: end.error })
+      case "ChannelClosed":
+        this.onChannelClosed(end.cause)
+    }
+  }
+
+  private onChannelClosed(cause: ChannelCloseCause): void {
+    if (this.isTold) return
+    this.isTold = true
+    this.onEvent({ _tag: "ChannelClosed", cause })
+  }
+}

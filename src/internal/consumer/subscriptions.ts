@@ -1,0 +1,382 @@
+/**
+ * Keeps the queues of a consumer subscribed: all on one channel at first, and each that is cancelled or refused recovers
+ * on a channel of its own, so that the others do not notice.
+ *
+ * Queues that share a channel are a *group* with a fiber and a recovery schedule. A group loses its channel as a whole; a
+ * queue that the broker cancels or refuses leaves its group and becomes another one. What all groups receive is in one
+ * buffer. Handlers are not here.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as FiberSet from "effect/FiberSet"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Pull from "effect/Pull"
+import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
+import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
+import { AmqpConnectionError, isSoft } from "../../AmqpError.ts"
+import type { InputTable } from "../../AmqpTable.ts"
+import { DeliveryBuffer } from "../deliveries.ts"
+import { openChannelOn } from "../openChannel.ts"
+import { isRestored, type QueueRef, resolveQueue } from "../queueNames.ts"
+import { channelClosed } from "../requests.ts"
+import type { Session } from "../session.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../topologyError.ts"
+import { queueText } from "../topologyOrder.ts"
+import { Attachment, type AttachmentEvent } from "./attachment.ts"
+import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./failure.ts"
+
+/** What the consumer needs to know. */
+export interface SubscriptionsOptions {
+  readonly connection: AmqpConnection
+  readonly queues: ReadonlyArray<QueueRef>
+  /** Before each attempt to attach. */
+  readonly prepare: Effect.Effect<unknown, AmqpConsumerFailed>
+  readonly recover: Schedule.Schedule<unknown, AmqpConsumerFailed>
+  /** The prefetch at the time. */
+  readonly prefetch: () => number
+  /** Whether the prefetch is the channel's, for all its queues together. */
+  readonly sharedPrefetch: boolean
+  readonly consumerTag: string | undefined
+  readonly exclusive: boolean | undefined
+  readonly arguments: InputTable | undefined
+  readonly onAttached: (epoch: number) => void
+  readonly onRecovering: (cause: AmqpConsumerFailed) => void
+}
+
+/** A consumer that runs. */
+export interface Subscriptions {
+  /** The deliveries of all queues. */
+  readonly buffer: DeliveryBuffer<AmqpSupervisedDelivery>
+  /** Why it has failed for good. */
+  readonly failed: Effect.Effect<never, AmqpConsumerFailed>
+  /** Subscribes again, with the present prefetch. */
+  readonly renew: () => void
+  /** Hands out nothing any more, gives back what nobody handles, and recovers no longer. Waits for nothing. */
+  readonly leave: () => void
+}
+
+type Step = (now: number, failure: AmqpConsumerFailed) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
+
+/** The delay of a schedule's step; none where it gives up. */
+const delayOf = (step: ReturnType<Step>): Effect.Effect<Option.Option<Duration.Duration>> =>
+  Pull.catchDone(Effect.map(step, ([, delay]) => Option.some(delay)), () => Effect.succeedNone)
+
+/** A group that lived for so many milliseconds, or has delivered, begins its schedule anew. */
+const stable = 10_000
+
+/**
+ * So often in a row the connection may end with the same words while a subscription waits for its answer; then it is this
+ * consumer that the broker refuses.
+ */
+const equalRefusals = 3
+
+/**
+ * The words of a connection's end that answered `basic.qos` or `basic.consume`, unless they name a queue of somebody else:
+ * whoever waits for an answer at that time hears the same.
+ */
+const refusalOf = ({ phase, reason }: AmqpConsumerFailed, { names }: Group): string | undefined => {
+  if ((phase !== "qos" && phase !== "consume") || !(reason instanceof AmqpConnectionError)) return undefined
+  const { reason: why } = reason
+  if (!("classId" in why) || why.classId !== 60 || (why.methodId !== 10 && why.methodId !== 20)) return undefined
+  const isOurs = !why.replyText.includes("'") || [...names.values()].some((name) => isNamed(name, why.replyText))
+  return isOurs ? `${why.replyCode} ${why.replyText}` : undefined
+}
+
+const isNamed = (queue: string, replyText: string): boolean => replyText.includes(`'${queue}'`)
+
+/** Why an attempt to subscribe has failed, and the one queue whose fault it is, where it is one's. */
+interface Refusal {
+  readonly failure: AmqpConsumerFailed
+  readonly queue?: QueueRef | undefined
+}
+
+type Event = AttachmentEvent | { readonly _tag: "Renew" }
+
+/** The queues that share a channel, and how they are. */
+class Group {
+  members: ReadonlyArray<QueueRef>
+  /** What the members are called, as far as they were subscribed to. */
+  readonly names = new Map<QueueRef, string>()
+  failure: AmqpConsumerFailed | undefined
+  epoch: number | undefined
+  /** What happens to the present attachment. */
+  events: Queue.Queue<Event> | undefined
+
+  constructor(members: ReadonlyArray<QueueRef>, failure: AmqpConsumerFailed | undefined) {
+    this.members = members
+    this.failure = failure
+  }
+
+  remove(queues: ReadonlyArray<QueueRef>): void {
+    const removed = new Set(queues)
+    this.members = this.members.filter((queue) => !removed.has(queue))
+    for (const queue of queues) this.names.delete(queue)
+  }
+}
+
+/** Subscribes and keeps subscribed. The scope closes the channels, within the connection's ending. */
+export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<Subscriptions, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { connection, queues, sharedPrefetch } = options
+    const { ending, isOver, session: opened } = connection[internals]()
+    const clock = yield* Clock.Clock
+    // All at once: each waits for its broker's answer.
+    const channels = yield* Scope.fork(yield* Effect.scope, "parallel")
+    const supervising = yield* FiberSet.make<void>()
+    const failed = Deferred.makeUnsafe<never, AmqpConsumerFailed>()
+    const buffer = new DeliveryBuffer<AmqpSupervisedDelivery>()
+    const groups = new Set<Group>()
+    const attachments = new Map<Attachment, Scope.Closeable>()
+    let isLeaving = false
+
+    const end = (result: Effect.Effect<never, AmqpConsumerFailed>): Effect.Effect<void> =>
+      Effect.sync(() => {
+        Deferred.doneUnsafe(failed, result)
+        buffer.end({ _tag: "Cancelled" })
+      })
+
+    const showStatus = (): void => {
+      let epoch: number | undefined
+      for (const group of groups) {
+        if (group.failure !== undefined) return options.onRecovering(group.failure)
+        if (group.epoch === undefined) return
+        epoch = group.epoch
+      }
+      if (epoch !== undefined) options.onAttached(epoch)
+    }
+
+    // --- one attempt
+
+    const failedIn = (members: ReadonlyArray<QueueRef>, phase: ConsumerPhase) =>
+    (
+      reason: AmqpConsumerFailed["reason"]
+    ): AmqpConsumerFailed => new AmqpConsumerFailed({ queue: labelOf(members), phase, reason })
+
+    const consumerTag = (session: Session, queue: QueueRef): string => {
+      if (options.consumerTag === undefined) return session.consumerTag()
+      return queues.length === 1 ? options.consumerTag : `${options.consumerTag}.${queues.indexOf(queue)}`
+    }
+
+    const subscribeTo = (
+      group: Group,
+      attachment: Attachment,
+      session: Session,
+      queue: QueueRef
+    ): Effect.Effect<Refusal | undefined> => {
+      const since = clock.currentTimeMillisUnsafe()
+      return Effect.matchEffect(
+        Effect.flatMap(
+          resolveQueue(connection, queue),
+          (name) => {
+            group.names.set(queue, name)
+            return attachment.subscribe(queue, name, consumerTag(session, queue), options)
+          }
+        ),
+        {
+          onSuccess: () => Effect.undefined,
+          onFailure: (error) => {
+            const isAway = (error._tag === "AmqpNotFound" || error._tag === "AmqpEncodeError") &&
+              isRestored(connection, queue, since)
+            const reason = isAway
+              ? new AmqpTopologyError({ entity: queueText(queue), cause: new AmqpTopologyPending({}) })
+              : error
+            const failure = failedIn([queue], "consume")(reason)
+            const isAlone = error._tag === "AmqpConnectionError"
+              ? "replyText" in error.reason && isNamed(group.names.get(queue) ?? "", error.reason.replyText)
+              : error._tag !== "AmqpChannelClosed"
+            return Effect.succeed(isAlone ? { failure, queue } : { failure })
+          }
+        }
+      )
+    }
+
+    /** Subscribes to all queues of a group at once. */
+    const subscribe = (
+      group: Group,
+      attachment: Attachment,
+      session: Session
+    ): Effect.Effect<Refusal | undefined> =>
+      Effect.matchEffect(attachment.qos(options.prefetch(), sharedPrefetch), {
+        onFailure: (error) => Effect.succeed({ failure: failedIn(group.members, "qos")(error) }),
+        onSuccess: () =>
+          Effect.map(
+            Effect.forEach(group.members, (queue) => subscribeTo(group, attachment, session, queue), {
+              concurrency: "unbounded"
+            }),
+            (refusals) =>
+              refusals.find((refusal) => refusal?.queue !== undefined) ?? refusals.find(Predicate.isNotUndefined)
+          )
+      })
+
+    // --- one channel
+
+    const close = (attachment: Attachment): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const scope = attachments.get(attachment)
+        attachments.delete(attachment)
+        return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
+      })
+
+    /** Closes the channels that no queue is subscribed on any more, once what came there is settled. */
+    const sweep = Effect.suspend(() =>
+      Effect.forEach([...attachments.keys()].filter(({ isSpent }) => isSpent), close, { discard: true })
+    )
+
+    /** Takes the blame of an attempt from the group to the queue that it belongs to. */
+    const onRefused = (group: Group, { failure, queue }: Refusal): Effect.Effect<AmqpConsumerFailed | undefined> => {
+      if (group.members.length === 1) return Effect.succeed(failure)
+      const { reason } = failure
+      if (queue !== undefined) {
+        const others = reason._tag === "AmqpConnectionError" ? failure : undefined
+        return Effect.as(part(group, [queue], failure), others)
+      }
+      if (reason._tag !== "AmqpChannelClosed" || !isSoft(reason.cause)) return Effect.succeed(failure)
+      // It is one of them, nobody knows which: the halves try for themselves.
+      return Effect.as(part(group, group.members.slice(group.members.length / 2), undefined), undefined)
+    }
+
+    /** Waits until the attachment has ended, or has no queue any more. Returns why. */
+    const watch = (
+      group: Group,
+      attachment: Attachment,
+      session: Session,
+      events: Queue.Queue<Event>
+    ): Effect.Effect<AmqpConsumerFailed | undefined> =>
+      Effect.gen(function*() {
+        while (group.members.length > 0) {
+          const happened = yield* Queue.takeAll(events)
+          const cancelled = happened.filter((event) => event._tag === "Cancelled")
+          const [first] = cancelled
+          if (first !== undefined) {
+            const left = cancelled.map(({ queue }) => queue)
+            yield* part(group, left, failedIn(left, "deliver")(first.error))
+          }
+          const closed = happened.find((event) => event._tag === "ChannelClosed")
+          if (closed !== undefined) {
+            const { cause } = closed
+            const reason = cause instanceof AmqpConnectionError
+              ? cause
+              : channelClosed(attachment.state, "basic.deliver")
+            return failedIn(group.members, "deliver")(reason)
+          }
+          if (group.members.length > 0 && happened.some((event) => event._tag === "Renew")) {
+            // A failure to stop is the channel's, of which an event tells.
+            if (!sharedPrefetch) yield* Effect.ignore(attachment.stop)
+            const refused = yield* sharedPrefetch ? renewShared(attachment) : subscribe(group, attachment, session)
+            if (refused !== undefined) return yield* onRefused(group, refused)
+          }
+        }
+        return undefined
+      })
+
+    const renewShared = (attachment: Attachment): Effect.Effect<undefined> =>
+      Effect.as(Effect.ignore(attachment.qos(options.prefetch(), true)), undefined)
+
+    /** Attaches a group and waits for the end of that. Returns what it failed with; nothing where others recover from it. */
+    const live = (group: Group, onStable: () => void): Effect.Effect<AmqpConsumerFailed | undefined> =>
+      Effect.gen(function*() {
+        yield* sweep
+        if (isLeaving) return yield* Effect.map(connection.closed, failedIn(group.members, "channel"))
+        yield* options.prepare
+        const scope = yield* Scope.fork(channels)
+        const { session } = yield* Effect.mapError(opened, failedIn(group.members, "channel"))
+        const open = yield* openChannelOn(session, ending).pipe(
+          Scope.provide(scope),
+          Effect.mapError(failedIn(group.members, "channel"))
+        )
+        const events = yield* Queue.unbounded<Event>()
+        buffer.moveTo(session)
+        const attachment = new Attachment(open, buffer, (event) => Queue.offerUnsafe(events, event))
+        attachments.set(attachment, scope)
+        if (isLeaving) attachment.leave()
+        const refused = yield* subscribe(group, attachment, session)
+        if (refused !== undefined) {
+          yield* close(attachment)
+          return yield* onRefused(group, refused)
+        }
+        const since = clock.currentTimeMillisUnsafe()
+        attachment.release()
+        group.epoch = session.epoch
+        group.failure = undefined
+        group.events = events
+        showStatus()
+        const failure = yield* watch(group, attachment, session, events)
+        group.events = undefined
+        group.epoch = undefined
+        if (attachment.hasDelivered || clock.currentTimeMillisUnsafe() - since >= stable) onStable()
+        if (attachment.isSpent) yield* close(attachment)
+        return failure
+      }).pipe(Effect.catch(Effect.succeed))
+
+    // --- a group
+
+    /** Some queues of a group go on for themselves. */
+    const part = (
+      group: Group,
+      members: ReadonlyArray<QueueRef>,
+      failure: AmqpConsumerFailed | undefined
+    ): Effect.Effect<void> => {
+      group.remove(members)
+      return begin(new Group(members, failure))
+    }
+
+    const begin = (group: Group): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        groups.add(group)
+        // A defect of this library must not leave behind a consumer that nobody looks after.
+        const kept = Effect.catchCause(keep(group), (cause) =>
+          Cause.hasInterruptsOnly(cause) ? Effect.void : end(Effect.failCause(cause)))
+        return Effect.asVoid(FiberSet.run(supervising, kept))
+      })
+
+    /** Keeps a group subscribed until it has no members, or has failed for good. */
+    const keep = (group: Group): Effect.Effect<void> =>
+      Effect.gen(function*() {
+        let step: Step | undefined
+        let { failure } = group
+        let refusal: string | undefined
+        let refusals = 0
+        while (group.members.length > 0) {
+          if (failure !== undefined) {
+            group.failure = failure
+            const words = refusalOf(failure, group)
+            refusals = words !== undefined && words === refusal ? refusals + 1 : 1
+            refusal = words
+            const isFinal = refusals === equalRefusals || (failure.reason instanceof AmqpConnectionError && isOver())
+            step ??= yield* Schedule.toStep(options.recover)
+            const delay = isFinal ? Option.none() : yield* delayOf(step(clock.currentTimeMillisUnsafe(), failure))
+            if (Option.isNone(delay)) return yield* end(Effect.fail(failure))
+            showStatus()
+            yield* Effect.sleep(delay.value)
+          }
+          failure = yield* live(group, () => {
+            step = undefined
+          })
+        }
+        groups.delete(group)
+        showStatus()
+      })
+
+    yield* begin(new Group(queues, undefined))
+    return {
+      buffer,
+      failed: Deferred.await(failed),
+      renew: () => {
+        for (const { events } of groups) if (events !== undefined) Queue.offerUnsafe(events, { _tag: "Renew" })
+      },
+      leave: () => {
+        isLeaving = true
+        for (const attachment of attachments.keys()) attachment.leave()
+      }
+    }
+  })
