@@ -258,6 +258,16 @@ describe("a client that is not read", () => {
     return { ...broker, client, queued }
   }
 
+  it("is told of an alarm before what its publish has for an answer, and nothing that it sends is heard", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel()
+    broker.core.block("low on memory")
+    client.publish(1, { exchange: "missing" }).send(1, { _tag: "channel.close-ok" }, { _tag: "channel.open" })
+    assert.deepStrictEqual(client.lines(), ["0 connection.blocked", "1 channel.close"])
+    broker.core.unblock()
+    assert.deepStrictEqual(client.lines(), ["0 connection.unblocked", "1 channel.open-ok"])
+  })
+
   it("is to send no more until it is: in an alarm, and in a pause from the first bytes on", () => {
     const { client, core } = blocked()
     assert.isTrue(client.isHeld)
