@@ -21,6 +21,7 @@ import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
@@ -118,6 +119,10 @@ export interface AmqpConnection {
    * published with confirms is waited for, then the connection is closed. All of it shares one `closeTimeout`, also
    * against a broker that does not answer. Returns when the socket is closed. Closing again does nothing (specification
    * 1.4.2.9).
+   *
+   * **Gotchas**
+   *
+   * A handler of `AmqpConsumer.run` that waits for it is itself waited for, until `drainTimeout`: fork it there.
    */
   readonly close: Effect.Effect<void>
   /** Waits for the end of the connection, however it comes, and returns its reason. */
@@ -144,10 +149,19 @@ export interface AmqpConnection {
  */
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
+/**
+ * Requests of topologies that are under way; more would only be sent in vain when one of them is refused.
+ *
+ * @internal
+ */
+export const declareWindow = 256
+
 /** @internal */
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
+  /** `declareWindow` permits, one for each request of a topology that is under way; one that goes alone takes all. */
+  readonly declaring: Semaphore.Semaphore
   /** What the topologies say of their queues; ask `isRestored`. */
   readonly restorations: Set<Restores>
 }
@@ -352,7 +366,12 @@ const makeOne = (
       }
     })
     const { close, closed, session } = supervisor
-    const inner: Internals = { ...supervisor, ending, restorations: new Set() }
+    const inner: Internals = {
+      ...supervisor,
+      ending,
+      declaring: Semaphore.makeUnsafe(declareWindow),
+      restorations: new Set()
+    }
     return AmqpConnection.of({
       [TypeId]: TypeId,
       // A function, which no inspector looks into: the outbox still holds what was said in the handshake.

@@ -42,6 +42,7 @@ import {
 } from "./AmqpError.ts"
 import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
 import type { CommandError } from "./internal/channelTypes.ts"
+import { duration, integer } from "./internal/connectionOptions.ts"
 import { isDirectReply } from "./internal/directReply.ts"
 import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
 import { make as makeChannels } from "./internal/publisherChannel.ts"
@@ -175,7 +176,8 @@ export interface Options {
  * What failed and may succeed later (in doubt, nacked, no connection in time, whatever ended the last one) is published
  * again under the schedule, whose input is the error, until it is confirmed. All attempts carry the same `messageId`, a
  * new UUID where the message has none, by which consumers can tell duplicates. What is not transient, and the end of the
- * connection for good, fails as it is at the first attempt, and as `AmqpResendFailed` later.
+ * connection for good, fails as it is at the first attempt, and as `AmqpResendFailed` later; a refusal of the message itself
+ * (406, 311) is always what it is.
  *
  * What may be what the broker refused, in words that name no message, is sent alone from then on, on a second channel; so
  * is what was lost with a connection twice. A message that is alone when the broker closes the connection because of a
@@ -237,6 +239,10 @@ export interface AmqpPublisher {
  * @since 0.1.0
  */
 export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
+
+/** Refusals of the message itself: no attempt can have stored it, whatever was unknown of it before. */
+const isOfMessage = ({ _tag }: PublisherError): boolean =>
+  _tag === "AmqpPreconditionFailed" || _tag === "AmqpContentTooLarge" || _tag === "AmqpEncodeError"
 
 /** What is known of a message whose outcome was unknown before. */
 interface Doubt {
@@ -313,17 +319,12 @@ export const make = (
   options: Options = {}
 ): Effect.Effect<AmqpPublisher, CommandError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
-    const { maxInFlight = 1024 } = options
-    if (!Number.isInteger(maxInFlight) || maxInFlight < 1) {
-      const reason = `expected a positive integer, not ${maxInFlight}`
-      return yield* new AmqpEncodeError({ path: "maxInFlight", reason })
-    }
+    const maxInFlight = yield* Effect.fromResult(
+      integer("maxInFlight", options.maxInFlight ?? 1024, 1, Number.MAX_SAFE_INTEGER)
+    )
     const confirmTimeout = options.confirmTimeout === undefined
       ? undefined
-      : Duration.fromInputUnsafe(options.confirmTimeout)
-    if (confirmTimeout !== undefined && Duration.toMillis(confirmTimeout) <= 0) {
-      return yield* new AmqpEncodeError({ path: "confirmTimeout", reason: "expected a positive duration" })
-    }
+      : yield* Effect.fromResult(duration("confirmTimeout", options.confirmTimeout, Duration.infinity))
     const given = yield* AmqpConnection
     const connection = given.publishing ?? given
     const { isOver } = connection[internals]()
@@ -398,8 +399,9 @@ export const make = (
           const { error, index } = failure
           const doubt = doubted(doubtOf(index), failure)
           doubts.set(index, doubt)
-          if (isPermanent(error)) unpublished.push(attempts === 1 ? { index, error } : givenUp(failure))
-          else if (doubt.closings === closings) unpublished.push(givenUp(failure))
+          if (isPermanent(error)) {
+            unpublished.push(attempts === 1 || isOfMessage(error) ? { index, error } : givenUp(failure))
+          } else if (doubt.closings === closings) unpublished.push(givenUp(failure))
           else again.push(failure)
         }
         failures = again

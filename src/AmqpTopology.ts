@@ -23,6 +23,7 @@ import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import { AmqpConnection, internals } from "./AmqpConnection.ts"
 import type { AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
+import { duration } from "./internal/connectionOptions.ts"
 import { resolveQueue } from "./internal/queueNames.ts"
 import type { Session } from "./internal/session.ts"
 import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topologyDeclaring.ts"
@@ -122,12 +123,15 @@ const defaultPatience = Duration.seconds(10)
 /** Between passes of a later epoch in which the connection has no channel left. */
 const noChannelDelay = "1 second"
 
-const patienceOf = ({ patience }: DeclareOptions): Duration.Duration =>
-  patience === undefined ? defaultPatience : Duration.fromInputUnsafe(patience)
+const patienceOf = ({ patience }: DeclareOptions): Effect.Effect<Duration.Duration, AmqpTopologyInvalid> =>
+  Effect.mapError(
+    Effect.fromResult(duration("patience", patience, defaultPatience, "none")),
+    ({ message }) => new AmqpTopologyInvalid({ problems: [message] })
+  )
 
 /** The policy of the first declaration, which must come to an end. */
-const firstPolicy = (options: DeclareOptions): OnFailure =>
-  options.onFailure ?? { retry: Schedule.upTo(whileTransient, { duration: patienceOf(options) }) }
+const firstPolicy = (options: DeclareOptions, patience: Duration.Duration): OnFailure =>
+  options.onFailure ?? { retry: Schedule.upTo(whileTransient, { duration: patience }) }
 
 const checked = (entities: ReadonlyArray<Entity>): Effect.Effect<ReadonlyArray<Entity>, AmqpTopologyInvalid> => {
   const problems = diagnose(entities)
@@ -161,13 +165,14 @@ export const declare = (
   const refusals = new TopologyRefusals()
   return Effect.gen(function*() {
     const ordered = yield* checked(entities)
+    const patience = yield* patienceOf(options)
     const connection = yield* AmqpConnection
     const { session } = yield* connection[internals]().session
     const outcome = yield* declareAll({
       connection,
       session,
       entities: ordered,
-      onFailure: firstPolicy(options),
+      onFailure: firstPolicy(options, patience),
       refusals,
       onAttempt: () => Effect.void,
       onGivenUp: () => {}
@@ -230,7 +235,7 @@ export const make = (
     const connection = yield* AmqpConnection
     const { ending, onEpoch, restorations, session: opened } = connection[internals]()
     const clock = yield* Clock.Clock
-    const patience = patienceOf(options)
+    const patience = yield* patienceOf(options)
     const failing = new Map<Entity, AmqpTopologyError>()
     const failures = yield* SubscriptionRef.make<ReadonlyArray<AmqpTopologyError>>([])
     const refusals = new TopologyRefusals()
@@ -284,7 +289,7 @@ export const make = (
           entities: ordered,
           onFailure: Deferred.isDoneUnsafe(first)
             ? options.onFailure ?? { retry: whileTransient }
-            : firstPolicy(options),
+            : firstPolicy(options, patience),
           refusals,
           onAttempt,
           onGivenUp: (entity) => missing.delete(entity)

@@ -334,6 +334,11 @@ export class ChannelState {
     })
   }
 
+  /** How many requests of the method with this id have no answer; of any method where it is 0. */
+  pendingOf(id: number): number {
+    return this.pending.filter(({ request }) => id === 0 || methods[request].id === id).length
+  }
+
   // --- settling
 
   /** Settles one delivery; a second time is a no-op. */

@@ -96,6 +96,11 @@ export class Session {
   readonly outbox: Outbox
   /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
+  /**
+   * How many requests without an answer were of the method that the broker ended the connection for: only one that was alone
+   * is to blame for sure.
+   */
+  inQuestion = 0
   /** Why the broker takes no content at present. */
   blockedReason: string | undefined
   private readonly options: SessionOptions
@@ -262,6 +267,9 @@ export class Session {
     switch (method._tag) {
       case "connection.close":
         this.write({ _tag: "connection.close-ok" })
+        for (const channel of this.channels) {
+          this.inQuestion += channel?.pendingOf(method.classId * 0x1_0000 + method.methodId) ?? 0
+        }
         // Also where both sides closed at once: there is nothing more to wait for.
         return this.fatal(fromConnectionClose(method))
       case "connection.close-ok":

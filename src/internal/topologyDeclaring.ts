@@ -11,7 +11,7 @@ import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
-import { type AmqpConnection, internals } from "../AmqpConnection.ts"
+import { type AmqpConnection, declareWindow as window, type Internals, internals } from "../AmqpConnection.ts"
 import {
   type AmqpAccessRefused,
   type AmqpChannelClosed,
@@ -26,7 +26,6 @@ import {
 import { backoff } from "./backoff.ts"
 import type { OpenChannel } from "./channel.ts"
 import type { AmqpChannel, CommandError } from "./channelTypes.ts"
-import type { Ending } from "./ending.ts"
 import { openPart } from "./openChannel.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
 import type { Session } from "./session.ts"
@@ -58,16 +57,15 @@ type Use<A> = (
  */
 type Send = <A>(use: Use<A>, alone?: boolean) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
-/** Operations under way; more would only be sent in vain when one of them is refused. */
-const window = 256
-
 /** An operation that was taken along so often runs alone: then a closed channel is its own fault, and the end of it. */
 const together = 3
 
-const makeSend = (session: Session, ending: Ending): Effect.Effect<Send, never, Scope.Scope> =>
+const makeSend = (
+  session: Session,
+  { declaring: running, ending }: Internals
+): Effect.Effect<Send, never, Scope.Scope> =>
   Effect.map(Effect.scope, (scope) => {
     const opening = Semaphore.makeUnsafe(1)
-    const running = Semaphore.makeUnsafe(window)
     let current: { readonly open: OpenChannel; readonly scope: Scope.Closeable } | undefined
 
     const replace = Effect.uninterruptibleMask((restore) =>
@@ -175,9 +173,9 @@ const declareOn = (
 /** Declares everything once, and again what the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
-    const { ending } = pass.connection[internals]()
-    ending.opened()
-    const send = yield* makeSend(pass.session, ending)
+    const inner = pass.connection[internals]()
+    inner.ending.opened()
+    const send = yield* makeSend(pass.session, inner)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
     /** Done when what the key stands for has been declared or given up. */
@@ -254,7 +252,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
     const all = Effect.forEach(pass.entities, one, { concurrency: "unbounded", discard: true })
     yield* Effect.tapError(
       Effect.raceFirst(all, Deferred.await(ended)),
-      (error) => Effect.sync(() => pass.refusals.onEnd(error, unanswered))
+      (error) => Effect.sync(() => pass.refusals.onEnd(error, unanswered, pass.session))
     )
     return { failed, skipped }
   }))
@@ -289,7 +287,7 @@ export const deleteAll = (
   pass: Pick<Pass, "connection" | "session" | "entities">
 ): Effect.Effect<void> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]().ending)
+    const send = yield* makeSend(pass.session, pass.connection[internals]())
     yield* Effect.forEach(
       pass.entities.toReversed(),
       (entity) => Effect.ignore(send(Effect.flatMap((channel) => deleteOn(pass, channel, entity)))),

@@ -2,12 +2,13 @@
  * Which entity of a topology the broker ends the connection for.
  *
  * Such an end names a method, not an entity, and may be for somebody else's request. So those that had no answer are sent
- * one at a time from then on, and one that is alone each time when the broker says the same is not sent any more. Any
- * other end of a connection is a loss, and says nothing of a topology.
+ * one at a time from then on, and one whose request is the only one of that method on the whole connection each time when
+ * the broker says the same is not sent any more. Any other end of a connection is a loss, and says nothing of a topology.
  *
  * @since 0.1.0
  */
 import type { AmqpConnectionError } from "../AmqpError.ts"
+import type { Session } from "./session.ts"
 import { methods } from "./spec.ts"
 import type { Entity } from "./topologyValues.ts"
 
@@ -52,17 +53,17 @@ export class TopologyRefusals {
     this.refused.delete(entity)
   }
 
-  /** The connection ended, and these had no answer. */
-  onEnd(error: AmqpConnectionError, unanswered: Iterable<Entity>): void {
+  /** The session ended with this error, and these had no answer. */
+  onEnd(error: AmqpConnectionError, unanswered: Iterable<Entity>, { inQuestion }: Pick<Session, "inQuestion">): void {
     const { reason } = error
     // 320 is an operator's word.
     if (!("classId" in reason) || reason._tag === "ConnectionForced") return
     const { classId, methodId, replyCode, replyText } = reason
     const id = classId * 0x1_0000 + methodId
-    const inQuestion = [...unanswered].filter(({ _tag }) => id === 0 || methods[requestOf[_tag]].id === id)
-    for (const entity of inQuestion) this.suspects.add(entity)
-    const [alone, ...others] = inQuestion
-    if (alone === undefined || others.length > 0) return
+    const own = [...unanswered].filter(({ _tag }) => id === 0 || methods[requestOf[_tag]].id === id)
+    for (const entity of own) this.suspects.add(entity)
+    const [alone] = own
+    if (alone === undefined || inQuestion > 1) return
     const said = `${replyCode} ${replyText}`
     const before = this.refused.get(alone)
     this.refused.set(alone, { error, said, times: before?.said === said ? before.times + 1 : 1 })

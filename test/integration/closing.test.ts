@@ -85,6 +85,15 @@ layer(onVhost, { excludeTestServices: true })("the end of a connection", (it) =>
         yield* link.reset
       })))
 
+    it.effect("in a black hole, with publishers on a connection of their own", () =>
+      noLeaks(Effect.gen(function*() {
+        const { end, on, proxy } = yield* ending({ separatePublishers: true })
+        yield* on(crowd)
+        yield* hole(proxy)
+        isOnce(yield* millisOf(end))
+        yield* proxy.resetAll
+      })))
+
     it.effect("with publishes that nobody confirms, on several publishers", () =>
       noLeaks(Effect.gen(function*() {
         const { end, link, on, proxy } = yield* ending()

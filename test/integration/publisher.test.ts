@@ -163,7 +163,7 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       assert.deepStrictEqual(messages.map(({ text }) => text), ["bound", "direct"])
       assert.deepStrictEqual(messages.map(({ properties }) => properties.deliveryMode), [1, 1])
       const error = yield* Effect.flip(AmqpPublisher.make({ maxInFlight: 0 }))
-      assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, "maxInFlight")
+      assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, "options.maxInFlight")
     })))
 
   // --- losses

@@ -8,6 +8,7 @@ import { assert, describe, layer } from "@effect/vitest"
 import { Cause, Clock, Effect, Exit, Fiber, Queue, Ref, Schedule, Scope, Stream } from "effect"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
+import { isTransient } from "../../src/AmqpError.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { isRestored } from "../../src/internal/queueNames.ts"
 import { diagnose } from "../../src/internal/topologyDiagnosis.ts"
@@ -21,6 +22,12 @@ const { bind, bindExchange, classicQueue, exchange, passiveExchange, passiveQueu
 
 /** A connection through a proxy that comes back at once. */
 const through = (options?: AmqpConnection.Options) => proxied({ reconnect: Schedule.spaced("20 millis"), ...options })
+
+/** A consumer comes back at once as well. */
+const recover = Schedule.spaced("20 millis").pipe(
+  Schedule.setInputType<AmqpConsumer.AmqpConsumerFailed>(),
+  Schedule.while(({ input }) => isTransient(input))
+)
 
 /** A topology on this connection. */
 const make = (
@@ -634,7 +641,9 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
       noLeaks(Effect.gen(function*() {
         const { connection, proxy } = yield* through()
         const x = uniqueName("x")
-        const error = yield* Stream.runDrain(AmqpConsumer.stream("q", { topology: [exchange(x, { type: "x-no" })] }))
+        const error = yield* Stream.runDrain(
+          AmqpConsumer.stream("q", { topology: [exchange(x, { type: "x-no" })], recover })
+        )
           .pipe(
             Effect.provideService(AmqpConnection.AmqpConnection, connection),
             Effect.flip
@@ -642,6 +651,41 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
         assert.strictEqual(error.phase, "topology")
         assert.deepInclude(error.reason, { _tag: "AmqpTopologyError", entity: `exchange "${x}"` })
         assert.isAtMost(yield* proxy.accepted, 4)
+      })))
+
+    it.effect("of several topologies and consumers fails the one that is to blame, and no other", () =>
+      noLeaks(Effect.gen(function*() {
+        const { connection } = yield* through()
+        const [good, bad] = [uniqueName("x"), uniqueName("x")]
+        const queues = [uniqueName("q"), uniqueName("q"), uniqueName("q")]
+        const of = (name: string, queue: string, type?: string) => [
+          exchange(name, { type, durable: false, autoDelete: true }),
+          classicQueue(queue, { exclusive: true }),
+          bind({ queue, exchange: name })
+        ]
+        const on = Effect.provideService(AmqpConnection.AmqpConnection, connection)
+        const consume = (queue: string, topology: ReadonlyArray<AmqpTopology.Entity>) =>
+          Effect.gen(function*() {
+            const consumer = yield* AmqpConsumer.make(queue, { topology, recover })
+            return yield* Effect.forkScoped(Effect.exit(Stream.runDrain(consumer.deliveries)))
+          }).pipe(on)
+        const consumers = yield* Effect.forEach(queues, (queue) => consume(queue, of(good, queue)))
+        const made = yield* Effect.all([
+          Effect.result(make(connection, of(good, uniqueName("q")))),
+          Effect.result(make(connection, of(bad, uniqueName("q"), "x-no"))),
+          Effect.result(make(connection, of(good, uniqueName("q"))))
+        ], { concurrency: "unbounded" })
+        assert.deepStrictEqual(made.map(({ _tag }) => _tag), ["Success", "Failure", "Success"])
+        const failing = yield* consume("none", of(bad, uniqueName("q"), "x-no"))
+        const exit = yield* Fiber.join(failing)
+        assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", `exchange "${bad}"`)
+        // The others are where they were.
+        const channel = yield* openOn(connection)
+        yield* channel.confirmSelect
+        yield* channel.publish({ exchange: good, body: "", mandatory: true }).pipe(
+          Effect.retry({ while: ({ _tag }) => _tag === "AmqpMessageReturned", times: 100 })
+        )
+        for (const fiber of consumers) assert.isUndefined(fiber.pollUnsafe())
       })))
 
     it.effect("takes the end of the connection that somebody else provoked for a loss", () =>
