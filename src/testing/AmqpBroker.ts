@@ -245,6 +245,13 @@ export interface AmqpBroker {
   ) => Effect.Effect<void, AmqpUnknownEntity>
   /** Drops connections without a word. */
   readonly resetConnections: (selector?: ConnectionSelector) => Effect.Effect<void, AmqpUnknownEntity>
+  /**
+   * Resets the client's side of connections only: until the scope closes, or two heartbeats are missed, the broker goes
+   * on as if the client were there, and keeps its exclusive queues, its consumers and what it has not settled.
+   */
+  readonly strandConnections: (
+    selector?: ConnectionSelector
+  ) => Effect.Effect<void, AmqpUnknownEntity, Scope.Scope>
   /** Sends `channel.close` with a reply of your choice. */
   readonly closeChannels: (reply: Reply, selector?: ChannelSelector) => Effect.Effect<void, AmqpUnknownEntity>
   /** Sends `basic.cancel`, as when a queue has gone; the queue stays. */
@@ -501,6 +508,15 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       resetConnections: (selector = {}) =>
         Effect.suspend(() => some("connection", selector, selectConnections(core, selector))).pipe(
           Effect.flatMap((connections) => operate(() => connections.forEach((connection) => connection.reset())))
+        ),
+      strandConnections: (selector = {}) =>
+        Effect.suspend(() => some("connection", selector, selectConnections(core, selector))).pipe(
+          Effect.flatMap((connections) =>
+            Effect.acquireRelease(
+              operate(() => connections.forEach((connection) => connection.strand())),
+              () => operate(() => connections.forEach((connection) => connection.notice()))
+            )
+          )
         ),
       closeChannels: (reply, selector = {}) =>
         Effect.suspend(() => some("channel", selector, selectChannels(core, selector))).pipe(

@@ -72,15 +72,40 @@ export class AmqpListenError extends Schema.TaggedError<AmqpListenError>("effect
 }
 
 /** How long clients may take to close when the broker stops. */
-const linger = "1 second"
+const linger = "500 millis"
 
 const shutdown: Reply = {
   replyCode: 320,
   replyText: "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"
 }
 
+/** How long clients are read before everything else has its turn, in milliseconds. */
+const readingTime = 10
+
+/**
+ * Makes clients wait that send more than is handled in time: Node reads two megabytes of each before it looks at
+ * signals and timers.
+ */
+const makeTurns = (): (socket: Socket) => void => {
+  let began: number | undefined
+  const waiting: Array<() => void> = []
+  const end = (): void => {
+    began = undefined
+    for (const resume of waiting.splice(0)) resume()
+  }
+  return (socket) => {
+    if (began === undefined) {
+      began = performance.now()
+      setImmediate(end)
+    } else if (performance.now() - began > readingTime && !socket.isPaused()) {
+      socket.pause()
+      waiting.push(() => socket.resume())
+    }
+  }
+}
+
 /** One client. What the system says of its socket is nothing but the end of it. */
-const accept = (broker: AmqpBroker, socket: Socket): Link => {
+const accept = (broker: AmqpBroker, socket: Socket, takeTurn: (socket: Socket) => void): Link => {
   const link: Link = {
     name: `${socket.remoteAddress}:${socket.remotePort}`,
     write: (bytes) => {
@@ -100,6 +125,7 @@ const accept = (broker: AmqpBroker, socket: Socket): Link => {
   const peer = broker.accept(link)
   socket.on("data", (chunk) => {
     if (!peer.receive(chunk)) socket.pause()
+    else takeTurn(socket)
   })
   socket.on("drain", () => peer.drained())
   socket.on("close", () => peer.closed())
@@ -120,7 +146,7 @@ const listen = (server: Server, host: string, port: number): Effect.Effect<Addre
   })
 
 /**
- * Serves the broker until the scope closes; clients are then told (320), and have a second to leave.
+ * Serves the broker until the scope closes; clients are then told (320), and have half a second to leave.
  *
  * @category constructors
  * @since 0.1.0
@@ -131,10 +157,11 @@ export const serve = (
   Effect.gen(function*() {
     const broker = yield* AmqpBroker
     const clients = new Map<Socket, Link>()
+    const takeTurn = makeTurns()
     const server = yield* Effect.acquireRelease(
       Effect.sync(() =>
         createServer({ noDelay: true }, (socket) => {
-          clients.set(socket, accept(broker, socket))
+          clients.set(socket, accept(broker, socket, takeTurn))
           socket.on("close", () => clients.delete(socket))
         })
       ),

@@ -61,6 +61,31 @@ layer(onVhost, { excludeTestServices: true })("prefetch", (it) => {
       for (const prefetchCount of [0, 1, 65_535]) yield* channel.qos({ prefetchCount })
     })))
 
+  it.effect("of the channel is for its queues in turn: none of them waits for the end of another", () =>
+    onConnection(Effect.gen(function*() {
+      const channel = yield* AmqpChannel.open
+      yield* channel.qos({ prefetchCount: 1, global: true })
+      const queues = ["a", "b", "c"].map(uniqueName)
+      yield* channel.confirmSelect
+      for (const queue of queues) {
+        yield* channel.queueDeclare({ queue, exclusive: true })
+        yield* Effect.forEach(Array.from({ length: 40 }), () => channel.publish({ routingKey: queue, body: "" }), {
+          concurrency: "unbounded"
+        })
+      }
+      const seen = new Set<string>()
+      // Before the first of them can be empty. RabbitMQ draws whose turn it is, but not the same one forty times.
+      const consumers = yield* Effect.forEach(queues, (queue) => channel.consume({ queue }))
+      yield* Stream.mergeAll(consumers.map(({ deliveries }) => deliveries), { concurrency: "unbounded" }).pipe(
+        Stream.take(39),
+        Stream.runForEach((delivery) => {
+          seen.add(delivery.routingKey)
+          return delivery.ack
+        })
+      )
+      assert.strictEqual(seen.size, 3)
+    })))
+
   it.effect("AK03 is each consumer's own, or with global the channel's", () =>
     onConnection(Effect.gen(function*() {
       for (const [global, left] of [[false, 6], [true, 8]] as const) {

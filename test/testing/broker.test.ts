@@ -181,6 +181,25 @@ describe("programs on the embedded broker", () => {
       assert.deepInclude(yield* queueOf("orders"), { ready: 0, unsettled: 0 })
     })))
 
+  it.effect("may be gone for their client alone: the broker holds on to what is theirs until it notices", () =>
+    onBroker(Effect.gen(function*() {
+      const broker = yield* AmqpBroker.AmqpBroker
+      const lost = yield* connectOnce()
+      const mine = yield* Effect.provideService(AmqpChannel.open, AmqpConnection.AmqpConnection, lost)
+      yield* mine.queueDeclare({ queue: "mine", exclusive: true })
+      const notices = yield* Scope.make()
+      const [first, second] = yield* broker.connections
+      if (first === undefined || second === undefined) return assert.fail()
+      yield* Scope.provide(broker.strandConnections({ connection: second.name }), notices)
+      assert.strictEqual((yield* lost.closed).reason._tag, "ConnectionLost")
+      assert.deepInclude(yield* queueOf("mine"), { ready: 0 })
+      const channel = yield* AmqpChannel.open
+      assert.strictEqual((yield* Effect.flip(channel.queueDeclarePassive("mine")))._tag, "AmqpResourceLocked")
+      yield* Scope.close(notices, Exit.void)
+      assert.isTrue(Option.isNone(yield* broker.queue("mine")))
+      assert.deepStrictEqual((yield* broker.connections).map(({ name }) => name), [first.name])
+    })))
+
   it.effect("are blocked while the broker is short of a resource", () =>
     onBroker(Effect.gen(function*() {
       const broker = yield* AmqpBroker.AmqpBroker
@@ -530,6 +549,7 @@ describe("an operator", () => {
         yield* Effect.all([
           messageOf(broker.resetConnections({ connection: "x" })),
           messageOf(broker.closeConnections({ connection: "x" })),
+          messageOf(Effect.scoped(broker.strandConnections({ connection: "x" }))),
           messageOf(broker.closeChannels({ replyCode: 404, replyText: "" })),
           messageOf(broker.cancelConsumers({ queue: "x" })),
           messageOf(broker.deleteQueue("x")),
@@ -540,6 +560,7 @@ describe("an operator", () => {
           messageOf(broker.messages("x", "y"))
         ]),
         [
+          `The embedded broker has no connection with connection "x"`,
           `The embedded broker has no connection with connection "x"`,
           `The embedded broker has no connection with connection "x"`,
           `The embedded broker has no channel at all`,

@@ -294,8 +294,31 @@ describe("consumers", () => {
     client.queue("r").send(1, qos(2, true), consume("q", "c"), consume("r", "d"))
     publishAll(client, "a", "b", "c").publish(1, { routingKey: "r", body: "d" })
     assert.deepStrictEqual(delivered(client), ["1:a", "2:b"])
-    assert.deepStrictEqual(delivered(client.send(1, qos(3, true))), ["3:c"])
-    assert.deepStrictEqual(delivered(client.send(1, ack(1))), ["4:d"])
+    assert.deepStrictEqual(delivered(client.send(1, qos(3, true))), ["3:d"])
+    assert.deepStrictEqual(delivered(client.send(1, ack(1))), ["4:c"])
+  })
+
+  it("prefetch of all: its queues take turns, however many places become free", () => {
+    const { client } = start()
+    const queues = ["q", "r", "s"]
+    client.queue("r").queue("s")
+    for (const routingKey of queues) {
+      for (const body of "1234") client.publish(1, { routingKey, body: routingKey + body })
+    }
+    client.send(1, qos(1, true), ...queues.map((queue) => consume(queue, queue)))
+    const got = [...delivered(client)]
+    for (let tag = 1; tag < 12; tag++) got.push(...delivered(client.send(1, ack(tag))))
+    assert.strictEqual(
+      got.map((one) => one.split(":")[1]).join(" "),
+      "q1 q2 r1 s1 q3 r2 s2 q4 r3 s3 r4 s4"
+    )
+    const second = start().client
+    second.queue("r").send(1, qos(2, true), consume("q", "q"), consume("r", "r"))
+    for (const routingKey of ["q", "r"]) {
+      for (const body of "1234") second.publish(1, { routingKey, body: routingKey + body })
+    }
+    assert.deepStrictEqual(delivered(second), ["1:q1", "2:q2"])
+    assert.deepStrictEqual(delivered(second.send(1, ack(2, true))), ["3:r1", "4:q3"])
   })
 
   it("a prefetch of each ends that of all", () => {
@@ -667,7 +690,7 @@ describe("direct reply-to", () => {
   it("an address is no queue: mandatory replies come back", () => {
     const { client, replyTo } = request()
     client.publish(1, { routingKey: replyTo, mandatory: true })
-    assert.deepStrictEqual(client.lines(), ["1 basic.deliver", "1 header 0", "1 basic.return", "1 header 0"])
+    assert.deepStrictEqual(client.lines(), ["1 basic.return", "1 header 0", "1 basic.deliver", "1 header 0"])
   })
 
   it.each(replyViolations.map((each) => [...each] as const))("%s: 406", (_, wrong, expected) => {

@@ -2,13 +2,14 @@
  * The command, in a process of its own.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { type Cause, Effect, Queue, Redacted, Schedule } from "effect"
+import { type Cause, Duration, Effect, Queue, Redacted, Schedule } from "effect"
 import { spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
-import { createServer } from "node:net"
+import { connect, createServer } from "node:net"
 import { fileURLToPath } from "node:url"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import { declare, Script } from "../fixtures/violations.ts"
 
 const file = fileURLToPath(new URL("../../src/cli.ts", import.meta.url))
 
@@ -56,6 +57,29 @@ const run = (...args: ReadonlyArray<string>) =>
     return { exitCode, output: yield* command.output, errors: yield* command.errors }
   }))
 
+/** A client that publishes to fifteen queues as fast as it can, and reads. */
+const flood = (host: string, port: number, prefix: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      const queues = Array.from({ length: 15 }, (_, i) => `${prefix}${i}`)
+      const script = new Script().open().send(1, ...queues.map(declare))
+      const publishes = new Script()
+      for (const routingKey of queues) {
+        for (let i = 0; i < 20; i++) publishes.publish(1, { routingKey, body: "x".repeat(1000) })
+      }
+      const chunk = publishes.bytes()
+      const socket = connect({ host, port })
+      const send = () => {
+        while (!socket.destroyed && socket.write(chunk));
+      }
+      socket.on("error", () => {}).on("data", () => {}).on("drain", send)
+      socket.write(script.bytes())
+      send()
+      return socket
+    }),
+    (socket) => Effect.sync(() => socket.destroy())
+  )
+
 /** A process takes half a second to start, and more where others do the same. */
 const timeout = 30_000
 
@@ -101,6 +125,20 @@ describe("effect-amqp broker", () => {
       }).pipe(Effect.scoped),
     timeout
   )
+
+  it.live("hears a signal under any load", () =>
+    Effect.gen(function*() {
+      const command = yield* start("broker", "-p", "0", "-q")
+      const { hostname, port } = new URL(listening.exec(yield* command.nextLine)?.[1] ?? "")
+      yield* Effect.forEach(Array.from({ length: 100 }), (_, i) => flood(hostname, Number(port), `q${i}.`))
+      // The clients' buffers are full, and so are the broker's.
+      yield* Effect.sleep("1 second")
+      yield* command.signal("SIGINT")
+      const [elapsed, exitCode] = yield* Effect.timed(command.exited)
+      assert.strictEqual(exitCode, 0)
+      // Two seconds, and as many for a machine that does something else.
+      assert.isBelow(Duration.toMillis(elapsed), 4000)
+    }).pipe(Effect.scoped), timeout)
 
   it.live("shows frames but no passwords", () =>
     Effect.gen(function*() {

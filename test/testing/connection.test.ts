@@ -8,6 +8,7 @@ import {
   connectionViolations,
   consume,
   declare,
+  frameViolations,
   get,
   Script
 } from "../fixtures/violations.ts"
@@ -27,7 +28,8 @@ describe("opening", () => {
     assert(start?._tag === "connection.start")
     assert.strictEqual(text(start.mechanisms), "PLAIN AMQPLAIN")
     assert.strictEqual(text(start.locales), "en_US")
-    assert.strictEqual(start.serverProperties["product"], "effect-amqp embedded broker")
+    assert.strictEqual(start.serverProperties["product"], "RabbitMQ")
+    assert.include(start.serverProperties["information"], "embedded broker of effect-amqp")
     assert.deepStrictEqual(Object.keys(Object(start.serverProperties["capabilities"])), [
       "publisher_confirms",
       "exchange_exchange_bindings",
@@ -73,6 +75,15 @@ describe("opening", () => {
     )
     client.send(0, { _tag: "connection.close-ok" })
     assert.strictEqual(client.ended, "end")
+  })
+
+  it("who does not answer that is reset after three seconds", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).raw(AmqpProtocol.protocolHeader).startOk("\0guest\0wrong")
+    broker.advance(2999)
+    assert.strictEqual(client.ended, undefined)
+    broker.advance(1)
+    assert.strictEqual(client.ended, "reset")
   })
 
   it.each<[string, (client: RawClient) => RawClient]>([
@@ -176,7 +187,7 @@ describe("wrong sequences", () => {
     assert.deepStrictEqual(client.lines(), ["0 connection.close-ok"])
     assert.strictEqual(client.ended, undefined)
     broker.advance(7000)
-    assert.strictEqual(client.ended, "end")
+    assert.strictEqual(client.ended, "reset")
     assert.strictEqual(broker.core.connections.size, 0)
   })
 })
@@ -246,6 +257,16 @@ describe("a client that is not read", () => {
     const queued = () => broker.core.vhosts.get("/")?.queues.get("q")?.ready
     return { ...broker, client, queued }
   }
+
+  it("is told of an alarm before what its publish has for an answer, and nothing that it sends is heard", () => {
+    const broker = makeBroker()
+    const client = new RawClient(broker.core).open().channel()
+    broker.core.block("low on memory")
+    client.publish(1, { exchange: "missing" }).send(1, { _tag: "channel.close-ok" }, { _tag: "channel.open" })
+    assert.deepStrictEqual(client.lines(), ["0 connection.blocked", "1 channel.close"])
+    broker.core.unblock()
+    assert.deepStrictEqual(client.lines(), ["0 connection.unblocked", "1 channel.open-ok"])
+  })
 
   it("is to send no more until it is: in an alarm, and in a pause from the first bytes on", () => {
     const { client, core } = blocked()
@@ -320,6 +341,24 @@ describe("bytes that are no frames", () => {
     assert.deepStrictEqual(linesOf((client) => client.raw(good()).raw(garbage)), lines)
   })
 
+  it.each(frameViolations.map((each) => [...each] as const))("%s", (_, wrong, expected) => {
+    const client = new RawClient(makeBroker().core).open().channel()
+    wrong(client)
+    const [close] = client.methods()
+    assert.strictEqual(close === undefined ? client.ended : closeLine(close), expected)
+  })
+
+  it("leave the rest readable, or end with a reset three seconds later", () => {
+    const after = (bytes: Uint8Array) => {
+      const broker = makeBroker()
+      const client = new RawClient(broker.core).open().raw(bytes).send(0, { _tag: "connection.close-ok" })
+      broker.advance(3000)
+      return client.ended
+    }
+    assert.strictEqual(after(Uint8Array.of(7, 0, 0, 0, 0, 0, 0, 0xce)), "end")
+    assert.strictEqual(after(Uint8Array.of(7, 0, 0, 0, 0, 0, 0, 0xcf)), "reset")
+  })
+
   it("wait behind them while the client is not read", () => {
     const broker = makeBroker()
     const client = new RawClient(broker.core).open().channel().queue("q")
@@ -342,7 +381,7 @@ describe("bytes that are no frames", () => {
     }
     client.raw(new Script().send(0, close).bytes(), garbage)
     assert.deepStrictEqual(client.lines(), ["0 connection.close-ok"])
-    broker.advance(10_000)
+    broker.advance(30_000)
     assert.strictEqual(broker.core.connections.size, 0)
   })
 })
@@ -479,7 +518,7 @@ describe("writing", () => {
     assert.deepStrictEqual(small.send(1, get("q")).lines(), ["1 basic.get-ok", "1 header 0"])
     assert.strictEqual(
       closeLine(small.call(1, { ...declare("r"), arguments: { large: "x".repeat(5000) } })[0]).slice(0, 36),
-      "connection.close 501 FRAME_ERROR - a"
+      "connection.close 501 FRAME_ERROR - t"
     )
     broker.advance(2999)
     assert.strictEqual(small.ended, undefined)
@@ -502,13 +541,14 @@ describe("writing", () => {
   })
 })
 
-it("a body that is longer than announced: 501", () => {
+it("the end of a body that is longer than announced never comes", () => {
   const client = new RawClient(makeBroker().core).open().channel()
   client.send(1, { _tag: "basic.publish", exchange: "", routingKey: "q", mandatory: false, immediate: false })
   client.raw(new Uint8Array([2, 0, 1, 0, 0, 0, 14, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0xce]))
   client.raw(new Uint8Array([3, 0, 1, 0, 0, 0, 2, 1, 2, 0xce]))
+  assert.deepStrictEqual(client.lines(), [])
   assert.strictEqual(
-    closeLine(client.methods()[0]),
-    "connection.close 501 FRAME_ERROR - a content body is longer than its header says (60.40)"
+    closeLine(client.call(1, declare("q"))[0]),
+    "connection.close 505 UNEXPECTED_FRAME - expected content body, got non content body frame instead (60.40)"
   )
 })

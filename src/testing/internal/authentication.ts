@@ -10,7 +10,10 @@ import * as AmqpTable from "../../AmqpTable.ts"
 import { utf8Decode } from "../../internal/wire.ts"
 import type { User } from "./model.ts"
 
-/** What `connection.start` says. RabbitMQ's capabilities, because clients ask for them by name. */
+/**
+ * What `connection.start` says: RabbitMQ's name, version and capabilities, because clients and their tests go by them;
+ * what it really is says `information`.
+ */
 export const serverProperties: AmqpTable.InputTable = {
   capabilities: {
     publisher_confirms: true,
@@ -24,10 +27,10 @@ export const serverProperties: AmqpTable.InputTable = {
     direct_reply_to: true
   },
   cluster_name: "effect-amqp",
-  information: "A broker for tests, embedded in a program",
+  information: "This is the embedded broker of effect-amqp, which behaves as RabbitMQ does",
   platform: "effect",
-  product: "effect-amqp embedded broker",
-  version: "0.1.0"
+  product: "RabbitMQ",
+  version: "3.10.8"
 }
 
 interface Credentials {

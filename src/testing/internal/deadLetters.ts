@@ -47,7 +47,7 @@ export const deadLetter = (message: Message, death: Death): Message => {
       "x-first-death-queue": AmqpTable.longString(death.queue),
       "x-first-death-exchange": AmqpTable.longString(message.exchange)
     }),
-    "x-death": AmqpTable.array(earlier === undefined ? [counted(info)] : addDeath(earlier, info)),
+    "x-death": AmqpTable.array(earlier === undefined ? [AmqpTable.table(counted(info, 1n))] : addDeath(earlier, info)),
     ...(death.routingKey !== undefined && { CC: undefined })
   })
   return noted.with(
@@ -77,26 +77,43 @@ const deathsOf = (message: Message): ReadonlyArray<AmqpTable.Value> | undefined 
 }
 
 const addDeath = (earlier: ReadonlyArray<AmqpTable.Value>, info: Fields): Array<AmqpTable.Value> => {
-  const isSame = (death: Fields) =>
-    text(death, "queue") === text(info, "queue") && text(death, "reason") === text(info, "reason")
-  const deaths = earlier.flatMap((death) => death._tag === "Table" ? [death] : [])
-  const others = deaths.filter((death) => !isSame(death.value))
-  const same = deaths.find((death) => isSame(death.value))
-  const latest = same === undefined ? counted(info) : countedAgain(same)
-  return [
-    AmqpTable.table(latest.value.toSorted(([a], [b]) => a < b ? -1 : 1)),
-    ...(deaths.length > 1 ? others.toReversed() : others)
-  ]
+  const groups = grouped(earlier.flatMap((death) => death._tag === "Table" ? [death.value] : []))
+  const key = cause(info)
+  const same = groups.find((death) => cause(death) === key)
+  const latest = same === undefined ? counted(info, 1n) : countedAgain(same)
+  return [latest.toSorted(([a], [b]) => a < b ? -1 : 1), ...groups.filter((death) => death !== same)].map((death) =>
+    AmqpTable.table(death)
+  )
 }
 
-const counted = (death: Fields): AmqpTable.Table => AmqpTable.table([["count", AmqpTable.int64(1n)], ...death])
+/**
+ * One of each queue and reason, in the opposite order. Those that a publisher has brought along may be more, and may lack
+ * their counts.
+ */
+const grouped = (deaths: ReadonlyArray<Fields>): ReadonlyArray<Fields> => {
+  if (deaths.length <= 1) return deaths
+  const groups = [...Map.groupBy(deaths, cause).values()]
+  return groups.flatMap(([first, ...others]) => first === undefined ? [] : [withCount(first, others.length + 1)])
+    .reverse()
+}
 
-const countedAgain = (death: AmqpTable.Table): AmqpTable.Table => {
-  const count = field(death.value, "count")
+/** Queue and reason, whatever they are: integers of all types are one. */
+const cause = (death: Fields): string =>
+  ["queue", "reason"].map((key) => {
+    const value = field(death, key)?.value
+    return typeof value === "string" ? JSON.stringify(value) : `${value}`
+  }).join()
+
+const counted = (death: Fields, count: bigint): Fields => [["count", AmqpTable.int64(count)], ...death]
+
+const withCount = (death: Fields, count: number): Fields =>
+  field(death, "count") === undefined ? counted(death, BigInt(count)) : death
+
+const countedAgain = (death: Fields): Fields => {
+  const count = field(death, "count")
   // A client that publishes it again may have written it as another integer.
   const before = typeof count?.value === "bigint" || typeof count?.value === "number" ? BigInt(count.value) : 0n
-  const rest = death.value.filter(([key]) => key !== "count")
-  return AmqpTable.table([["count", AmqpTable.int64(before + 1n)], ...rest])
+  return counted(death.filter(([key]) => key !== "count"), before + 1n)
 }
 
 const field = (fields: Fields, key: string): AmqpTable.Value | undefined => fields.find(([name]) => name === key)?.[1]

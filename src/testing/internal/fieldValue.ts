@@ -102,6 +102,16 @@ export const term = (value: Plain): string => {
   }
 }
 
+/** Where Erlang breaks a line. */
+const lineWidth = 80
+
+/** A text that ends with a tuple, as Erlang prints it: on several lines where one does not hold it. */
+export const withTuple = (text: string, ...items: ReadonlyArray<string | number | bigint>): string => {
+  const tuple = `{${items.join()}}`
+  if (text.length + tuple.length <= lineWidth) return text + tuple
+  return `${text}{${items.join(`,\n${" ".repeat(text.length + 1)}`)}}`
+}
+
 /** `Array.isArray` does not narrow to read-only arrays. */
 const isArray: (value: Plain) => value is ReadonlyArray<Plain> = Array.isArray
 

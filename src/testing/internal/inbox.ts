@@ -1,107 +1,116 @@
 /**
  * What a client has sent and its connection has not handled: bytes in; the protocol header, then frames out.
  *
- * A chunk is parsed when everything before it has been handled. Frames are views of their chunk, which is the
- * transport's: `keep` gives bytes of its own to what has to wait.
+ * A frame is cut off when everything before it has been handled, so that the size that was negotiated applies to what
+ * comes behind. Frames are views of their chunk, which is the transport's: what has to wait gets bytes of its own.
  *
  * @since 0.1.0
  */
-import * as Result from "effect/Result"
-import type { AmqpConnectionError } from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
+import { broken, type RawFrame } from "./clientFrame.ts"
 import { join } from "./incoming.ts"
+import type { Refusal } from "./refusal.ts"
 
-/** What comes of a client's bytes. Nothing comes behind what cannot be understood. */
+/** What comes of a client's bytes. Nothing comes behind what cannot be cut. */
 export type Received =
-  | AmqpProtocol.Frame
+  | { readonly _tag: "Frame"; readonly frame: RawFrame }
   | { readonly _tag: "ProtocolHeader"; readonly isKnown: boolean }
-  | { readonly _tag: "Garbage"; readonly error: AmqpConnectionError }
+  | { readonly _tag: "Garbage"; readonly refusal: Refusal }
 
-/** With bytes of its own. */
-export const copied = (frame: AmqpProtocol.Frame): AmqpProtocol.Frame => {
-  if (frame._tag === "Header") return { ...frame, properties: frame.properties.slice() }
-  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
-  return frame
-}
+/** Type, channel and size of a frame. */
+const headSize = 7
+
+const { frameEnd, frameOverhead, protocolHeader } = AmqpProtocol
 
 export class Inbox {
-  private readonly parser = AmqpProtocol.makeParser({ frameMax: AmqpProtocol.frameMinSize })
-  /** The part of the protocol header that has come; `undefined` behind it. */
-  private header: Uint8Array | undefined = new Uint8Array(0)
+  /** The size of frames that has been negotiated. */
+  frameMax: number = AmqpProtocol.frameMinSize
+  private isBegun = false
+  private isGarbage = false
   private chunks: Array<Uint8Array> = []
-  private frames: ReadonlyArray<AmqpProtocol.Frame> = []
-  /** How many of `frames` have been handled. */
-  private handled = 0
-  /** What came behind `frames` and is none. */
-  private garbage: Received | undefined
-
-  constructor() {
-    this.parser.unsplitMax = AmqpProtocol.frameMinSize
-  }
-
-  /** The size of frames that has been negotiated, for what is not parsed yet. */
-  limit(frameMax: number): void {
-    this.parser.frameMax = this.parser.unsplitMax = frameMax
-  }
+  /** How many of `chunks`, which are the first, are nobody else's. */
+  private owned = 0
+  /** Bytes in `chunks`. */
+  private size = 0
 
   push(chunk: Uint8Array): void {
+    if (this.isGarbage || chunk.length === 0) return
     this.chunks.push(chunk)
+    this.size += chunk.length
   }
 
   next(): Received | undefined {
-    while (true) {
-      const frame = this.frames[this.handled]
-      if (frame !== undefined) {
-        this.handled++
-        return frame
-      }
-      const { garbage } = this
-      this.clearFrames()
-      if (garbage !== undefined) return garbage
-      const chunk = this.chunks.shift()
-      if (chunk === undefined) return undefined
-      if (this.header === undefined) this.parse(chunk)
-      else {
-        const header = this.begin(this.header, chunk)
-        if (header !== undefined) return header
-      }
-    }
+    const received = this.isBegun ? this.cut() : this.begin()
+    if (received === undefined) this.keep()
+    return received
   }
 
   /** What is left has to wait. */
   keep(): void {
-    this.frames = this.frames.slice(this.handled).map(copied)
-    this.handled = 0
-    this.chunks = this.chunks.map((chunk) => chunk.slice())
+    for (; this.owned < this.chunks.length; this.owned++) {
+      this.chunks[this.owned] = this.chunks[this.owned]?.slice() ?? new Uint8Array(0)
+    }
   }
 
   /** What is left has no meaning any more. */
   clear(): void {
-    this.clearFrames()
     this.chunks = []
+    this.owned = this.size = 0
   }
 
-  private clearFrames(): void {
-    this.frames = []
-    this.handled = 0
-    this.garbage = undefined
+  private begin(): Received | undefined {
+    const header = this.peek(protocolHeader.length)
+    if (header === undefined) return undefined
+    this.isBegun = true
+    this.skip(protocolHeader.length)
+    return { _tag: "ProtocolHeader", isKnown: protocolHeader.every((byte, i) => header[i] === byte) }
   }
 
-  private begin(header: Uint8Array, chunk: Uint8Array): Received | undefined {
-    const { protocolHeader } = AmqpProtocol
-    const whole = join([header, chunk])
-    if (whole.length < protocolHeader.length) {
-      this.header = whole
-      return undefined
+  private cut(): Received | undefined {
+    const head = this.peek(headSize)
+    if (head === undefined) return undefined
+    const view = new DataView(head.buffer, head.byteOffset)
+    const [type, channel, size] = [view.getUint8(0), view.getUint16(1), view.getUint32(3)]
+    const none = { type, channel, payload: new Uint8Array(0) }
+    // Clients get that many more bytes for nothing, because many of them count wrong.
+    if (size > this.frameMax) {
+      return this.garbage(broken(none, "frame_too_large", size, this.frameMax - frameOverhead))
     }
-    this.header = undefined
-    this.chunks.unshift(whole.subarray(protocolHeader.length))
-    return { _tag: "ProtocolHeader", isKnown: protocolHeader.every((byte, i) => whole[i] === byte) }
+    const whole = this.peek(size + frameOverhead)
+    if (whole === undefined) return undefined
+    const frame = { type, channel, payload: whole.subarray(headSize, headSize + size) }
+    const end = whole[headSize + size] ?? 0
+    if (end !== frameEnd) return this.garbage(broken(frame, "invalid_frame_end_marker", end))
+    this.skip(size + frameOverhead)
+    return { _tag: "Frame", frame }
   }
 
-  private parse(chunk: Uint8Array): void {
-    const parsed = this.parser.push(chunk)
-    this.frames = this.parser.completed
-    if (Result.isFailure(parsed)) this.garbage = { _tag: "Garbage", error: parsed.failure }
+  private garbage(refusal: Refusal): Received {
+    this.clear()
+    this.isGarbage = true
+    return { _tag: "Garbage", refusal }
+  }
+
+  /** The next bytes in one piece, if so many have come. */
+  private peek(size: number): Uint8Array | undefined {
+    if (this.size < size) return undefined
+    const [first] = this.chunks
+    if (first !== undefined && first.length >= size) return first
+    const whole = join(this.chunks)
+    this.chunks = [whole]
+    this.owned = 1
+    return whole
+  }
+
+  /** Takes off what `peek` gave. */
+  private skip(size: number): void {
+    const [first] = this.chunks
+    if (first === undefined) return
+    this.size -= size
+    if (first.length > size) this.chunks[0] = first.subarray(size)
+    else {
+      this.chunks.shift()
+      this.owned = Math.max(0, this.owned - 1)
+    }
   }
 }

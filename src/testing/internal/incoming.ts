@@ -6,7 +6,8 @@
  * @since 0.1.0
  */
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
-import { frameError, unexpectedFrame } from "./refusal.ts"
+import type { ChannelFrame } from "./clientFrame.ts"
+import { unexpectedFrame } from "./refusal.ts"
 
 /** A content without its method. */
 export interface IncomingContent {
@@ -21,10 +22,10 @@ export interface Command {
   readonly content: IncomingContent | undefined
 }
 
-/** A frame of a channel. */
-export type ChannelFrame = Exclude<AmqpProtocol.Frame, { readonly _tag: "Heartbeat" }>
-
 const noBytes = new Uint8Array(0)
+
+/** The class of all contents. */
+const basic = 60
 
 /** What has come of a command. */
 export class Incoming {
@@ -54,8 +55,11 @@ export class Incoming {
   }
 
   private header(frame: ChannelFrame): Command | undefined {
-    if (frame._tag !== "Header") {
-      throw unexpectedFrame("expected content header for class 60, got non content header frame instead")
+    if (frame._tag !== "Header" || frame.weight !== 0) {
+      throw unexpectedFrame(`expected content header for class ${basic}, got non content header frame instead`)
+    }
+    if (frame.classId !== basic) {
+      throw unexpectedFrame(`expected content header for class ${basic}, got one for class ${frame.classId} instead`)
     }
     this.properties = frame.properties.slice()
     this.missing = frame.bodySize
@@ -65,8 +69,8 @@ export class Incoming {
   private body(frame: ChannelFrame, properties: Uint8Array): Command | undefined {
     if (frame._tag !== "Body") throw unexpectedFrame("expected content body, got non content body frame instead")
     this.missing -= frame.payload.length
-    if (this.missing < 0) throw frameError("a content body is longer than its header says")
-    this.pieces.push(frame.payload.slice())
+    // RabbitMQ does not count below zero: the end of what is too long never comes.
+    if (this.missing >= 0) this.pieces.push(frame.payload.slice())
     return this.missing === 0 ? this.complete(properties) : undefined
   }
 

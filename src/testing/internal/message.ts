@@ -44,6 +44,11 @@ export class Message implements MessageFields {
     this.decoding = undefined
   }
 
+  /** In bytes, properties included. */
+  get size(): number {
+    return this.properties.length + this.body.length
+  }
+
   /** As a client sees it. */
   get received(): AmqpMessage {
     return this.view ??= new AmqpMessage(this.exchange, this.routingKey, {

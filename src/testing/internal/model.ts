@@ -61,7 +61,7 @@ export interface Subscriber {
   readonly arguments: PlainTable
   /** 0: no limit. */
   readonly prefetch: number
-  /** Whether its channel has a prefetch for all of its consumers, which quorum queues and streams refuse. */
+  /** Whether its channel now has a prefetch for all of its consumers, which quorum queues and streams refuse. */
   readonly hasGlobalPrefetch: boolean
   /** The one that holds the channel, for `x-single-active-consumer` and listings. */
   readonly owner: Owner
@@ -283,6 +283,10 @@ export interface Connection extends Owner {
   readonly close: (reply: Reply) => void
   /** Drops it without a word. */
   readonly reset: () => void
+  /** The client's side is reset and the broker's is not: it goes on as if the client were there. */
+  readonly strand: () => void
+  /** After `strand`: now the broker notices. */
+  readonly notice: () => void
 }
 
 export interface Channel {

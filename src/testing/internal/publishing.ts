@@ -9,12 +9,10 @@
 import { AmqpDecodeError } from "../../AmqpError.ts"
 import type { Properties } from "../../AmqpMessage.ts"
 import type { Plain } from "../../AmqpTable.ts"
+import { withTuple } from "./fieldValue.ts"
 import type { IncomingContent } from "./incoming.ts"
 import type { Message } from "./message.ts"
-import { preconditionFailed, Refusal } from "./refusal.ts"
-
-/** What queues do not know how to store: RabbitMQ's parser ends with it, and so does the connection. */
-const malformed = (): Refusal => new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" })
+import { internalError, preconditionFailed } from "./refusal.ts"
 
 const isMalformed = (value: Plain | undefined): boolean => {
   if (typeof value === "number") return !Number.isFinite(value)
@@ -28,10 +26,11 @@ export const decodeStrictly = (message: Message): Properties => {
   try {
     properties = message.decoded
   } catch (error) {
-    if (error instanceof AmqpDecodeError) throw malformed()
+    // RabbitMQ's parser ends with it, and so does the connection.
+    if (error instanceof AmqpDecodeError) throw internalError
     throw error
   }
-  if (properties.headers !== undefined && isMalformed(properties.headers)) throw malformed()
+  if (properties.headers !== undefined && isMalformed(properties.headers)) throw internalError
   return properties
 }
 
@@ -40,12 +39,13 @@ const maxExpiration = 315_360_000_000
 
 const checkExpiration = (expiration: string): void => {
   const digits = /^[+-]?\d+/.exec(expiration)?.[0]
-  const refused = (reason: string) => preconditionFailed(`invalid expiration '${expiration}': ${reason}`)
-  if (digits === undefined) throw refused("no_integer")
-  if (digits !== expiration) throw refused(`{leftover_string,"${expiration.slice(digits.length)}"}`)
+  const text = `invalid expiration '${expiration}': `
+  if (digits === undefined) throw preconditionFailed(`${text}no_integer`)
+  const refused = (reason: string, value: string | bigint) => preconditionFailed(withTuple(text, reason, value))
+  if (digits !== expiration) throw refused("leftover_string", `"${expiration.slice(digits.length)}"`)
   const millis = BigInt(digits.startsWith("+") ? digits.slice(1) : digits)
-  if (millis < 0n) throw refused(`{value_negative,${millis}}`)
-  if (millis > maxExpiration) throw refused(`{value_too_large,${millis}}`)
+  if (millis < 0n) throw refused("value_negative", millis)
+  if (millis > maxExpiration) throw refused("value_too_large", millis)
 }
 
 /** Refuses with 406 what is larger than the broker takes. */

@@ -37,6 +37,8 @@ export const commandInvalid = refuse(503)
 export const channelError = refuse(504)
 export const unexpectedFrame = refuse(505)
 export const notAllowed = refuse(530)
+/** What RabbitMQ says when one of its processes has crashed. */
+export const internalError = new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" })
 /** Also for what RabbitMQ has and this broker has not: it never pretends. */
 export const notImplemented = refuse(540)
 

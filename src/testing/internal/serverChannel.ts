@@ -1,7 +1,8 @@
 /**
- * The broker's side of one channel: every method of the classes channel, exchange, queue, basic, confirm and tx.
+ * The broker's side of one channel: every method of the classes channel, basic, confirm and tx; those of exchanges and
+ * queues are in `serverEntities.ts`.
  *
- * It checks who may do what and what the channel's state allows; what an exchange or a queue has to say is theirs. As in
+ * It checks what the channel's state allows; what an exchange or a queue has to say is theirs. As in
  * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
  * is ignored, and channels are never told to stop (`channel.flow`).
  *
@@ -10,45 +11,36 @@
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import { addressed } from "./addressing.ts"
 import { checkConsumerArguments } from "./arguments.ts"
-import { type ChannelFrame, type Command, Incoming, type IncomingContent } from "./incoming.ts"
+import { ChannelMail } from "./channelMail.ts"
+import type { ChannelFrame } from "./clientFrame.ts"
+import { type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { Message } from "./message.ts"
-import type { Channel, Entry, Outcome, Owner, Permissions, Published, Reply } from "./model.ts"
-import { checkAccess } from "./permissions.ts"
+import type { Channel, Entry, Outcome, Owner, Published, Reply } from "./model.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
 import {
   channelError,
   closeFields,
   commandInvalid,
+  internalError,
   notAllowed,
-  notFound,
   notImplemented,
   preconditionFailed,
   Refusal
 } from "./refusal.ts"
-import { ServerConfirms } from "./serverConfirms.ts"
+import { Replies, replyTo } from "./replies.ts"
+import { type PublishOutcome, ServerConfirms } from "./serverConfirms.ts"
 import { Consumer, type ConsumerHost, Consumers } from "./serverConsumers.ts"
+import { ServerEntities } from "./serverEntities.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
 
-/** The queue that nobody declares: what its consumer gets are replies to what its own channel published. */
-const replyTo = "amq.rabbitmq.reply-to"
-
 /** What `tx.commit` will do. */
 interface Transaction {
-  readonly publishes: Array<() => boolean>
+  readonly publishes: Array<() => PublishOutcome>
   readonly settlements: Array<{ readonly deliveries: ReadonlyArray<Delivery>; readonly outcome: Outcome }>
 }
 
-/** Who consumes the replies of a channel. */
-interface ReplyConsumer {
-  readonly consumerTag: string
-  readonly address: string
-}
-
 const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
-
-/** Names of exchanges and queues cannot hold line ends; RabbitMQ drops them. */
-const stripped = (name: string): string => name.replaceAll(/[\r\n]/g, "")
 
 export class ServerChannel implements Channel, ConsumerHost {
   readonly number: number
@@ -58,15 +50,20 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly services: Services
   private readonly incoming = new Incoming()
   private readonly confirms = new ServerConfirms((method) => this.send(method))
+  private readonly mail: ChannelMail
+  private readonly replies: Replies
+  private readonly entities: ServerEntities
   private readonly subscriptions: Consumers
   private readonly pending: Unsettled
   private readonly place: Place
-  /** `closing`: the broker has sent `channel.close`, and ignores everything until that is answered. */
+  /** `closing`: one side has closed it; everything is ignored until that is answered. */
   private state: "starting" | "open" | "closing" | "closed" = "starting"
+  /** The client has closed it, which is answered when everything else is that it has sent in one piece. */
+  private isLeaving = false
   private nextDelivery = 1
-  private lastDeclared = ""
-  private replyConsumer: ReplyConsumer | undefined
   private transaction: Transaction | undefined
+  /** Queues have not yet confirmed what was committed: nothing else may be asked meanwhile. */
+  private isCommitting = false
 
   constructor(number: number, host: ChannelHost, services: Services) {
     this.number = number
@@ -77,6 +74,9 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.place = { connection: host.name, channel: number }
     this.subscriptions = new Consumers(services.agenda)
     this.pending = new Unsettled(services, this.place, this.subscriptions, (refusal) => this.refuse(refusal, undefined))
+    this.mail = new ChannelMail((size) => host.posted(this, size))
+    this.entities = new ServerEntities(host, services.replyAddresses)
+    this.replies = new Replies(services.replyAddresses, () => services.generateName(`${replyTo}.`))
   }
 
   // ---------------------------------------------------------------------------
@@ -129,10 +129,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   // frames
   // ---------------------------------------------------------------------------
 
+  /** Throws a hard `Refusal` of a frame that does not follow; else gives the command that it completes. */
+  assemble(frame: ChannelFrame): Command | undefined {
+    return this.incoming.push(frame)
+  }
+
   /** Throws a hard `Refusal`; soft ones end the channel. */
-  receive(frame: ChannelFrame): void {
-    const command = this.incoming.push(frame)
-    if (command === undefined) return
+  obey(command: Command): void {
     try {
       this.handle(command)
     } catch (error) {
@@ -162,7 +165,8 @@ export class ServerChannel implements Channel, ConsumerHost {
     if (this.state !== "open") return
     this.state = "closed"
     this.confirms.clear()
-    if (this.replyConsumer !== undefined) this.services.replyAddresses.delete(this.replyConsumer.address)
+    this.mail.close()
+    this.replies.close()
     if (this.transaction !== undefined) this.putBack(this.transaction)
     this.transaction = undefined
     this.pending.abandon()
@@ -189,38 +193,30 @@ export class ServerChannel implements Channel, ConsumerHost {
       this.services.emit({ _tag: "ChannelOpened", connection: this.host.name, channel: this.number })
       return
     }
+    if (this.isCommitting && method._tag !== "channel.close" && method._tag !== "channel.open") {
+      throw channelError("unexpected command while processing 'tx.commit'")
+    }
     switch (method._tag) {
       case "channel.open":
         throw channelError("second 'channel.open' seen")
       case "channel.close":
         this.end("closed by the client")
-        this.send({ _tag: "channel.close-ok" })
-        return this.host.forget(this.number)
+        this.state = "closing"
+        this.isLeaving = true
+        return this.host.posted(this)
       case "channel.flow":
         if (!method.active) throw notImplemented("active=false")
         return this.send({ _tag: "channel.flow-ok", active: true })
       case "exchange.declare":
-        return this.exchangeDeclare(method)
       case "exchange.delete":
-        return this.exchangeDelete(method)
       case "exchange.bind":
-        this.checkBinding("exchange", method.destination, method.source)
-        this.host.home.exchangeBind(method)
-        return this.reply(method, { _tag: "exchange.bind-ok" })
       case "exchange.unbind":
-        this.checkBinding("exchange", method.destination, method.source)
-        this.host.home.exchangeUnbind(method)
-        return this.reply(method, { _tag: "exchange.unbind-ok" })
       case "queue.declare":
-        return this.queueDeclare(method)
       case "queue.bind":
-        return this.queueBind(method)
       case "queue.unbind":
-        return this.queueUnbind(method)
       case "queue.purge":
-        return this.queuePurge(method)
       case "queue.delete":
-        return this.queueDelete(method)
+        return this.reply({ noWait: "noWait" in method && method.noWait }, this.entities.perform(method))
       case "basic.qos":
         return this.qos(method)
       case "basic.consume":
@@ -251,7 +247,7 @@ export class ServerChannel implements Channel, ConsumerHost {
         this.transaction ??= emptyTransaction()
         return this.send({ _tag: "tx.select-ok" })
       case "tx.commit":
-        return this.commit()
+        return this.commit(method)
       case "tx.rollback":
         return this.rollback()
       default:
@@ -261,122 +257,6 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private reply(method: { readonly noWait: boolean }, reply: AmqpProtocol.Method): void {
     if (!method.noWait) this.send(reply)
-  }
-
-  private check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
-    checkAccess(this.host.account, this.host.home.name, right, kind, name)
-  }
-
-  // ---------------------------------------------------------------------------
-  // exchanges
-  // ---------------------------------------------------------------------------
-
-  private exchangeDeclare(method: AmqpProtocol.ExchangeDeclare): void {
-    const { home } = this.host
-    const name = stripped(method.exchange)
-    if (!method.passive && name !== "") {
-      this.check("configure", "exchange", name)
-      const alternate = method.arguments["alternate-exchange"]
-      if (!home.exchanges.has(name) && !name.startsWith("amq.") && typeof alternate === "string") {
-        this.check("read", "exchange", name)
-        this.check("write", "exchange", alternate)
-      }
-    }
-    home.exchangeDeclare(method)
-    this.reply(method, { _tag: "exchange.declare-ok" })
-  }
-
-  private exchangeDelete(method: AmqpProtocol.ExchangeDelete): void {
-    const name = stripped(method.exchange)
-    if (name !== "" && !name.startsWith("amq.")) this.check("configure", "exchange", name)
-    this.host.home.exchangeDelete(method)
-    this.reply(method, { _tag: "exchange.delete-ok" })
-  }
-
-  /** Bindings with the default exchange are refused by the vhost, in other words. */
-  private checkBinding(kind: "queue" | "exchange", destination: string, source: string): void {
-    this.check("write", kind, stripped(destination))
-    if (stripped(source) !== "" && (kind === "queue" || stripped(destination) !== "")) {
-      this.check("read", "exchange", stripped(source))
-    }
-  }
-
-  // ---------------------------------------------------------------------------
-  // queues
-  // ---------------------------------------------------------------------------
-
-  /** The name, or the last that was declared here. */
-  private named(queue: string): string {
-    if (queue !== "") return queue
-    if (this.lastDeclared === "") throw notFound("no previously declared queue")
-    return this.lastDeclared
-  }
-
-  private queueDeclare(method: AmqpProtocol.QueueDeclare): void {
-    const { home } = this.host
-    const name = stripped(method.queue)
-    if (name.startsWith(replyTo)) return this.declareReplies(method, name)
-    if (!method.passive && !name.startsWith("amq.")) {
-      // A name that the broker will make is checked, too; which one it will be makes no difference.
-      const checked = name === "" ? "amq.gen" : name
-      this.check("configure", "queue", checked)
-      const deadLetters = method.arguments["x-dead-letter-exchange"]
-      if (!home.queues.has(name) && typeof deadLetters === "string") {
-        this.check("read", "queue", checked)
-        this.check("write", "exchange", deadLetters)
-      }
-    }
-    const queue = home.queueDeclare(method, this.host)
-    this.lastDeclared = queue.name
-    this.reply(method, {
-      _tag: "queue.declare-ok",
-      queue: queue.name,
-      messageCount: queue.ready,
-      consumerCount: queue.type === "stream" ? 0 : queue.subscribers.length
-    })
-  }
-
-  /** Somebody wants to know whether replies to an address still have a consumer. */
-  private declareReplies(method: AmqpProtocol.QueueDeclare, name: string): void {
-    if (name !== replyTo && !this.services.replyAddresses.has(name)) {
-      throw notFound(`no queue '${name}' in vhost '${this.host.home.name}'`)
-    }
-    this.lastDeclared = name
-    this.reply(method, { _tag: "queue.declare-ok", queue: name, messageCount: 0, consumerCount: 1 })
-  }
-
-  private queueBind(method: AmqpProtocol.QueueBind): void {
-    const expanded = { ...method, ...this.expand(method) }
-    this.checkBinding("queue", expanded.queue, method.exchange)
-    this.host.home.queueBind(expanded, this.host)
-    this.reply(method, { _tag: "queue.bind-ok" })
-  }
-
-  private queueUnbind(method: AmqpProtocol.QueueUnbind): void {
-    const expanded = { ...method, ...this.expand(method) }
-    this.checkBinding("queue", expanded.queue, method.exchange)
-    this.host.home.queueUnbind(expanded, this.host)
-    this.send({ _tag: "queue.unbind-ok" })
-  }
-
-  /** Where both names are empty, both are the last declared queue's. */
-  private expand({ queue, routingKey }: AmqpProtocol.QueueBind | AmqpProtocol.QueueUnbind) {
-    const name = this.named(queue)
-    return { queue: name, routingKey: queue === "" && routingKey === "" ? name : routingKey }
-  }
-
-  private queuePurge(method: AmqpProtocol.QueuePurge): void {
-    const queue = this.named(method.queue)
-    this.check("read", "queue", queue)
-    const messageCount = this.host.home.queuePurge({ ...method, queue }, this.host)
-    this.reply(method, { _tag: "queue.purge-ok", messageCount })
-  }
-
-  private queueDelete(method: AmqpProtocol.QueueDelete): void {
-    const queue = this.named(method.queue)
-    this.check("configure", "queue", stripped(queue))
-    const messageCount = this.host.home.queueDelete({ ...method, queue }, this.host)
-    this.reply(method, { _tag: "queue.delete-ok", messageCount })
   }
 
   // ---------------------------------------------------------------------------
@@ -391,9 +271,9 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   private consume(method: AmqpProtocol.BasicConsume): void {
     const { home } = this.host
-    const name = this.named(method.queue)
+    const name = this.entities.named(method.queue)
     this.checkTag(method.consumerTag)
-    this.check("read", "queue", name)
+    this.host.check("read", "queue", name)
     const consumerTag = this.tagFor(method)
     const queue = home.queue(name, this.host)
     checkConsumerArguments(home.name, name, queue.type, method.arguments)
@@ -401,8 +281,14 @@ export class ServerChannel implements Channel, ConsumerHost {
     queue.consume(consumer)
     this.subscriptions.add(consumer)
     this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: name, consumerTag })
-    this.reply(method, { _tag: "basic.consume-ok", consumerTag })
+    if (!method.noWait) this.mail.post(() => this.consumes(consumer))
     this.agenda.add(queue)
+  }
+
+  /** The queue has answered. RabbitMQ's channel does not survive it if the consumer was cancelled meanwhile. */
+  private consumes(consumer: Consumer): void {
+    this.send({ _tag: "basic.consume-ok", consumerTag: consumer.tag })
+    if (this.subscriptions.get(consumer.tag) !== consumer) throw internalError
   }
 
   private checkTag(consumerTag: string): void {
@@ -418,15 +304,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   private consumeReplies(method: AmqpProtocol.BasicConsume): void {
     this.checkTag(method.consumerTag)
     if (!method.noAck) throw preconditionFailed("reply consumer cannot acknowledge")
-    if (this.replyConsumer !== undefined) throw preconditionFailed("reply consumer already set")
     const consumerTag = this.tagFor(method)
-    const address = this.services.generateName(`${replyTo}.`)
-    this.replyConsumer = { consumerTag, address }
-    this.services.replyAddresses.set(address, (message) => {
-      // These do not count: each has the number that the next delivery of a queue will have.
-      const deliveryTag = this.nextDelivery
-      this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
-    })
+    this.replies.consume(consumerTag, (message, isWanted) =>
+      this.mail.post(() => {
+        // These do not count: each has the number that the next delivery of a queue will have.
+        const deliveryTag = this.nextDelivery
+        if (isWanted()) this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
+      }))
     this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: replyTo, consumerTag })
     this.reply(method, { _tag: "basic.consume-ok", consumerTag })
   }
@@ -434,12 +318,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   private cancel(method: AmqpProtocol.BasicCancel): void {
     const { consumerTag } = method
     const consumer = this.subscriptions.get(consumerTag)
-    if (this.replyConsumer?.consumerTag === consumerTag) {
-      this.services.replyAddresses.delete(this.replyConsumer.address)
-      this.replyConsumer = undefined
-      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
-    } else if (consumer !== undefined) {
+    if (consumer !== undefined) {
+      // It is the queue that answers, behind what it has delivered.
       this.endConsumer(consumer, true)
+      return this.mail.post(() => this.reply(method, { _tag: "basic.cancel-ok", consumerTag }))
+    }
+    if (this.replies.cancel(consumerTag)) {
+      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
     }
     this.reply(method, { _tag: "basic.cancel-ok", consumerTag })
   }
@@ -457,10 +342,12 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   /** The queue has given the consumer up. */
   cancelled(consumer: Consumer): void {
-    if (this.subscriptions.get(consumer.tag) !== consumer) return
-    this.endConsumer(consumer, false)
-    if (!this.host.can("consumer_cancel_notify")) return
-    this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
+    this.mail.post(() => {
+      if (this.subscriptions.get(consumer.tag) !== consumer) return
+      this.endConsumer(consumer, false)
+      if (!this.host.can("consumer_cancel_notify")) return
+      this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
+    })
   }
 
   // ---------------------------------------------------------------------------
@@ -477,14 +364,17 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   deliver(consumer: Consumer, entry: Entry): void {
+    if (!consumer.noAck) this.subscriptions.delivered(consumer)
+    this.mail.postDelivery(entry.message.size, () => this.accept(consumer, entry))
+  }
+
+  /** Numbers what a queue delivers, and gives what sends it. */
+  private accept(consumer: Consumer, entry: Entry): () => void {
+    const { noAck, queue, tag } = consumer
+    const { message, redelivered } = entry
     const deliveryTag = this.nextDelivery++
-    if (!consumer.noAck) this.pending.add(deliveryTag, consumer.queue, entry, consumer)
-    this.deliverMessage(entry.message, {
-      consumerTag: consumer.tag,
-      deliveryTag,
-      queue: consumer.queue.name,
-      redelivered: entry.redelivered
-    })
+    if (!noAck) this.pending.add(deliveryTag, queue, entry, consumer)
+    return () => this.deliverMessage(message, { consumerTag: tag, deliveryTag, queue: queue.name, redelivered })
   }
 
   private deliverMessage(
@@ -507,8 +397,8 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   private get(method: AmqpProtocol.BasicGet): void {
-    const name = this.named(method.queue)
-    this.check("read", "queue", name)
+    const name = this.entities.named(method.queue)
+    this.host.check("read", "queue", name)
     const queue = this.host.home.queue(name, this.host)
     const taken = queue.get(method.noAck)
     if (taken === undefined) return this.send({ _tag: "basic.get-empty" })
@@ -558,13 +448,14 @@ export class ServerChannel implements Channel, ConsumerHost {
     const { exchange, mandatory, routingKey } = method
     if (method.immediate) throw notImplemented("immediate=true")
     checkSize(content, this.services.limits.maxMessageSize)
-    this.check("write", "exchange", exchange)
+    this.host.check("write", "exchange", exchange)
     this.host.home.exchange(exchange)
     const message = this.addressed(new Message({ exchange, routingKey, ...content }))
     checkProperties(message.decoded, this.host.account.name)
     const store = this.route(message)
-    const finish = (): boolean => {
+    const finish = (): PublishOutcome => {
       const { isAccepted, isRouted } = store()
+      const outcome = !isRouted ? "unroutable" : isAccepted ? "stored" : "rejected"
       if (!isRouted && mandatory) this.giveBack(message)
       this.services.emit({
         _tag: "Published",
@@ -572,20 +463,17 @@ export class ServerChannel implements Channel, ConsumerHost {
         exchange,
         routingKey,
         size: message.body.length,
-        outcome: !isRouted ? "unroutable" : isAccepted ? "stored" : "rejected"
+        outcome
       })
-      return isAccepted
+      return outcome
     }
     if (this.transaction !== undefined) this.transaction.publishes.push(finish)
-    else this.confirms.settled(finish())
-    if (this.confirms.isOn) this.host.confirming(this)
+    else if (this.confirms.settled(finish())) this.host.posted(this)
   }
 
   /** With the channel's own address in place of the general one. */
   private addressed(message: Message): Message {
-    if (decodeStrictly(message).replyTo !== replyTo) return message
-    if (this.replyConsumer === undefined) throw preconditionFailed("fast reply consumer does not exist")
-    return message.with({ replyTo: this.replyConsumer.address })
+    return decodeStrictly(message).replyTo === replyTo ? message.with({ replyTo: this.replies.address }) : message
   }
 
   private route(message: Message): () => Published {
@@ -606,9 +494,13 @@ export class ServerChannel implements Channel, ConsumerHost {
     )
   }
 
-  /** The client's present chunk is handled. */
-  sendConfirms(): void {
+  /** The client's present chunk is handled: now what queues have said meanwhile. May throw a hard `Refusal`. */
+  readMail(): void {
+    this.mail.read()
     this.confirms.flush()
+    if (!this.isLeaving) return
+    this.send({ _tag: "channel.close-ok" })
+    this.host.forget(this.number)
   }
 
   // ---------------------------------------------------------------------------
@@ -623,12 +515,18 @@ export class ServerChannel implements Channel, ConsumerHost {
     return transaction
   }
 
-  private commit(): void {
+  private commit(method: AmqpProtocol.TxCommit): void {
     const { publishes, settlements } = this.takeTransaction()
-    const isAccepted = publishes.map((publish) => publish()).every(Boolean)
+    const outcomes = publishes.map((publish) => publish())
     for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
-    if (!isAccepted) throw preconditionFailed("partial tx completion")
-    this.send({ _tag: "tx.commit-ok" })
+    if (outcomes.every((outcome) => outcome === "unroutable")) return this.send({ _tag: "tx.commit-ok" })
+    this.isCommitting = true
+    // The queues have to say that they have it.
+    this.mail.post(() => {
+      this.isCommitting = false
+      if (outcomes.includes("rejected")) this.refuse(preconditionFailed("partial tx completion"), method)
+      else this.send({ _tag: "tx.commit-ok" })
+    })
   }
 
   private putBack({ settlements }: Transaction): void {

@@ -1,9 +1,15 @@
 /**
  * The confirms that a channel owes its publisher.
  *
+ * As in RabbitMQ, the channel itself confirms at once what no queue gets; what queues say comes behind what the client
+ * has sent in one piece, with as few methods as it takes.
+ *
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
+
+/** What became of a publish. */
+export type PublishOutcome = "unroutable" | "stored" | "rejected"
 
 /** Numbers publishes, and remembers what is to be said of them. */
 export class ServerConfirms {
@@ -26,12 +32,17 @@ export class ServerConfirms {
     this.next ??= 1
   }
 
-  /** A publish has come to its end; numbers are given in that order, which is the order of the publishes. */
-  settled(isAccepted: boolean): void {
-    if (this.next === undefined) return
+  /**
+   * A publish has come to its end; numbers are given in that order, which is the order of the publishes. Whether there
+   * is something to `flush`.
+   */
+  settled(outcome: PublishOutcome): boolean {
+    if (this.next === undefined) return false
     const sequence = this.next++
-    if (isAccepted) this.acked.push(sequence)
+    if (outcome === "unroutable") this.send({ _tag: "basic.ack", deliveryTag: sequence, multiple: false })
+    else if (outcome === "stored") this.acked.push(sequence)
     else this.nacked.push(sequence)
+    return outcome !== "unroutable"
   }
 
   /** What was not said yet is not said any more. */

@@ -7,16 +7,25 @@
  * @since 0.1.0
  */
 import * as Result from "effect/Result"
-import type { AmqpConnectionError } from "../../AmqpError.ts"
 import * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../AmqpTable.ts"
 import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
-import { term } from "./fieldValue.ts"
-import { copied, Inbox, type Received } from "./inbox.ts"
+import {
+  type ClientFrame,
+  Crash,
+  methodNamed,
+  type Named,
+  type RawFrame,
+  readFrame,
+  unexpected
+} from "./clientFrame.ts"
+import { Heartbeats } from "./heartbeats.ts"
+import { Inbox, type Received } from "./inbox.ts"
 import { join } from "./incoming.ts"
 import type { Message } from "./message.ts"
-import type { Connection, Link, Peer, Reply, User, Vhost } from "./model.ts"
-import { channelError, closeFields, connectionForced, notAllowed, Refusal, refuse, unexpectedFrame } from "./refusal.ts"
+import type { Connection, Link, Peer, Permissions, Reply, User, Vhost } from "./model.ts"
+import { checkAccess } from "./permissions.ts"
+import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "./refusal.ts"
 import { ServerChannel } from "./serverChannel.ts"
 import type { ChannelHost, Services } from "./services.ts"
 import type { Timer } from "./timers.ts"
@@ -39,33 +48,8 @@ const maxBuffered = 1024 * 1024
 /** What frame sizes are without a limit. */
 const unlimited = 0xffff_ffff
 
-/** What RabbitMQ shows of a frame that should not be there. */
-const payloadOf = (frame: AmqpProtocol.Frame): readonly [type: number, payload: Uint8Array] => {
-  switch (frame._tag) {
-    case "Method":
-      return [
-        AmqpProtocol.frameMethod,
-        Result.getOrThrow(AmqpProtocol.encodeMethod(frame.channel, frame.method, { frameMax: unlimited }))
-          .slice(7, -1)
-      ]
-    case "Header": {
-      const head = new DataView(new ArrayBuffer(12))
-      head.setUint16(0, 60)
-      head.setBigUint64(4, BigInt(frame.bodySize))
-      return [AmqpProtocol.frameHeader, join([new Uint8Array(head.buffer), frame.properties])]
-    }
-    case "Body":
-      return [AmqpProtocol.frameBody, frame.payload]
-    case "Heartbeat":
-      return [AmqpProtocol.frameHeartbeat, new Uint8Array(0)]
-  }
-}
-
-const unexpected = (frame: AmqpProtocol.Frame): Refusal => {
-  const [type, payload] = payloadOf(frame)
-  const which = payload.length <= 16 ? "all" : "first 16"
-  return unexpectedFrame(`type ${type}, ${which} octets = ${term(payload.subarray(0, 16))}`)
-}
+/** Where the client of a stranded connection was: it takes everything. */
+const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
 
 export class ServerConnection implements Connection, Peer, ChannelHost {
   readonly id: string
@@ -77,7 +61,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   channelMax = 0
   isBlocked = false
   readonly channels = new Map<number, ServerChannel>()
-  private readonly link: Link
+  private link: Omit<Link, "name">
   private readonly services: Services
   private state: State = "header"
   private loggedIn: User | undefined
@@ -87,12 +71,17 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private readonly inbox = new Inbox()
   /** The link has been told to wait. */
   private isPushedBack = false
+  /** The client has gone in a way that nobody tells the broker of. */
+  private isStranded = false
   /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
   private hasHungUp = false
-  private readonly confirmers = new Set<{ readonly sendConfirms: () => void }>()
+  /** Channels that queues have said something to. */
+  private readonly addressees = new Set<{ readonly readMail: () => void }>()
   // --- writing
   private written: Array<Uint8Array> = []
   private buffered = 0
+  /** Bytes that channels have not yet written of what queues have delivered. */
+  private posting = 0
   /** The link has enough for now. */
   private isCongested = false
   /** A consumer could have been given more. */
@@ -100,11 +89,9 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** What is to become of the link behind what is written. */
   private ending = false
   // --- time
-  private lastSent = 0
-  private lastReceived = 0
-  /** Of the opening, of the closing, or of heartbeats to send. */
+  /** Of the opening, or of the closing. */
   private timer: Timer | undefined
-  private reaper: Timer | undefined
+  private readonly heartbeats: Heartbeats
   /** What was due in a pause. */
   private missed: (() => void) | undefined
 
@@ -113,6 +100,15 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
+    this.heartbeats = new Heartbeats(services.timers, {
+      isPaused: services.isPaused.bind(services),
+      isHeld: () => this.isHeld,
+      beat: () => {
+        this.write(AmqpProtocol.heartbeatFrame)
+        this.tapped({ _tag: "Heartbeat" })
+      },
+      onSilence: () => this.drop("missed heartbeats from the client")
+    })
     this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
   }
 
@@ -133,7 +129,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     // The bytes are the transport's: what waits for the end of another turn is copied.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
-      this.lastReceived = this.services.timers.now()
+      this.heartbeats.received()
       this.inbox.push(chunk)
       this.read()
     })
@@ -149,6 +145,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   closed(): void {
+    if (this.isStranded) return
     this.services.turn(() => {
       this.hasHungUp = true
       this.read()
@@ -164,8 +161,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       this.services.deliver()
     }
     if (this.isHeld) this.inbox.keep()
-    for (const channel of this.confirmers) channel.sendConfirms()
-    this.confirmers.clear()
+    this.readMail()
     if (this.isHeld) return
     if (this.hasHungUp) this.leave("the client closed the connection")
     this.listen()
@@ -178,17 +174,28 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.link.resume()
   }
 
+  /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
+  private readMail(): void {
+    this.posting = 0
+    for (const channel of this.addressees) {
+      this.addressees.delete(channel)
+      try {
+        channel.readMail()
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error
+        this.fail(error, undefined)
+      }
+    }
+  }
+
   private get isHeld(): boolean {
     return this.isBlocked || this.services.isPaused()
   }
 
   private take(received: Received): void {
     if (received._tag === "ProtocolHeader") this.begin(received.isKnown)
-    else if (received._tag === "Garbage") this.reject(received.error)
-    else {
-      this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(received) })
-      this.handle(received)
-    }
+    else if (received._tag === "Garbage") this.reject(received.refusal)
+    else this.handle(received.frame)
   }
 
   private begin(isKnown: boolean): void {
@@ -208,13 +215,8 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   /** What comes from here on cannot be understood. */
-  private reject({ reason }: AmqpConnectionError): void {
-    this.fail(
-      reason._tag === "ProtocolViolation" && reason.replyCode !== undefined
-        ? refuse(reason.replyCode)(reason.detail)
-        : new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" }),
-      undefined
-    )
+  private reject(refusal: Refusal): void {
+    this.fail(refusal, undefined)
     if (this.state === "closed") this.doom()
   }
 
@@ -237,11 +239,12 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
   flush(): void {
     if (this.hasHungUp) return this.leave("the client closed the connection")
+    this.readMail()
     if (this.written.length > 0) {
       const bytes = join(this.written)
       this.written = []
       this.buffered = 0
-      this.lastSent = this.services.timers.now()
+      this.heartbeats.sent()
       if (!this.link.write(bytes)) this.isCongested = true
     }
     if (this.ending) this.link.end()
@@ -249,7 +252,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   }
 
   isWritable(): boolean {
-    if (!this.isCongested && this.buffered < maxBuffered) return true
+    if (!this.isCongested && this.buffered + this.posting < maxBuffered) return true
     this.isWanted = true
     return false
   }
@@ -295,41 +298,43 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.services.tap()?.({ connection: this.name, direction: "down", frame })
   }
 
-  confirming(channel: { readonly sendConfirms: () => void }): void {
-    this.confirmers.add(channel)
+  posted(channel: { readonly readMail: () => void }, size = 0): void {
+    this.addressees.add(channel)
+    this.posting += size
+    this.services.writing(this)
   }
 
   // ---------------------------------------------------------------------------
   // frames
   // ---------------------------------------------------------------------------
 
-  private handle(frame: AmqpProtocol.Frame): void {
-    if (this.isDeaf) return
-    const channel = frame._tag === "Heartbeat" ? 0 : frame.channel
-    if (this.state === "closed") {
-      if (channel === 0 && frame._tag === "Method") this.closing(frame.method)
-      return
-    }
-    const method = frame._tag === "Method" ? frame.method : undefined
-    let about = method
+  private handle(raw: RawFrame): void {
+    if (this.isDeaf || (this.state === "closed" && raw.channel !== 0)) return
+    let about: Named | undefined = methodNamed(raw)
     try {
-      if (frame._tag === "Heartbeat") return
-      if (channel === 0) {
-        if (method === undefined) throw unexpected(frame)
-        this.control(method)
-      } else if (this.state === "running") {
-        const existing = this.channels.get(channel) ?? this.open(channel)
-        about = existing.methodOf(frame)
-        existing.receive(frame)
-        if (frame._tag !== "Method") this.published()
-      } else {
+      if (raw.channel === 0) return this.control(raw)
+      if (this.state !== "running") {
         about = undefined
-        throw unexpected(frame)
+        throw unexpected(raw)
       }
+      const frame = this.understand(raw)
+      if (frame._tag === "Heartbeat") return
+      const channel = this.channels.get(raw.channel) ?? this.open(raw.channel)
+      about = channel.methodOf(frame)
+      const command = channel.assemble(frame)
+      if (frame._tag !== "Method") this.published()
+      if (command !== undefined) channel.obey(command)
     } catch (error) {
+      if (error instanceof Crash) return this.drop(error.reason)
       if (!(error instanceof Refusal)) throw error
       this.fail(error, error.replyCode === 541 ? undefined : about)
     }
+  }
+
+  private understand(raw: RawFrame): ClientFrame {
+    const frame = readFrame(raw)
+    this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(frame) })
+    return frame
   }
 
   private open(number: number): ServerChannel {
@@ -344,16 +349,23 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     return channel
   }
 
-  forget(channel: number): void {
-    this.channels.delete(channel)
+  forget(number: number): void {
+    const channel = this.channels.get(number)
+    if (channel !== undefined) this.addressees.delete(channel)
+    this.channels.delete(number)
   }
 
   // ---------------------------------------------------------------------------
   // the class connection
   // ---------------------------------------------------------------------------
 
-  private control(method: AmqpProtocol.Method): void {
+  private control(raw: RawFrame): void {
     const { state } = this
+    const frame = this.understand(raw)
+    if (frame._tag === "Heartbeat") return
+    if (frame._tag !== "Method") throw unexpected(raw)
+    const { method } = frame
+    if (state === "closed") return this.closing(method)
     if (method._tag === "connection.start-ok" && state === "starting") return this.start(method)
     if (method._tag === "connection.tune-ok" && state === "tuning") return this.tune(method)
     if (method._tag === "connection.open" && state === "opening") return this.enter(method)
@@ -378,11 +390,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (user === "invalid") return this.doom()
     if (user === "refused") {
       if (!this.can("authentication_failure_close")) return this.doom()
-      return this.sendClose({
-        replyCode: 403,
-        replyText: `ACCESS_REFUSED - Login was refused using authentication mechanism ${mechanism}. ` +
-          "For details see the broker logfile."
-      }, undefined)
+      this.sendClose(
+        accessRefused(
+          `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`
+        ),
+        undefined
+      )
+      return this.await(doom)
     }
     this.loggedIn = user
     this.state = "tuning"
@@ -399,7 +413,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
-    this.inbox.limit(frameMax === 0 ? unlimited : frameMax)
+    this.inbox.frameMax = frameMax === 0 ? unlimited : frameMax
     this.heartbeatSeconds = heartbeat
   }
 
@@ -419,10 +433,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       user: this.user,
       vhost: virtualHost
     })
-    if (this.heartbeatSeconds > 0) {
-      this.sendHeartbeats()
-      this.awaitHeartbeats()
-    }
+    this.heartbeats.start(this.heartbeatSeconds)
   }
 
   get account(): User {
@@ -435,40 +446,12 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     return this.opened
   }
 
+  check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
+    checkAccess(this.account, this.home.name, right, kind, name)
+  }
+
   can(capability: string): boolean {
     return this.capabilities[capability] === true
-  }
-
-  // ---------------------------------------------------------------------------
-  // heartbeats
-  // ---------------------------------------------------------------------------
-
-  // Times need not be whole milliseconds, as after a backoff with jitter. What has come is told by the very sum that set
-  // the timer: the difference may round to less, and the timer would be due again for ever.
-
-  /** One for each half interval in which nothing was written. */
-  private sendHeartbeats(): void {
-    const half = this.heartbeatSeconds * 500
-    const { timers } = this.services
-    this.timer = timers.at(Math.max(this.lastSent, timers.now() - half) + half, () => {
-      if (timers.now() >= this.lastSent + half && !this.services.isPaused()) {
-        this.write(AmqpProtocol.heartbeatFrame)
-        this.tapped({ _tag: "Heartbeat" })
-        this.lastSent = timers.now()
-      } else if (this.services.isPaused()) this.lastSent = timers.now()
-      this.sendHeartbeats()
-    })
-  }
-
-  /** A client that has sent nothing for two intervals is dead, unless it is the broker that does not listen. */
-  private awaitHeartbeats(): void {
-    const patience = this.heartbeatSeconds * 2000
-    const { timers } = this.services
-    this.reaper = timers.at(this.lastReceived + patience, () => {
-      if (this.isHeld) this.lastReceived = timers.now()
-      else if (timers.now() >= this.lastReceived + patience) return this.drop("missed heartbeats from the client")
-      this.awaitHeartbeats()
-    })
   }
 
   // ---------------------------------------------------------------------------
@@ -487,14 +470,14 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   unblock(): void {
     if (!this.isBlocked) return
     this.isBlocked = false
-    this.lastReceived = this.services.timers.now()
+    this.heartbeats.received()
     if (this.can("connection.blocked")) this.send(0, { _tag: "connection.unblocked" })
     this.read()
   }
 
   /** The broker listens again. */
   resume(): void {
-    this.lastReceived = this.services.timers.now()
+    this.heartbeats.received()
     this.read()
     this.missed?.()
   }
@@ -521,28 +504,43 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.services.turn(() => this.drop("reset by the broker"))
   }
 
+  strand(): void {
+    this.isStranded = true
+    this.link.reset()
+    this.link = nowhere
+  }
+
+  notice(): void {
+    if (!this.isStranded) return
+    this.isStranded = false
+    this.closed()
+  }
+
   /** What becomes of a client that does something wrong. */
-  private fail(refusal: Refusal, method: AmqpProtocol.Method | undefined): void {
+  private fail(refusal: Refusal, method: Named | undefined): void {
     if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
     else if (this.state !== "closed") this.doom()
   }
 
-  private sendClose(reply: Reply, method: AmqpProtocol.Method | undefined): void {
+  private sendClose(reply: Reply, method: Named | undefined): void {
     this.release(`${reply.replyCode} ${reply.replyText}`)
     this.send(0, { _tag: "connection.close", ...closeFields(reply, method) })
     this.await()
   }
 
-  /** Everything is said; the client has this long to hang up. */
-  private await(): void {
+  /** Everything is said; the client has this long to hang up, in milliseconds. */
+  private await(patience = this.farewell): void {
     this.state = "closed"
     if (this.isBlocked) {
       this.isBlocked = false
       this.services.turn(() => this.read())
     }
     this.stopTimers()
-    const seconds = this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30
-    this.timer = this.later(seconds * 1000, () => this.finish("the client did not hang up"))
+    this.timer = this.later(patience, () => this.drop("the client did not hang up"))
+  }
+
+  private get farewell(): number {
+    return 1000 * (this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30)
   }
 
   /** In the state `closed`. */
@@ -593,7 +591,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private stopTimers(): void {
     this.timer?.cancel()
-    this.reaper?.cancel()
+    this.heartbeats.stop()
     this.missed = undefined
   }
 
@@ -603,7 +601,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.state = "closed"
     for (const channel of this.channels.values()) channel.end(reason)
     this.channels.clear()
-    this.confirmers.clear()
+    this.addressees.clear()
     this.home.release(this)
     this.services.emit({ _tag: "ConnectionClosed", connection: this.name, reason })
   }
@@ -611,3 +609,11 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
 const isTable = (value: unknown): value is PlainTable =>
   typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
+
+/** With bytes of its own. */
+const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  if (frame._tag !== "Header") return frame
+  const { bodySize, channel, properties } = frame
+  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
+}

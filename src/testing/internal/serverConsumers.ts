@@ -25,7 +25,6 @@ export class Consumer implements Subscriber {
   readonly priority: number
   readonly arguments: PlainTable
   readonly prefetch: number
-  readonly hasGlobalPrefetch: boolean
   readonly owner: Owner
   readonly channel: number
   readonly queue: Queue
@@ -48,12 +47,15 @@ export class Consumer implements Subscriber {
     this.priority = typeof priority === "number" || typeof priority === "bigint" ? Number(priority) : 0
     this.arguments = method.arguments
     this.prefetch = consumers.prefetch
-    this.hasGlobalPrefetch = consumers.globalPrefetch > 0
     this.owner = host.owner
     this.channel = host.number
     this.queue = queue
     this.consumers = consumers
     this.host = host
+  }
+
+  get hasGlobalPrefetch(): boolean {
+    return this.consumers.globalPrefetch > 0
   }
 
   isReady(): boolean {
@@ -69,7 +71,7 @@ export class Consumer implements Subscriber {
   }
 }
 
-/** The consumers of a channel by their tags. */
+/** The consumers of a channel by their tags. Where they share a prefetch, the one whose turn comes next is the first. */
 export class Consumers {
   /** Of consumers to come; 0: no limit. */
   prefetch = 0
@@ -110,7 +112,9 @@ export class Consumers {
 
   delivered(consumer: Consumer): void {
     consumer.unsettled++
-    if (this.globalPrefetch > 0 && consumer.queue.type === "classic") this.volume++
+    if (this.globalPrefetch === 0) return
+    if (consumer.queue.type === "classic") this.volume++
+    if (this.remove(consumer)) this.add(consumer)
   }
 
   /** Deliveries that have been settled together. */

@@ -6,7 +6,7 @@
 import type * as AmqpProtocol from "../../AmqpProtocol.ts"
 import type { InputTable } from "../../AmqpTable.ts"
 import type { Message } from "./message.ts"
-import type { Context, Owner, TappedFrame, User, Vhost } from "./model.ts"
+import type { Context, Owner, Permissions, TappedFrame, User, Vhost } from "./model.ts"
 
 /** What the broker grants at most. */
 export interface Limits {
@@ -50,14 +50,16 @@ export interface ChannelHost extends Owner {
   readonly name: string
   readonly account: User
   readonly home: Vhost
+  /** Refuses what the user may not do in this vhost. */
+  readonly check: (right: keyof Permissions, kind: "queue" | "exchange", name: string) => void
   /** Whether the client announced a capability. */
   readonly can: (capability: string) => boolean
   /** Whether one more delivery may be written now; if not, consumers are tried again once it may. */
   readonly isWritable: () => boolean
   readonly send: (channel: number, method: AmqpProtocol.Method<InputTable>) => void
   readonly sendContent: (channel: number, method: AmqpProtocol.ContentMethod, message: Message) => void
-  /** This has confirms to send once the client's present chunk is handled. */
-  readonly confirming: (channel: { readonly sendConfirms: () => void }) => void
+  /** This has something to say once the client's present chunk is handled: so many bytes, as far as it counts. */
+  readonly posted: (channel: { readonly readMail: () => void }, size?: number) => void
   /** The number is free again. */
   readonly forget: (channel: number) => void
 }

@@ -117,6 +117,8 @@ export class StoredQueue implements Queue {
       subscriber?.deliver(entry)
       if (subscriber !== undefined && this.type === "quorum") this.consumers.rest(subscriber)
       this.dropExpired()
+      // Queues whose consumers share a prefetch take turns.
+      if (subscriber?.hasGlobalPrefetch === true && this.messages.size > 0) return this.context.agenda.add(this)
     }
     this.attempted = this.nextRank
     this.dropExcess()

@@ -33,10 +33,11 @@ export class Subscribers {
     return remove(this.members, subscriber)
   }
 
+  /** Gives all there were by their tags, which is how RabbitMQ's channels hear that a queue is gone. */
   clear(): Array<Subscriber> {
     this.line.length = 0
     this.waiting = []
-    return this.members.splice(0)
+    return this.members.splice(0).sort((one, other) => one.tag < other.tag ? -1 : 1)
   }
 
   /** The first in line, ready or not, whose turn is not taken. */

@@ -60,7 +60,6 @@ export class Unsettled {
   add(deliveryTag: number, queue: Queue, entry: Entry, consumer: Consumer | undefined): void {
     const delivery = { deliveryTag, queue, entry, consumer, deliveredAt: this.services.timers.now() }
     this.deliveries.set(deliveryTag, delivery)
-    if (consumer !== undefined) this.consumers.delivered(consumer)
     this.timer ??= this.watch(delivery)
   }
 
