@@ -41,6 +41,8 @@ export class Ledger {
   settled = 0
   confirmed = 0
   arrived = 0
+  /** Confirmed messages that nobody has handled yet. */
+  outstanding = 0
   /** Settlements that were refused because the delivery's channel was gone. */
   stale = 0
 
@@ -62,6 +64,7 @@ export class Ledger {
     this.settled++
     if (outcome === "confirmed") {
       this.confirmed++
+      if (entry.handled === 0) this.outstanding++
       const latest = this.progress.get(entry.by)
       if (latest !== undefined) this.progress.set(entry.by, Math.max(begunAt, latest))
     }
@@ -71,7 +74,10 @@ export class Ledger {
   handle(id: string, by: string): void {
     const entry = this.entries.get(id)
     if (entry === undefined) this.unknown.push(id)
-    else if (entry.handled++ === 0) this.arrived++
+    else if (entry.handled++ === 0) {
+      this.arrived++
+      if (entry.outcomes.includes("confirmed")) this.outstanding--
+    }
     this.proceed(by)
   }
 

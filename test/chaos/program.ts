@@ -138,7 +138,7 @@ export const startConsumers = (
           Effect.sync(() => ledger.handle(toId(delivery.body), name))
         )
     }
-    const options = { recover, prefetch: 50, concurrency: 8 }
+    const options = { recover, prefetch: 100, concurrency: 32 }
 
     const quorumRun = handler("run of the quorum queue")
     yield* consume("run of the quorum queue", AmqpConsumer.run(quorum, quorumRun, options))
@@ -193,8 +193,8 @@ export const startPublishers = (
       const one of [
         { name: "q-once", routingKey: quorum, resends: false, batch: 1 },
         { name: "q-resend", routingKey: quorum, resends: true, batch: 1 },
-        { name: "c-once", routingKey: classic, resends: false, batch: 8 },
-        { name: "c-resend", routingKey: classic, resends: true, batch: 8 }
+        { name: "c-once", routingKey: classic, resends: false, batch: 6 },
+        { name: "c-resend", routingKey: classic, resends: true, batch: 6 }
       ]
     ) {
       ledger.expect(one.name)

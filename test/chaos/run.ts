@@ -196,7 +196,7 @@ const clients = (
     isOver = true
     const inTime = yield* Effect.timeoutOption(FiberSet.awaitEmpty(publishing), patience)
     if (inTime._tag === "None") ledger.accuse(`publishes had no outcome within ${patience} ms`)
-    yield* Effect.timeoutOption(ledger.until(() => ledger.missing.length === 0), patience / 2)
+    yield* Effect.timeoutOption(ledger.until(() => ledger.outstanding === 0), patience)
     yield* drained(node).pipe(
       Effect.retry({ schedule: Schedule.spaced("100 millis"), times: 100 }),
       Effect.catch((left) => Effect.sync(() => ledger.accuse(`left in queues: ${left}`)))
