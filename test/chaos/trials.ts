@@ -128,18 +128,25 @@ const closeUnderLoad = (connect: Effect.Effect<AmqpConnection, unknown, Scope.Sc
   Effect.gen(function*() {
     const connection = yield* connect
     const publisher = yield* Effect.provideService(AmqpPublisher.make(), AmqpConnection, connection)
-    const publishing = yield* Effect.forkScoped(Effect.forEach(
-      Array.from({ length: 200 }, (_, i) => `${name}-${i}`),
-      (id) => {
-        const at = performance.now()
-        ledger.begin(id, name, false)
-        return Effect.match(publisher.publish({ routingKey: quorum, body: `${id} ` }), {
-          onSuccess: () => ledger.end(id, "confirmed", at),
-          onFailure: (error) => ledger.end(id, error._tag, at)
-        })
-      },
-      { concurrency: "unbounded", discard: true }
-    ))
+    const begun = yield* Deferred.make<void>()
+    let count = 0
+    /** Publishes until it is told that there is no connection any more. */
+    const lane: Effect.Effect<void> = Effect.suspend(() => {
+      const id = `${name}-${count++}`
+      const at = performance.now()
+      ledger.begin(id, name, false)
+      return Effect.matchEffect(publisher.publish({ routingKey: quorum, body: `${id} ` }), {
+        onSuccess: () => {
+          ledger.end(id, "confirmed", at)
+          return Effect.andThen(Deferred.succeed(begun, undefined), lane)
+        },
+        onFailure: (error) => Effect.sync(() => ledger.end(id, error._tag, at))
+      })
+    })
+    const publishing = yield* Effect.forkScoped(
+      Effect.all(Array.from({ length: 50 }, () => lane), { concurrency: "unbounded", discard: true })
+    )
+    yield* Deferred.await(begun)
     yield* connection.close
     yield* Fiber.join(publishing)
     const inDoubt = ledger.countOf(name, "AmqpPublishUnconfirmed")
