@@ -2,7 +2,7 @@
  * The embedded broker as its users see it: this library's client over memory, under `TestClock`.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
+import { type Cause, Deferred, Effect, Exit, Fiber, Layer, Option, Redacted, Schedule, Scope, Stream } from "effect"
 import { Socket } from "effect/socket"
 import { TestClock } from "effect/testing"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
@@ -68,6 +68,46 @@ const reaches = <S extends AmqpConnection.Status["_tag"]>(
 ) => Effect.flatMap(Stream.runHead(Stream.filter(connection.changes, ({ _tag }) => _tag === tag)), Effect.fromOption)
 
 describe("programs on the embedded broker", () => {
+  it.effect("a consumer without a prefetch that takes nothing is read for in small steps, up to a bound", () =>
+    onBroker(
+      Effect.gen(function*() {
+        const channel = yield* AmqpChannel.open
+        yield* channel.queueDeclare({ queue: "flood" })
+        const body = "x".repeat(2000)
+        yield* Effect.forEach(Array.from({ length: 60_000 }), () => channel.publish({ routingKey: "flood", body }), {
+          discard: true
+        })
+        yield* channel.queueDeclarePassive("flood")
+        const consumer = yield* channel.consume({ queue: "flood", noAck: true })
+        const left = Effect.map(queueOf("flood"), ({ ready }) => ready)
+        /** Until the broker sends no more. */
+        const settled: Effect.Effect<number, Cause.NoSuchElementError, AmqpBroker.AmqpBroker> = Effect.gen(function*() {
+          const before = yield* left
+          yield* Effect.yieldNow
+          return before === (yield* left) ? before : yield* settled
+        })
+        let before = yield* settled
+        assert.isAbove(before, 50_000)
+        // Nobody takes anything: a step each five seconds, of what the transport has.
+        for (let i = 0; i < 5; i++) {
+          yield* TestClock.adjust("5 seconds")
+          const after = yield* settled
+          assert.isBelow(after, before)
+          assert.isAbove(after, before - 2000)
+          before = after
+        }
+        // As much as one may hold, and no more.
+        yield* TestClock.adjust("1 hour")
+        const bound = yield* settled
+        assert.isAbove(bound, 60_000 - 40_000)
+        yield* TestClock.adjust("1 hour")
+        assert.strictEqual(yield* settled, bound)
+        const taken = yield* Stream.runCount(Stream.take(consumer.deliveries, 60_000))
+        assert.strictEqual(taken, 60_000)
+      }),
+      { connection: { heartbeat: 0 } }
+    ))
+
   it.effect("publish and consume", () =>
     onBroker(Effect.gen(function*() {
       const broker = yield* AmqpBroker.AmqpBroker
