@@ -26,7 +26,7 @@ import {
   TypeId
 } from "./channelTypes.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
-import type { Ending } from "./ending.ts"
+import type { Ending, Part } from "./ending.ts"
 import {
   channelClosed,
   command,
@@ -237,13 +237,15 @@ export class OpenChannel {
   readonly state: ChannelState
   private readonly session: Session
   private readonly ending: Ending
+  private readonly part: Part
   private madeConsuming: Consuming | undefined
   private madeTransaction: AmqpChannel["transaction"] | undefined
 
-  constructor(session: Session, state: ChannelState, ending: Ending) {
+  constructor(session: Session, state: ChannelState, ending: Ending, part: Part) {
     this.session = session
     this.state = state
     this.ending = ending
+    this.part = part
     this.channel = new Channel(this)
   }
 
@@ -256,7 +258,7 @@ export class OpenChannel {
   }
 
   private bounded<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<void> {
-    return Effect.ignore(this.ending.within(effect))
+    return Effect.ignore(this.ending.within(effect, this.part))
   }
 
   /** Waits until the broker has forgotten the channel. */
@@ -288,7 +290,7 @@ export class OpenChannel {
         confirmed,
         Effect.suspend(() => {
           state.close()
-          return Effect.map(this.ending.within(this.gone), (gone) => {
+          return Effect.map(this.ending.within(this.gone, this.part), (gone) => {
             if (Option.isNone(gone)) state.isAbandoned = true
           })
         })
