@@ -23,7 +23,7 @@ import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import { type AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
+import { type AmqpConnectionError, AmqpEncodeError, isTransient } from "./AmqpError.ts"
 import { encodeMethod } from "./AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "./AmqpTable.ts"
 import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
@@ -267,7 +267,10 @@ class StatusBoard {
   }
 }
 
-/** One attempt, at each endpoint in turn until one opens. Fails with what the last one said. */
+/**
+ * One attempt, at each endpoint in turn until one opens. Fails with what the last one said, or with a refusal that does not
+ * pass by itself: that another node is down says less.
+ */
 const attempt = (
   options: Options,
   resolved: ResolvedOptions,
@@ -289,7 +292,13 @@ const attempt = (
         clientProperties: clientProperties(options),
         onBlocking: (session) => board.update(session)
       })
-    return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
+    return yield* others.reduce(
+      (attempted, endpoint) =>
+        Effect.catch(attempted, (before) =>
+          Effect.mapError(at(endpoint), (error) =>
+            isTransient(error) && !isTransient(before) ? before : error)),
+      at(first)
+    )
   })
 
 /**

@@ -72,15 +72,19 @@ const says = (replyText: string, pattern: RegExp): boolean => pattern.test(words
 /** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
 const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
 
+/** A text about a queue that was cut off in its name: of 403 and 404, those that begin so speak of its state. */
+const isCutQueue = (replyText: string): boolean => /^[A-Z_]+ - queue '.*\.\.\.$/s.test(replyText)
+
 /** Another consumer has the queue for itself: perhaps our own of a connection whose loss the broker has not noticed. */
-const isInUse = ({ replyText }: SoftParts): boolean => says(replyText, /in exclusive use|exclusive consumer/)
+const isInUse = ({ replyText }: SoftParts): boolean =>
+  says(replyText, /in exclusive use|exclusive consumer/) || isCutQueue(replyText)
 
 /** The queue is there, what serves it is not: its node is down, its process has crashed, its leader changes or is slow. */
 const isAway = ({ replyText }: SoftParts): boolean =>
   says(
     replyText,
     /home node|is down|inaccessible|not running|stopped by supervisor|crashed|failed to perform operation|timeout/
-  )
+  ) || isCutQueue(replyText)
 
 /** A limit on queues or exchanges. */
 const limitReached = /(\(\d+\)|limit of \d+) is reached$/
@@ -100,7 +104,11 @@ const refusedAccess: ReadonlyArray<Advice> = [
     /in exclusive use|exclusive consumer/,
     "Another consumer has the queue for itself: wait for its end, or consume without exclusive on both sides"
   ),
-  about(/name ''|default exchange|system|internal/, "The name belongs to the broker: use one of your own"),
+  about(
+    /internal exchange/,
+    "It takes messages from the exchanges that are bound to it only: publish to one of those, or declare it without internal"
+  ),
+  about(/name ''|default exchange|system/, "The name belongs to the broker: use one of your own"),
   about(/returned an error/, "What the broker asks about permissions has failed: see the broker's log")
 ]
 
@@ -111,6 +119,8 @@ const preconditions: ReadonlyArray<Advice> = [
   about(/message size|larger than/, "Send a smaller message, or have the broker allow larger ones (max_message_size)"),
   about(/user_id/, "Leave userId out, or give the name of the user who is logged in"),
   about(/header/, "Correct the headers: CC and BCC are arrays of texts"),
+  about(/reply consumer already set/, "Have one consumer of amq.rabbitmq.reply-to on a channel, or another channel"),
+  about(/reply consumer cannot acknowledge/, "Consume from amq.rabbitmq.reply-to with noAck"),
   about(/reply consumer/, "Consume from amq.rabbitmq.reply-to on the same channel, before publishing"),
   about(/not empty/, "Delete it when it is empty, or without ifEmpty"),
   about(/in use/, "Delete it when nobody uses it, or without ifUnused"),
@@ -118,8 +128,8 @@ const preconditions: ReadonlyArray<Advice> = [
   about(/replica on the local node/, "Connect to a node that has a replica, or wait for it"),
   about(/prefetch/, "Set a prefetch before consuming (qos)"),
   about(/confirm mode|tx mode|not transactional/, "Use a channel for confirms or for transactions, not for both"),
-  about(/invalid (arg|property|type|value)|unknown|Exceeded max/i, "Correct the options"),
   [(_, operation) => operation === "basic.publish", "Correct the message"],
+  about(/invalid (arg|property|type|value)|unknown|Exceeded max/i, "Correct the options"),
   [
     (words, operation) => /inequivalent/.test(words) || /declare/.test(operation),
     "Compare the options with what the broker already holds"
