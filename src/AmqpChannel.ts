@@ -19,11 +19,13 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { AmqpConnection } from "./AmqpConnection.ts"
-import type { AmqpCloseUnanswered, SoftError } from "./AmqpError.ts"
-import type { AmqpChannel as Channel, CommandError } from "./internal/channelTypes.ts"
-import { openChannel } from "./internal/openChannel.ts"
-import type { RequestError } from "./internal/requests.ts"
+import { openChannel } from "./internal/channel/open.ts"
+import type { RequestError } from "./internal/channel/requests.ts"
+import type { AmqpChannel as Channel, CommandError } from "./internal/channel/types.ts"
+import type { AmqpCloseUnanswered } from "./internal/errors/channel.ts"
+import type { SoftError } from "./internal/errors/soft.ts"
 
+export type { PublishError, RequestError } from "./internal/channel/requests.ts"
 export type {
   CommandError,
   ConsumeError,
@@ -55,8 +57,7 @@ export type {
   SelectError,
   SettleOptions,
   TransactionError
-} from "./internal/channelTypes.ts"
-export type { PublishError, RequestError } from "./internal/requests.ts"
+} from "./internal/channel/types.ts"
 
 /**
  * A channel of a connection.

@@ -26,27 +26,25 @@ import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
 import { AmqpConnection, internals } from "./AmqpConnection.ts"
+import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/channel/requests.ts"
+import type { CommandError } from "./internal/channel/types.ts"
+import type { PropertiesInput, Publish } from "./internal/codec/message.ts"
+import { duration, integer } from "./internal/connection/options.ts"
+import { AmqpChannelClosed } from "./internal/errors/channel.ts"
+import { AmqpConnectionError } from "./internal/errors/connection.ts"
+import { AmqpMessageReturned, AmqpPublishNacked, AmqpPublishUnconfirmed } from "./internal/errors/publish.ts"
 import {
   AmqpAccessRefused,
-  AmqpChannelClosed,
   AmqpChannelException,
-  AmqpConnectionError,
   AmqpContentTooLarge,
-  AmqpEncodeError,
-  AmqpMessageReturned,
   AmqpNotFound,
-  AmqpPreconditionFailed,
-  AmqpPublishNacked,
-  AmqpPublishUnconfirmed,
-  isTransient
-} from "./AmqpError.ts"
-import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
-import type { CommandError } from "./internal/channelTypes.ts"
-import { duration, integer } from "./internal/connectionOptions.ts"
-import { isDirectReply } from "./internal/directReply.ts"
-import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
-import { make as makeChannels } from "./internal/publisherChannel.ts"
-import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
+  AmqpPreconditionFailed
+} from "./internal/errors/soft.ts"
+import { isTransient } from "./internal/errors/transient.ts"
+import { AmqpEncodeError } from "./internal/errors/value.ts"
+import { type BatchFailure, PublishBatch } from "./internal/publisher/batch.ts"
+import { make as makeChannels } from "./internal/publisher/channels.ts"
+import { isDirectReply } from "./internal/values/directReply.ts"
 
 const TypeId = "~effect-amqp/AmqpPublisher"
 

@@ -22,18 +22,19 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import { AmqpConnection, internals } from "./AmqpConnection.ts"
-import type { AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
-import { duration } from "./internal/connectionOptions.ts"
-import { resolveQueue } from "./internal/queueNames.ts"
-import type { Session } from "./internal/session.ts"
-import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topologyDeclaring.ts"
-import { diagnose } from "./internal/topologyDiagnosis.ts"
-import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
-import { describe, inOrder, keyOf, queueKey } from "./internal/topologyOrder.ts"
-import { TopologyRefusals } from "./internal/topologyRefusals.ts"
-import type { Entity, OnFailure, QueueRef, Restores } from "./internal/topologyValues.ts"
+import { duration } from "./internal/connection/options.ts"
+import type { Session } from "./internal/engine/session.ts"
+import type { AmqpConnectionError } from "./internal/errors/connection.ts"
+import type { AmqpEncodeError } from "./internal/errors/value.ts"
+import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topology/declaring.ts"
+import { diagnose } from "./internal/topology/diagnosis.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
+import { describe, inOrder, keyOf, queueKey } from "./internal/topology/order.ts"
+import { resolveQueue } from "./internal/topology/queueNames.ts"
+import { TopologyRefusals } from "./internal/topology/refusals.ts"
+import type { Entity, OnFailure, QueueRef, Restores } from "./internal/topology/values.ts"
 
-export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
+export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
 export type {
   Arguments,
   BindExchangeOptions,
@@ -56,7 +57,7 @@ export type {
   QuorumQueueOptions,
   ServerNamedQueue,
   StreamQueueOptions
-} from "./internal/topologyValues.ts"
+} from "./internal/topology/values.ts"
 export {
   bind,
   bindExchange,
@@ -67,7 +68,7 @@ export {
   quorumQueue,
   serverNamedQueue,
   streamQueue
-} from "./internal/topologyValues.ts"
+} from "./internal/topology/values.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors

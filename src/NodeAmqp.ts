@@ -22,12 +22,19 @@ import { readFile } from "node:fs/promises"
 import { connect as connectTcp, isIP, type OnReadOpts, type Socket as NetSocket } from "node:net"
 import { connect as connectTls, type ConnectionOptions } from "node:tls"
 import * as AmqpConnection from "./AmqpConnection.ts"
-import { AmqpConnectionError, type AmqpEncodeError, TlsFailed } from "./AmqpError.ts"
-import { AmqpTransport, type Endpoint, formatEndpoint, type TlsOptions, type TransportSocket } from "./AmqpTransport.ts"
-import { ReadPacing } from "./internal/readPacing.ts"
-import { defaults, resolve, type ResolvedSocketOptions, type SocketOptions } from "./internal/socketOptions.ts"
+import {
+  AmqpTransport,
+  type Endpoint,
+  formatEndpoint,
+  type TlsOptions,
+  type TransportSocket
+} from "./internal/connection/transport.ts"
+import { AmqpConnectionError, TlsFailed } from "./internal/errors/connection.ts"
+import type { AmqpEncodeError } from "./internal/errors/value.ts"
+import { ReadPacing } from "./internal/node/readPacing.ts"
+import { defaults, resolve, type ResolvedSocketOptions, type SocketOptions } from "./internal/node/socketOptions.ts"
 
-export type { SocketOptions } from "./internal/socketOptions.ts"
+export type { SocketOptions } from "./internal/node/socketOptions.ts"
 
 const toBytes = (pem: string | Uint8Array): string | Buffer =>
   typeof pem === "string" ? pem : Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength)

@@ -3,8 +3,8 @@ import { Cause, Effect, Exit, Schema } from "effect"
 import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
 import * as AmqpError from "../src/AmqpError.ts"
 import * as AmqpTable from "../src/AmqpTable.ts"
-import { replyCodes } from "../src/internal/replyCodes.ts"
-import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topologyError.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topology/error.ts"
+import { replyCodes } from "../src/internal/values/replyCodes.ts"
 
 // -----------------------------------------------------------------------------
 // one of each

@@ -2,7 +2,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Redacted, Result, Schema } from "effect"
 import { AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
 import * as AmqpTable from "../src/AmqpTable.ts"
-import { Reader, Writer } from "../src/internal/wire.ts"
+import { readTable, readTableTagged } from "../src/internal/codec/tableReader.ts"
+import { writeTable } from "../src/internal/codec/tableWriter.ts"
+import { Reader, Writer } from "../src/internal/codec/wire.ts"
 
 // -----------------------------------------------------------------------------
 // helpers
@@ -324,7 +326,7 @@ describe("what cannot be encoded", () => {
 
   it("names the path from the root that the caller gives", () => {
     const path = (table: AmqpTable.InputTable): unknown => {
-      const error = thrown(() => AmqpTable.writeTable(new Writer(), table, "headers"))
+      const error = thrown(() => writeTable(new Writer(), table, "headers"))
       return error instanceof AmqpEncodeError ? error.path : error
     }
     assert.strictEqual(path({ ok: 1, retries: [1, 2, Number.NaN] }), "headers.retries[2]")
@@ -375,7 +377,7 @@ describe("what cannot be encoded", () => {
     const writer = new Writer()
     writer.u8(0x01)
     writer.commit()
-    thrown(() => AmqpTable.writeTable(writer, { a: "b".repeat(100_000), c: Number.NaN }, "headers"))
+    thrown(() => writeTable(writer, { a: "b".repeat(100_000), c: Number.NaN }, "headers"))
     writer.rollback()
     writer.u8(0x02)
     writer.commit()
@@ -486,7 +488,7 @@ describe("what cannot be decoded", () => {
   })
 
   it("ML09 a table whose length is beyond the frame, read from a larger buffer", () => {
-    for (const read of [AmqpTable.readTable, AmqpTable.readTableTagged]) {
+    for (const read of [readTable, readTableTagged]) {
       // The table is whole in the buffer, but not in the reader's range.
       const bytes = fromHex(sized(everything) + "56".repeat(100))
       const reader = new Reader(bytes, 0, 4 + everything.length / 2 - 1)
@@ -500,7 +502,7 @@ describe("what cannot be decoded", () => {
   })
 
   it("reads exactly one table and leaves the reader behind it, also when it fails", () => {
-    for (const read of [AmqpTable.readTable, AmqpTable.readTableTagged]) {
+    for (const read of [readTable, readTableTagged]) {
       const bytes = fromHex(`ff${sized(everything)}2a`)
       const reader = new Reader(bytes, 1)
       read(reader, "headers")
@@ -515,7 +517,7 @@ describe("what cannot be decoded", () => {
   it("a table that is cut at any byte is a typed error", () => {
     const whole = fromHex(sized(everything))
     for (let size = 0; size < whole.length; size++) {
-      for (const read of [AmqpTable.readTable, AmqpTable.readTableTagged]) {
+      for (const read of [readTable, readTableTagged]) {
         const error = thrown(() => read(new Reader(whole, 0, size), "headers"))
         assert.instanceOf(error, AmqpDecodeError, `cut at ${size}`)
       }

@@ -13,9 +13,9 @@ import {
   writeMethodFrame,
   writePublishFrame,
   writeRawHeaderFrame
-} from "../src/internal/frames.ts"
-import { frameEnd, frameMinSize } from "../src/internal/spec.ts"
-import { Writer } from "../src/internal/wire.ts"
+} from "../src/internal/codec/frames.ts"
+import { frameEnd, frameMinSize } from "../src/internal/codec/spec.ts"
+import { Writer } from "../src/internal/codec/wire.ts"
 import { concat, fromHex, thrown, toHex, u32 } from "./fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------

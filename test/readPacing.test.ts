@@ -5,7 +5,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect } from "effect"
 import * as Socket from "effect/socket/Socket"
 import { AmqpTransport } from "../src/AmqpTransport.ts"
-import { ReadPacing } from "../src/internal/readPacing.ts"
+import { ReadPacing } from "../src/internal/node/readPacing.ts"
 import * as NodeAmqp from "../src/NodeAmqp.ts"
 import { listen } from "./harness/listen.ts"
 

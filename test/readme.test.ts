@@ -6,7 +6,7 @@ import * as Fs from "node:fs"
 import * as Path from "node:path"
 import * as AmqpError from "../src/AmqpError.ts"
 import * as modules from "../src/index.ts"
-import { replyCodes } from "../src/internal/replyCodes.ts"
+import { replyCodes } from "../src/internal/values/replyCodes.ts"
 import * as NodeAmqp from "../src/NodeAmqp.ts"
 
 const root = Path.resolve(import.meta.dirname, "..")

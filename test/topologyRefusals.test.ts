@@ -4,7 +4,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { AmqpConnectionError, ConnectionLost, fromConnectionClose } from "../src/AmqpError.ts"
 import { bind, classicQueue, exchange } from "../src/AmqpTopology.ts"
-import { TopologyRefusals } from "../src/internal/topologyRefusals.ts"
+import { TopologyRefusals } from "../src/internal/topology/refusals.ts"
 
 const [x, y, q] = [exchange("x"), exchange("y"), classicQueue("q")]
 const binding = bind({ queue: "q", exchange: "x" })

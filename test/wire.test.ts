@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
-import { Reader, truncateUtf8, utf8, utf8Decode, view, Writer } from "../src/internal/wire.ts"
+import { Reader, truncateUtf8, utf8, utf8Decode, view, Writer } from "../src/internal/codec/wire.ts"
 import { fromHex, thrown, toHex } from "./fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------

@@ -26,8 +26,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { AmqpTransport } from "../AmqpTransport.ts"
-import { makeCore } from "./internal/broker.ts"
-import type { BrokerEvent } from "./internal/events.ts"
+import type { BrokerEvent } from "./internal/model/events.ts"
 import {
   type BindingInfo,
   type ChannelInfo,
@@ -47,8 +46,7 @@ import {
   type QueuedMessage,
   type QueueInfo,
   type UnsettledDelivery
-} from "./internal/inspection.ts"
-import { memorySocket } from "./internal/memorySocket.ts"
+} from "./internal/model/inspection.ts"
 import type {
   Channel,
   Connection,
@@ -61,12 +59,14 @@ import type {
   TappedFrame,
   User,
   Vhost
-} from "./internal/model.ts"
-import { Watchers } from "./internal/watchers.ts"
+} from "./internal/model/model.ts"
+import { makeCore } from "./internal/server/broker.ts"
+import { memorySocket } from "./internal/sockets/memorySocket.ts"
+import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpBroker"
 
-export type { BrokerEvent } from "./internal/events.ts"
+export type { BrokerEvent } from "./internal/model/events.ts"
 export type {
   BindingInfo,
   ChannelInfo,
@@ -76,8 +76,8 @@ export type {
   QueuedMessage,
   QueueInfo,
   UnsettledDelivery
-} from "./internal/inspection.ts"
-export type { Link, Peer, Permissions, Reply, TappedFrame } from "./internal/model.ts"
+} from "./internal/model/inspection.ts"
+export type { Link, Peer, Permissions, Reply, TappedFrame } from "./internal/model/model.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors

@@ -39,15 +39,15 @@ import type {
   Incident,
   Point,
   Refuse
-} from "./internal/faults.ts"
-import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faultyLink.ts"
-import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/faultySocket.ts"
-import type { Shape } from "./internal/linkPipe.ts"
-import { Watchers } from "./internal/watchers.ts"
+} from "./internal/faults/faults.ts"
+import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faults/faultyLink.ts"
+import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faultySocket.ts"
+import type { Shape } from "./internal/sockets/linkPipe.ts"
+import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpFaults"
 
-export * from "./internal/faults.ts"
+export * from "./internal/faults/faults.ts"
 
 // -----------------------------------------------------------------------------
 // models

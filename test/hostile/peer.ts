@@ -12,9 +12,9 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { AmqpConnectionError, type AmqpConnectionErrorReason } from "../../src/AmqpError.ts"
 import type { InputTable } from "../../src/AmqpTable.ts"
-import { frameOverhead, protocolHeader } from "../../src/internal/frames.ts"
-import type { Limits } from "../../src/internal/handshake.ts"
-import type { BasicConsume, BasicProperties, BasicPublish, Method, MethodName } from "../../src/internal/spec.ts"
+import { frameOverhead, protocolHeader } from "../../src/internal/codec/frames.ts"
+import type { BasicConsume, BasicProperties, BasicPublish, Method, MethodName } from "../../src/internal/codec/spec.ts"
+import type { Limits } from "../../src/internal/engine/handshake.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import {
   concat,

@@ -4,8 +4,8 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import type { Message } from "../../src/testing/internal/message.ts"
-import type { Queue } from "../../src/testing/internal/model.ts"
+import type { Message } from "../../src/testing/internal/model/message.ts"
+import type { Queue } from "../../src/testing/internal/model/model.ts"
 import { contents, Lab, message } from "./lab.ts"
 
 const { array, int64, longString, table, timestamp } = AmqpTable

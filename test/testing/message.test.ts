@@ -6,7 +6,7 @@ import { Result } from "effect"
 import type { PropertiesInput } from "../../src/AmqpMessage.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import { Message } from "../../src/testing/internal/message.ts"
+import { Message } from "../../src/testing/internal/model/message.ts"
 
 const make = (properties: PropertiesInput) =>
   new Message({

@@ -8,9 +8,9 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import { Message } from "../../src/testing/internal/message.ts"
-import type { Binding } from "../../src/testing/internal/model.ts"
-import { type Matcher, matchers } from "../../src/testing/internal/routing.ts"
+import { Message } from "../../src/testing/internal/model/message.ts"
+import type { Binding } from "../../src/testing/internal/model/model.ts"
+import { type Matcher, matchers } from "../../src/testing/internal/vhost/routing.ts"
 
 const matcher = (type: string): Matcher => matchers.get(type)?.() ?? assert.fail(`no type ${type}`)
 

@@ -7,17 +7,17 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import { AmqpChannelClosed, type ChannelCloseCause } from "../../AmqpError.ts"
-import type { OpenChannel } from "../channel.ts"
-import type { ChannelState } from "../channelState.ts"
-import type { CommandError, ConsumeError } from "../channelTypes.ts"
-import type { SubscribeOptions } from "../consuming.ts"
-import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../deliveries.ts"
-import type { ReceivedContent } from "../frames.ts"
-import type { QueueRef } from "../queueNames.ts"
-import type { RequestError } from "../requests.ts"
-import { requeue } from "../settlements.ts"
+import type { OpenChannel } from "../channel/channel.ts"
+import type { SubscribeOptions } from "../channel/consuming.ts"
+import { AmqpSupervisedDelivery } from "../channel/delivery.ts"
+import type { RequestError } from "../channel/requests.ts"
+import type { CommandError, ConsumeError } from "../channel/types.ts"
+import type { ReceivedContent } from "../codec/frames.ts"
+import type { ChannelState } from "../engine/channelState.ts"
+import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../engine/deliveries.ts"
+import { requeue } from "../engine/settlements.ts"
+import { AmqpChannelClosed, type ChannelCloseCause } from "../errors/channel.ts"
+import type { QueueRef } from "../topology/queueNames.ts"
 
 /** What happens to an attachment. */
 export type AttachmentEvent =

@@ -6,7 +6,7 @@
 import type * as Cause from "effect/Cause"
 import type * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
-import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
+import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
 
 const DispositionTypeId = "~effect-amqp/AmqpConsumer/Disposition"
 

@@ -4,18 +4,12 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
-import {
-  AmqpAccessRefused,
-  AmqpChannelClosed,
-  AmqpConnectionError,
-  AmqpConsumerCancelled,
-  AmqpEncodeError,
-  AmqpNotFound,
-  AmqpPreconditionFailed,
-  AmqpResourceLocked
-} from "../../AmqpError.ts"
-import type { QueueRef } from "../queueNames.ts"
-import { AmqpTopologyError, AmqpTopologyInvalid } from "../topologyError.ts"
+import { AmqpChannelClosed, AmqpConsumerCancelled } from "../errors/channel.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
+import { AmqpAccessRefused, AmqpNotFound, AmqpPreconditionFailed, AmqpResourceLocked } from "../errors/soft.ts"
+import { AmqpEncodeError } from "../errors/value.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid } from "../topology/error.ts"
+import type { QueueRef } from "../topology/queueNames.ts"
 
 const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume", "deliver"])
 

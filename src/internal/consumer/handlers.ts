@@ -14,8 +14,8 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Semaphore from "effect/Semaphore"
-import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import type { Ending } from "../ending.ts"
+import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
+import type { Ending } from "../time/ending.ts"
 import { ack, isDisposition, type OnFailure, requeue } from "./disposition.ts"
 
 /** What handles deliveries, and how. */

@@ -1,0 +1,72 @@
+/**
+ * Opens channels on the present epoch of a connection.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Scope from "effect/Scope"
+import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
+import { ChannelState } from "../engine/channelState.ts"
+import type { Session } from "../engine/session.ts"
+import { AmqpConnectionError, ChannelsExhausted } from "../errors/connection.ts"
+import { AmqpEncodeError } from "../errors/value.ts"
+import type { Ending } from "../time/ending.ts"
+import { OpenChannel } from "./channel.ts"
+import { command } from "./requests.ts"
+import type { CommandError } from "./types.ts"
+
+/** A channel of that number, or of any that is free; or why there is none. */
+const allocate = (session: Session, id: number | undefined): ChannelState | AmqpConnectionError | AmqpEncodeError => {
+  if (session.error !== undefined) return session.error
+  const state = session.openChannel(id)
+  if (state !== undefined) return state
+  if (id !== undefined) {
+    const reason = `expected a number from 1 to ${session.channelMax} that is not open, not ${id}`
+    return new AmqpEncodeError({ path: "id", reason })
+  }
+  const reason = new ChannelsExhausted({ channelMax: session.channelMax })
+  return new AmqpConnectionError({ reason })
+}
+
+/** A function of its own, which keeps nothing but the channel. */
+const closing = (open: OpenChannel) => () => open.close
+
+/** Opens a channel of this session and closes it with the scope, as a part of an ending that may be under way. */
+export const openPart = (
+  session: Session,
+  ending: Ending,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
+      const state = allocate(session, id)
+      if (!(state instanceof ChannelState)) return Effect.fail(state)
+      const open = new OpenChannel(session, state, ending)
+      const opening = command(state, { _tag: "channel.open" }, {
+        soft: [],
+        onReply: () => open,
+        onLateReply: () => state.close()
+      })
+      return Effect.andThen(Scope.addFinalizerExit(scope, closing(open)), restore(opening))
+    })
+  )
+
+/** Opens a channel of this session and closes it with the scope. */
+export const openChannelOn = (
+  session: Session,
+  ending: Ending,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+  Effect.suspend(() => {
+    ending.opened()
+    return openPart(session, ending, id)
+  })
+
+/** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
+export const openChannel = (
+  connection: AmqpConnection,
+  id?: number | undefined
+): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
+  const { ending, session: opened } = connection[internals]()
+  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
+}

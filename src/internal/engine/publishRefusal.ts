@@ -1,0 +1,100 @@
+/**
+ * Which publishes a refusal speaks of, by the broker's words: RabbitMQ closes the channel and gives a text, which quotes
+ * what it did not like.
+ *
+ * A publish is named if the broker would say the same of it; one that is the only one in question needs no name. A text
+ * that is not known here names nobody: whoever sends again finds the message by sending those in question one at a time.
+ *
+ * @since 0.1.0
+ */
+import { bodyBytes, type PropertiesInput, type Publish } from "../codec/message.ts"
+import type { ChannelClose } from "../codec/spec.ts"
+import { isValue } from "../values/tableValue.ts"
+
+/** What a broker may refuse a publish for. */
+export interface PublishTraits {
+  readonly exchange: string
+  readonly routingKey: string
+  readonly properties: PropertiesInput
+  /** Of the body, in bytes. */
+  readonly size: number
+}
+
+/** What a broker may refuse this publish for. */
+export const traitsOf = ({ body, exchange = "", properties = {}, routingKey = "" }: Publish): PublishTraits => ({
+  exchange,
+  routingKey,
+  properties,
+  size: bodyBytes(body).length
+})
+
+/** How a reply text ends that did not fit into the 255 bytes of a short string, and how long it is at least. */
+const cut = "..."
+const cutSize = 252
+
+/** The broker's words without the name of the reply code, and whether there was more. */
+interface Spoken {
+  readonly text: string
+  readonly isCut: boolean
+}
+
+const spokenIn = (replyText: string): Spoken => {
+  const text = replyText.replace(/^[A-Z_]+ - /, "")
+  return text.endsWith(cut) && new TextEncoder().encode(replyText).length >= cutSize
+    // It may be cut inside of a character.
+    ? { text: text.slice(0, -cut.length).replace(/\uFFFD+$/, ""), isCut: true }
+    : { text, isCut: false }
+}
+
+const begins = ({ isCut, text }: Spoken, words: string): boolean =>
+  text.startsWith(words) || (isCut && words.startsWith(text))
+
+/** These headers name further routing keys: arrays, or nothing. */
+const isNoArray = ({ headers }: PropertiesInput, header: "BCC" | "CC"): boolean => {
+  if (headers === undefined) return false
+  // The broker looks at the first of a key that occurs twice.
+  const value = isValue(headers) ? headers.value.find(([key]) => key === header)?.[1] : headers[header]
+  if (value === undefined) return false
+  return isValue(value) ? value._tag !== "Array" : !Array.isArray(value)
+}
+
+/** What 403 and 404 say: of an exchange, or of a routing key there. */
+const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits): boolean => {
+  const name = `'${exchange === "" ? "amq.default" : exchange}'`
+  const topic = /^(?:write )?access to topic '/.exec(spoken.text)?.[0]
+  if (topic !== undefined) {
+    return begins(spoken, `${topic}${routingKey}' in `) && (spoken.isCut || spoken.text.includes(`${name} in vhost '`))
+  }
+  // Other brokers have other words for it.
+  return spoken.text.includes(`exchange ${name}`) || (spoken.isCut && begins(spoken, `no exchange ${name}`))
+}
+
+/** What 406 says of a message: what is wrong with it comes first. */
+const isRefusedSo = (spoken: Spoken, { properties, size }: PublishTraits): boolean => {
+  const { deliveryMode, expiration, replyTo, userId } = properties
+  return begins(spoken, `message size ${size} is larger than `) ||
+    (userId !== undefined && begins(spoken, `user_id property set to '${userId}' but authenticated user was '`)) ||
+    (expiration !== undefined && begins(spoken, `invalid expiration '${expiration}': `)) ||
+    (replyTo === "amq.rabbitmq.reply-to" && begins(spoken, "fast reply consumer does not exist")) ||
+    begins(spoken, `invalid message: {delivery_mode_unknown,${deliveryMode}}`) ||
+    (["CC", "BCC"] as const).some((header) =>
+      isNoArray(properties, header) && begins(spoken, `invalid message: {unacceptable_type_in_header,"${header}",`)
+    )
+}
+
+/** Those publishes among `suspects` that the broker speaks of: they are refused alike, whichever was the first. */
+export const refusedOf = <A>(
+  { replyCode, replyText }: ChannelClose,
+  suspects: ReadonlyArray<A>,
+  traits: (suspect: A) => PublishTraits | undefined
+): ReadonlyArray<A> => {
+  const spoken = spokenIn(replyText)
+  const isRefused = replyCode === 403 || replyCode === 404 ? isRefusedThere : isRefusedSo
+  const named = suspects.filter((suspect) => {
+    const known = traits(suspect)
+    return known !== undefined && isRefused(spoken, known)
+  })
+  // What was cut off may be where they differ.
+  if (named.length > 1 && spoken.isCut) return []
+  return named.length === 0 && suspects.length === 1 ? suspects : named
+}

@@ -1,0 +1,619 @@
+/**
+ * One epoch of a connection, without Effect: bytes in, frames to their channels, frames out through the outbox, and one
+ * idempotent end for everything.
+ *
+ * The shell feeds it with chunks and with heartbeat ticks, writes what the outbox holds, and hears through `SessionHooks`
+ * when the connection is open, blocked or over. A session does no IO, knows no clock, and is not used again after its
+ * end: the next connection is the next epoch.
+ *
+ * @since 0.1.0
+ */
+import {
+  type FrameHandler,
+  FrameParser,
+  heartbeatFrame,
+  protocolHeader,
+  readMethodFields,
+  violation,
+  writeMethodFrame
+} from "../codec/frames.ts"
+import { frameMethod, type Method, methods } from "../codec/spec.ts"
+import { type Reader, truncateUtf8, view } from "../codec/wire.ts"
+import {
+  AmqpConnectionError,
+  ConnectionClosed,
+  ConnectionLost,
+  fromConnectionClose,
+  HeartbeatTimeout,
+  ProtocolVersionMismatch
+} from "../errors/connection.ts"
+import { AmqpDecodeError, AmqpEncodeError } from "../errors/value.ts"
+import type { InputTable } from "../values/tableValue.ts"
+import { type ChannelHost, ChannelState } from "./channelState.ts"
+import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
+import type { Holder } from "./deliveries.ts"
+import { Handshake, type HandshakeOptions, type Limits, type Negotiated, unlimited } from "./handshake.ts"
+import { Outbox } from "./outbox.ts"
+
+/** What a session tells the shell. Each is called at the end of a batch. */
+export interface SessionHooks {
+  readonly onOpen: (negotiated: Negotiated) => void
+  readonly onBlocked: (reason: string) => void
+  readonly onUnblocked: () => void
+  /** The end, once. What the outbox still holds should be written before the socket is closed. */
+  readonly onEnd: (error: AmqpConnectionError) => void
+}
+
+/** What a session needs to know. */
+export interface SessionOptions extends HandshakeOptions {
+  /** The number of the next epoch, which is the session's once it is open. */
+  readonly nextEpoch: () => number
+  /** The largest content that is accepted, in bytes. */
+  readonly maxMessageSize: number
+  readonly schedule: (run: () => void) => void
+  readonly hooks: SessionHooks
+}
+
+type State = "handshake" | "open" | "closing" | "closed"
+
+/** Waits for the reply to a request on channel 0. */
+interface SecretWaiter {
+  readonly onReply: () => void
+  readonly onFailure: (error: AmqpConnectionError) => void
+}
+
+const deliverId = methods["basic.deliver"].id
+const connectionClass = methods["connection.start"].id >>> 16
+
+/** The last name in a place, by its bytes: most deliveries repeat consumer tag, exchange and routing key. */
+class TextCache {
+  private bytes: Uint8Array = new Uint8Array(0)
+  private text = ""
+
+  /** Reads a short string; a hit costs a comparison, about a third of decoding it. */
+  read(reader: Reader): string {
+    const { bytes, offset } = reader
+    const length = bytes[offset] ?? 0
+    const cached = this.bytes
+    if (length === cached.length && offset + 1 + length <= reader.end) {
+      let i = 0
+      while (i < length && bytes[offset + 1 + i] === cached[i]) i++
+      if (i === length) {
+        reader.offset = offset + 1 + length
+        return this.text
+      }
+    }
+    this.text = reader.shortString()
+    // A copy: `slice` of a Node buffer would be a view of what was received.
+    this.bytes = view(bytes, offset + 1, reader.offset).slice()
+    return this.text
+  }
+}
+
+/** A session. */
+export class Session {
+  readonly outbox: Outbox
+  /** Why nothing can be done on it any more; `undefined` while it lives. */
+  error: AmqpConnectionError | undefined
+  /**
+   * How many requests without an answer were of the method that the broker ended the connection for: only one that was alone
+   * is to blame for sure.
+   */
+  inQuestion = 0
+  /** Why the broker takes no content at present. */
+  blockedReason: string | undefined
+  private readonly options: SessionOptions
+  private readonly hooks: SessionHooks
+  private readonly handshake: Handshake
+  private readonly parser: FrameParser
+  private state: State = "handshake"
+  private limits: Limits = unlimited
+  /** By number; `null` where there was one. */
+  private readonly channels: Array<ChannelState | null | undefined> = []
+  private lastChannel = 0
+  private readonly secrets: Array<SecretWaiter> = []
+  private nextConsumer = 1
+  // What runs at the end of the batch: callbacks, and publishes with their outcomes, in the order of arrival.
+  private inBatch = false
+  private callbacks: Array<(() => void) | PublishWaiter> = []
+  private outcomes: Array<PublishOutcome | undefined> = []
+  private readonly overfull = new Set<Holder>()
+  private expected = 0
+  private resume: (() => void) | undefined
+  /** The first bytes, until it is clear that the peer speaks AMQP. */
+  private preamble: Uint8Array | undefined = new Uint8Array(0)
+  /** Whether something of the chunk that is being parsed is referred to: fields of methods, headers, small bodies. */
+  private isKept = false
+  private receivedSinceTick = false
+  private writtenSinceTick = false
+  private silentTicks = 0
+
+  private readonly host: ChannelHost & { epoch: number }
+
+  constructor(options: SessionOptions) {
+    this.host = {
+      epoch: 0,
+      maxMessageSize: options.maxMessageSize,
+      later: this.later,
+      settlePublish: (waiter, outcome) => this.push(waiter, outcome),
+      expect: (change) => this.expect(change),
+      onGone: (channel) => {
+        this.channels[channel.id] = null
+      }
+    }
+    this.options = options
+    this.hooks = options.hooks
+    this.handshake = new Handshake(options)
+    this.outbox = new Outbox(unlimited.frameMax, { schedule: this.schedule })
+    this.parser = new FrameParser(this.frames, unlimited.frameMax)
+  }
+
+  /** Its number, 0 until it is open: for those who read, not to tell sessions apart. */
+  get epoch(): number {
+    return this.host.epoch
+  }
+
+  /** Writes the protocol header. */
+  start(): void {
+    this.outbox.raw(protocolHeader)
+  }
+
+  /** The step of the handshake that waits for an answer, or `"open"`. */
+  get phase(): string {
+    return this.state === "handshake" ? this.handshake.waitingOn : "open"
+  }
+
+  get isOpen(): boolean {
+    return this.state === "open"
+  }
+
+  // --- reading
+
+  /** Takes a batch of chunks; afterwards runs what they caused. Gives back at once those of which nothing is kept. */
+  receive(chunks: ReadonlyArray<Uint8Array>, reuse?: (chunk: Uint8Array) => void): void {
+    this.receivedSinceTick = true
+    this.inBatch = true
+    try {
+      for (const chunk of chunks) {
+        if (this.state === "closed") break
+        const bytes = this.preamble === undefined ? chunk : this.checkPreamble(chunk)
+        if (bytes === undefined) continue
+        this.isKept = false
+        this.parser.push(bytes)
+        if (!this.isKept) reuse?.(chunk)
+      }
+    } catch (error) {
+      this.onViolation(error)
+    } finally {
+      this.runCallbacks()
+      this.inBatch = false
+    }
+  }
+
+  /** A peer of another protocol or version is told apart before its bytes are taken for frames. */
+  private checkPreamble(chunk: Uint8Array): Uint8Array | undefined {
+    const first = this.preamble?.[0] ?? chunk[0]
+    if (first === undefined) return undefined
+    if (first === frameMethod) {
+      this.preamble = undefined
+      return chunk
+    }
+    const held = new Uint8Array([...(this.preamble ?? []), ...chunk.subarray(0, 8)])
+    this.preamble = held
+    const isHeader = first === protocolHeader[0]
+    if (isHeader && held.length < 8) return undefined
+    throw new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered: describePreamble(held) }) })
+  }
+
+  private onViolation(error: unknown): void {
+    if (error instanceof AmqpDecodeError) return this.refuse(violation(502, error.message))
+    if (error instanceof AmqpConnectionError) return this.refuse(error)
+    this.onDefect(error)
+  }
+
+  /** Ends the connection for the peer's fault, and tells it why where it can hear that. */
+  private refuse(error: AmqpConnectionError): void {
+    if (this.state === "open" && error.reason._tag === "ProtocolViolation") {
+      const replyText = truncateUtf8(error.reason.detail, 255)
+      this.write({ _tag: "connection.close", replyCode: error.reason.replyCode, replyText, classId: 0, methodId: 0 })
+    }
+    this.fatal(error)
+  }
+
+  private readonly texts = [new TextCache(), new TextCache(), new TextCache()] as const
+  private readonly text = (reader: Reader, slot: 0 | 1 | 2): string => this.texts[slot].read(reader)
+
+  private readonly frames: FrameHandler = {
+    onMethod: (id, reader) => {
+      const methodId = reader.u32()
+      if (methodId === deliverId && id !== 0) return this.channel(id)?.onDeliver(reader, this.text)
+      this.isKept = true
+      const method = readMethodFields(methodId, reader)
+      if (!methods[method._tag].server) throw violation(503, `${method._tag} is for clients to send`)
+      const ofConnection = methodId >>> 16 === connectionClass
+      if (ofConnection !== (id === 0)) throw violation(504, `${method._tag} came on channel ${id}`)
+      if (id === 0) this.onConnectionMethod(method)
+      else this.channel(id)?.onMethod(method)
+    },
+    onHeader: (id, reader) => {
+      if (this.channel(id)?.onHeader(reader)) this.isKept = true
+    },
+    onBody: (id, bytes, start, end) => {
+      if (this.channel(id)?.onBody(bytes, start, end)) this.isKept = true
+    },
+    onBodyEnd: (id) => this.channel(id)?.onBodyEnd(),
+    // Any byte counts as a sign of life.
+    onHeartbeat: () => {}
+  }
+
+  /** The channel that a frame is for; `undefined` where it is to be ignored. */
+  private channel(id: number): ChannelState | undefined {
+    if (this.state === "closing" || this.state === "closed") return undefined
+    const channel = this.channels[id]
+    if (channel !== undefined) return channel ?? undefined
+    throw violation(
+      504,
+      id === 0 ? "a content frame came on channel 0" : `a frame came on channel ${id}, which was never open`
+    )
+  }
+
+  // --- channel 0
+
+  private onConnectionMethod(method: Method): void {
+    if (this.state === "handshake") return this.onHandshake(method)
+    // The rest of a chunk whose beginning ended the connection.
+    if (this.state === "closed") return
+    switch (method._tag) {
+      case "connection.close":
+        this.write({ _tag: "connection.close-ok" })
+        for (const channel of this.channels) {
+          this.inQuestion += channel?.pendingOf(method.classId * 0x1_0000 + method.methodId) ?? 0
+        }
+        // Also where both sides closed at once: there is nothing more to wait for.
+        return this.fatal(fromConnectionClose(method))
+      case "connection.close-ok":
+        if (this.state !== "closing") throw violation(503, "connection.close-ok came, nobody asked for it")
+        return this.fatal(closedByClient())
+    }
+    if (this.state === "closing") return
+    switch (method._tag) {
+      case "connection.blocked":
+        // Another alarm says nothing new, and the end of all of them is one.
+        if (this.outbox.isBlocked) return
+        this.blockedReason = method.reason
+        this.outbox.setBlocked(true)
+        return this.later(() => this.hooks.onBlocked(method.reason))
+      case "connection.unblocked":
+        if (!this.outbox.isBlocked) return
+        this.blockedReason = undefined
+        this.outbox.setBlocked(false)
+        this.later(() => this.outbox.admit())
+        return this.later(this.hooks.onUnblocked)
+      case "connection.update-secret-ok": {
+        const waiter = this.secrets.shift()
+        // One that nobody asked for changes nothing.
+        if (waiter === undefined) return
+        this.expect(-1)
+        return this.later(waiter.onReply)
+      }
+      default:
+        throw violation(503, `${method._tag} came on an open connection`)
+    }
+  }
+
+  private onHandshake(method: Method): void {
+    const step = this.handshake.onMethod(method)
+    switch (step._tag) {
+      case "Send":
+        if (step.limits !== undefined) {
+          this.limits = step.limits
+          this.outbox.frameMax = step.limits.frameMax
+          this.parser.frameMax = step.limits.frameMax
+        }
+        return this.answer(step.methods)
+      case "Done":
+        this.state = "open"
+        this.host.epoch = this.options.nextEpoch()
+        return this.later(() => this.hooks.onOpen(step.negotiated))
+      case "Fail":
+        if (step.answer !== undefined) this.write(step.answer)
+        return this.fatal(step.error)
+    }
+  }
+
+  private answer(replies: ReadonlyArray<Method<InputTable>>): void {
+    try {
+      for (const reply of replies) this.handshake.sentSize = this.write(reply)
+    } catch (error) {
+      if (!(error instanceof AmqpEncodeError)) throw error
+      this.fatal(this.handshake.onUnsendable(error))
+    }
+  }
+
+  /** Returns the size of the frame. */
+  private write(method: Method<InputTable>): number {
+    const writer = this.outbox.shared
+    try {
+      writeMethodFrame(writer, 0, method, this.outbox.frameMax)
+    } catch (error) {
+      writer.rollback()
+      throw error
+    }
+    const size = writer.unitSize
+    writer.commit()
+    this.outbox.ready()
+    return size
+  }
+
+  /**
+   * `connection.update-secret`: a new password or token for this connection. The waiter hears of it exactly once.
+   * Throws `AmqpEncodeError`.
+   */
+  updateSecret(newSecret: Uint8Array, reason: string, waiter: SecretWaiter): void {
+    const { error } = this
+    if (error !== undefined) return this.later(() => waiter.onFailure(error))
+    this.write({ _tag: "connection.update-secret", newSecret, reason })
+    this.expect(1)
+    this.secrets.push(waiter)
+  }
+
+  // --- channels
+
+  /**
+   * A new channel on a free number; `channel.open` is the caller's to send. `undefined` where no number is free. On a
+   * connection that is over the channel is closed from the beginning.
+   *
+   * Numbers rotate: after a `channel.close` from the broker, late frames of the old channel may still come, so the
+   * number that was used last is used again last.
+   */
+  openChannel(wanted?: number): ChannelState | undefined {
+    const id = wanted === undefined ? this.freeNumber() : this.isFree(wanted) ? wanted : undefined
+    if (id === undefined) return undefined
+    if (wanted === undefined) this.lastChannel = id
+    this.channels[id]?.forget()
+    const channel = new ChannelState(id, this.outbox.lane(id), this.host)
+    this.channels[id] = channel
+    if (this.error !== undefined) channel.fail(this.error)
+    return channel
+  }
+
+  private isFree(id: number): boolean {
+    return Number.isInteger(id) && id >= 1 && id <= this.limits.channelMax && !this.channels[id]
+  }
+
+  /**
+   * The next free number; where there is none, one whose channel the broker does not answer our close of. If it has not
+   * forgotten that one either, it ends the connection (504), and the next one has all its numbers again.
+   */
+  private freeNumber(): number | undefined {
+    const max = this.limits.channelMax
+    let unanswered: number | undefined
+    for (let i = 0; i < max; i++) {
+      const candidate = (this.lastChannel + i) % max + 1
+      const channel = this.channels[candidate]
+      if (!channel) return candidate
+      if (channel.isAbandoned) unanswered ??= candidate
+    }
+    return unanswered
+  }
+
+  get channelMax(): number {
+    return this.limits.channelMax
+  }
+
+  /** A consumer tag that this connection has not used. */
+  consumerTag(): string {
+    return `effect-amqp.${this.epoch}.${this.nextConsumer++}`
+  }
+
+  // --- the end of a batch
+
+  /** Runs a callback at the end of the batch that is being received, or else at the end of the turn. */
+  readonly later = (callback: () => void): void => this.push(callback, undefined)
+
+  private push(callback: (() => void) | PublishWaiter, outcome: PublishOutcome | undefined): void {
+    this.callbacks.push(callback)
+    this.outcomes.push(outcome)
+    if (!this.inBatch && this.callbacks.length === 1) this.schedule(this.runCallbacks)
+  }
+
+  /** Runs a function at the end of the turn. */
+  private readonly schedule = (run: () => void): void => {
+    const guarded = () => {
+      try {
+        run()
+      } catch (defect) {
+        this.onDefect(defect)
+      }
+    }
+    try {
+      this.options.schedule(guarded)
+    } catch (defect) {
+      // There is no later. The end of the session must be heard of all the same.
+      this.onDefect(defect)
+      guarded()
+    }
+  }
+
+  /** User code runs inside, and may call anything of the session. One that throws is in nobody else's way. */
+  private readonly runCallbacks = (): void => {
+    while (this.callbacks.length > 0) {
+      const { callbacks, outcomes } = this
+      this.callbacks = []
+      this.outcomes = []
+      let i = 0
+      const run = (): void => {
+        while (i < callbacks.length) {
+          const callback = callbacks[i]
+          const outcome = outcomes[i++]
+          if (typeof callback === "function") callback()
+          else if (callback !== undefined && outcome !== undefined) callback.onOutcome(outcome)
+        }
+      }
+      while (i < callbacks.length) {
+        try {
+          run()
+        } catch (defect) {
+          this.onDefect(defect)
+        }
+      }
+    }
+  }
+
+  // --- backpressure on the socket
+
+  /**
+   * Whether the shell should stop reading: a consumer has more than it can hold. While somebody waits for a reply or a
+   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message;
+   * but not without any bound, because there may always be somebody who waits.
+   */
+  get isPaused(): boolean {
+    if (this.state !== "open" || this.overfull.size === 0) return false
+    return this.expected === 0 || this.isFull
+  }
+
+  /** Whether a consumer holds so much that nothing at all may be read: at most 64 MiB. */
+  get isFull(): boolean {
+    for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
+    return false
+  }
+
+  readonly onOverfull = (consumer: Holder, overfull: boolean): void => {
+    if (overfull) this.overfull.add(consumer)
+    else this.overfull.delete(consumer)
+    this.checkResume()
+  }
+
+  private expect(change: number): void {
+    this.expected += change
+    if (change > 0) this.checkResume()
+  }
+
+  /** Calls back once, when reading may go on; also where it may already. */
+  onResume(callback: () => void): void {
+    this.resume = callback
+    this.checkResume()
+  }
+
+  private checkResume(): void {
+    if (this.resume === undefined || this.isPaused) return
+    const resume = this.resume
+    this.resume = undefined
+    // The caller may be in the middle of a change.
+    this.schedule(resume)
+  }
+
+  // --- heartbeats
+
+  /** The shell has written something. */
+  onWritten(): void {
+    this.writtenSinceTick = true
+  }
+
+  /**
+   * Half a heartbeat interval has passed: writes a heartbeat if nothing was written. Returns whether the peer has been
+   * silent for two intervals; the shell then reads what is pending and asks `isSilent` again. Ticks are counted, not
+   * time: a process that was stopped for an hour sees one tick, and reads before it judges.
+   */
+  tick(): boolean {
+    if (this.state !== "open") return false
+    // Behind a write that does not end a heartbeat would say nothing, and each tick would add one.
+    if (!this.writtenSinceTick && !this.outbox.isWriting) this.outbox.raw(heartbeatFrame)
+    this.writtenSinceTick = false
+    if (this.receivedSinceTick || this.isPaused) this.silentTicks = 0
+    else this.silentTicks++
+    this.receivedSinceTick = false
+    return this.isSilent
+  }
+
+  get isSilent(): boolean {
+    return this.silentTicks >= 4 && !this.receivedSinceTick
+  }
+
+  /** The peer is taken for dead. */
+  onHeartbeatTimeout(): void {
+    const reason = new HeartbeatTimeout({ intervalSeconds: this.limits.heartbeat })
+    this.fatal(new AmqpConnectionError({ reason }))
+  }
+
+  // --- the end
+
+  /**
+   * Takes nothing new: channels, requests, publishes. What has been written comes to its outcome. Returns the channels on
+   * which confirms are still to come.
+   */
+  finish(): ReadonlyArray<ChannelState> {
+    if (this.state !== "open") return []
+    const error = this.error ??= closedByClient()
+    const channels = this.channels.flatMap((channel) => channel ?? [])
+    for (const channel of channels) channel.finish(error)
+    return channels.filter(({ unconfirmed }) => unconfirmed > 0)
+  }
+
+  /** Sends `connection.close`. Everything on the connection ends; `onEnd` follows with the broker's `close-ok`. */
+  close(): void {
+    if (this.state !== "open") return
+    this.error ??= closedByClient()
+    // What was settled is settled.
+    for (const channel of this.channels) channel?.flushAcks()
+    this.failAll(this.error)
+    this.state = "closing"
+    // Published is published: close does not overtake large bodies.
+    this.outbox.whenDrained(() => {
+      if (this.state !== "closing") return
+      this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
+    })
+    this.checkResume()
+  }
+
+  /** The socket is gone, or must go: `detail` says how. */
+  onSocketEnd(error: AmqpConnectionError): void {
+    this.fatal(error)
+  }
+
+  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
+  onHangUp(error: AmqpConnectionError): void {
+    const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
+    this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
+  }
+
+  /** The error of a socket that went away. */
+  lost(detail: string): AmqpConnectionError {
+    return new AmqpConnectionError({ reason: new ConnectionLost({ phase: this.phase, detail }) })
+  }
+
+  /** A fault of this library, or of what it calls, which nobody else would hear of. */
+  onDefect(defect: unknown): void {
+    this.fatal(this.lost(`this client failed: ${String(defect)}`))
+  }
+
+  /** Ends the session, once: every waiter, pull and gate that it owns. Whatever happens after `close`, we closed it. */
+  private fatal(happened: AmqpConnectionError): void {
+    if (this.state === "closed") return
+    const error = this.error ??= happened
+    // Until `close` there may be confirms that are waited for: they do not come because of what has happened.
+    const cause = this.state === "open" ? happened : error
+    this.state = "closed"
+    this.failAll(cause)
+    this.outbox.end()
+    this.checkResume()
+    this.later(() => this.hooks.onEnd(error))
+  }
+
+  private failAll(error: AmqpConnectionError): void {
+    for (const channel of this.channels) channel?.fail(error)
+    for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
+  }
+}
+
+/** What a peer that does not open with a method seems to speak. */
+const describePreamble = (bytes: Uint8Array): string => {
+  if (bytes[0] === protocolHeader[0] && bytes[1] === protocolHeader[1]) {
+    return `AMQP ${bytes[5]}-${bytes[6]}-${bytes[7]}`
+  }
+  // An alert or a handshake record.
+  if ((bytes[0] === 0x15 || bytes[0] === 0x16) && bytes[1] === 3) return "TLS (use amqps, or another port)"
+  return `no AMQP (it began with ${JSON.stringify(String.fromCharCode(...bytes))})`
+}
+
+const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })

@@ -1,0 +1,223 @@
+/**
+ * The channels of a publisher. Each is one at a time, in confirm mode, replaced when it is gone, so that those who publish
+ * see one that is open or wait for it.
+ *
+ * A refused publish ends a channel as a lost connection does: the next one is opened as soon as there is a session. What
+ * was on the old channel stays its business: nothing is carried over.
+ *
+ * A publisher has one for all that it sends. What is sent again and may be what the broker refused goes through a second
+ * one, each message alone, so that a refusal there is its own, while the first one goes on at full speed.
+ *
+ * @since 0.1.0
+ */
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
+import type { OpenChannel } from "../channel/channel.ts"
+import { openChannel } from "../channel/open.ts"
+import { confirmsIdle, type RequestError } from "../channel/requests.ts"
+import { clientFailed } from "../connection/supervisor.ts"
+import type { ChannelState } from "../engine/channelState.ts"
+import { AmqpChannelClosed } from "../errors/channel.ts"
+import type { AmqpConnectionError } from "../errors/connection.ts"
+import { firstDelay } from "../time/backoff.ts"
+
+/** What is sent alone is waited for so long before the next is. */
+const patience = "1 second"
+
+/** The present channel, if there is one, and the wait for the next. */
+export class PublisherChannel {
+  private state: ChannelState | undefined
+  private next = Deferred.makeUnsafe<void, RequestError>()
+  /** Set for good. */
+  private ended: RequestError | undefined
+  private readonly connection: AmqpConnection
+  /** Fails when the connection has been away for too long. */
+  private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
+
+  constructor(connection: AmqpConnection) {
+    this.connection = connection
+    this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
+  }
+
+  /** The channel, if it is open. */
+  get open(): ChannelState | undefined {
+    return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
+  }
+
+  /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
+  readonly opened: Effect.Effect<void, RequestError> = Effect.suspend(() => {
+    if (this.ended !== undefined) return Effect.fail(this.ended)
+    if (this.open !== undefined) return Effect.void
+    return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
+  })
+
+  /** Whether there may be a further channel. */
+  get isOver(): boolean {
+    return this.ended !== undefined
+  }
+
+  /**
+   * Sends what is in question, alone until it has its outcome. Others of the connection wait meanwhile: they might end it.
+   * A confirm that takes its time (a queue that is not available) holds them up for a moment only; a refusal does not.
+   */
+  alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
+    return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+  }
+
+  /** Waits until all that is on its way has its outcome; there may be confirms to come while the channel closes. */
+  readonly idle: Effect.Effect<void> = Effect.suspend(() =>
+    this.state === undefined ? Effect.void : confirmsIdle(this.state)
+  )
+
+  /** Lets everybody use this channel. */
+  replace(state: ChannelState): void {
+    this.state = state
+    this.release(Effect.void)
+  }
+
+  /** The broker, or the connection, has no channel for us: those who wait learn why, later ones wait. */
+  refuse(error: RequestError): void {
+    this.release(Effect.fail(error))
+  }
+
+  /** There will be no further channel. */
+  end(error: RequestError): void {
+    if (this.ended !== undefined) return
+    this.ended = error
+    this.release(Effect.fail(error))
+  }
+
+  private release(result: Effect.Effect<void, RequestError>): void {
+    const waiting = this.next
+    this.next = Deferred.makeUnsafe()
+    Deferred.doneUnsafe(waiting, result)
+  }
+}
+
+const permits = new WeakMap<AmqpConnection, Semaphore.Semaphore>()
+
+/** One message at a time on a connection. */
+const aloneOn = (connection: AmqpConnection): Semaphore.Semaphore => {
+  const permit = permits.get(connection) ?? Semaphore.makeUnsafe(1)
+  permits.set(connection, permit)
+  return permit
+}
+
+/** Opens a channel in confirm mode. */
+const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
+  Effect.tap(openChannel(connection), ({ channel }) => channel.confirmSelect).pipe(
+    Effect.catchTags({
+      // No number is asked for.
+      AmqpEncodeError: Effect.die,
+      AmqpPreconditionFailed: (cause) => new AmqpChannelClosed({ operation: "confirm.select", cause })
+    })
+  )
+
+/** Looks so often in the time that a confirm has. */
+const looks = 4
+
+/** Gives up publishes that wait longer for their confirm than `timeout`, by up to a quarter: no timer per message. */
+const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.Effect<never> => {
+  const timeoutMillis = Duration.toMillis(timeout)
+  const latest: Array<number> = []
+  return Effect.forever(Effect.delay(
+    Effect.sync(() => {
+      latest.push(confirms.latest)
+      if (latest.length > looks) confirms.expire(latest.shift() ?? 0, timeoutMillis)
+    }),
+    timeoutMillis / looks
+  ))
+}
+
+/** What the channels of a publisher have in common. */
+interface Options {
+  readonly maxInFlight: number
+  readonly confirmTimeout: Duration.Duration | undefined
+}
+
+/** Keeps a channel open, until the end of the scope waits for confirms and closes it. */
+const keep = (
+  connection: AmqpConnection,
+  channel: PublisherChannel,
+  { confirmTimeout, maxInFlight }: Options
+): Effect.Effect<Fiber.Fiber<void>, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { nextSession } = connection[internals]()
+    const once = Effect.flatMap(open(connection), ({ channel: own, state }) => {
+      state.confirms.limit = maxInFlight
+      channel.replace(state)
+      return confirmTimeout === undefined ? own.closed : Effect.raceFirst(own.closed, expire(state, confirmTimeout))
+    })
+    const keepOpen = Effect.forever(Effect.flatMap(nextSession, ({ session }) =>
+      Effect.catch(Effect.scoped(once), (error) => {
+        // Lost with its session: the next one brings the next channel.
+        if (session.error !== undefined) return Effect.void
+        channel.refuse(error)
+        // A living connection refuses a channel, such as one that has no number left.
+        return Effect.flatMap(firstDelay, Effect.sleep)
+      })))
+
+    return yield* keepOpen.pipe(
+      Effect.catch((error) =>
+        Effect.sync(() => channel.end(error))
+      ),
+      // Those who wait would hear of it from nobody else.
+      Effect.catchDefect((defect) => Effect.sync(() => channel.end(clientFailed(defect)))),
+      // Whatever ends it, nobody waits for a channel that will not come.
+      Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
+      Effect.forkScoped
+    )
+  })
+
+const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
+
+/** The channels of a publisher. */
+export interface PublisherChannels {
+  /** For all that is sent. */
+  readonly main: PublisherChannel
+  /** For what is in question; opened when it is first asked for. The main one where the connection has no number left. */
+  readonly questioned: Effect.Effect<PublisherChannel>
+  /** Waits until all that is on its way has its outcome. */
+  readonly idle: Effect.Effect<void>
+}
+
+/** Opens the channel of a publisher, and keeps it open as long as the scope. */
+export const make = (
+  connection: AmqpConnection,
+  options: Options
+): Effect.Effect<PublisherChannels, RequestError, Scope.Scope> =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const main = new PublisherChannel(connection)
+    let second: PublisherChannel | undefined
+    const keeping = yield* keep(connection, main, options)
+    // Runs before the end of those fibers, which close the channels: what still waits is not sent any more.
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        main.end(closed())
+        second?.end(closed())
+      })
+    )
+    yield* Effect.onError(main.opened, () => Fiber.interrupt(keeping))
+    const kept = Effect.uninterruptible(Effect.suspend(() => {
+      // A publisher that is closed opens nothing: the first channel says why.
+      if (main.isOver) return Effect.succeed(main)
+      if (second !== undefined) return Effect.succeed(second)
+      second = new PublisherChannel(connection)
+      return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
+    }))
+    const questioned = Effect.flatMap(kept, (own) =>
+      Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main }))
+    return {
+      main,
+      questioned,
+      idle: Effect.suspend(() =>
+        Effect.andThen(main.idle, second?.idle ?? Effect.void)
+      )
+    }
+  })

@@ -1,0 +1,17 @@
+/**
+ * Queues of all types: picks the implementation.
+ *
+ * @since 0.1.0
+ */
+import type { Context, Queue, QueueHost } from "../model/model.ts"
+import type { QueueDefinition } from "./queueDefinition.ts"
+import { StoredQueue } from "./storedQueue.ts"
+import { StreamQueue } from "./streamQueue.ts"
+
+export type { QueueDefinition } from "./queueDefinition.ts"
+
+/** A new queue, which has none of what another of its name may have had. */
+export const makeQueue = (context: Context, host: QueueHost, definition: QueueDefinition): Queue => {
+  const Type = definition.type === "stream" ? StreamQueue : StoredQueue
+  return new Type(context, host, definition)
+}

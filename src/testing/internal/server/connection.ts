@@ -1,0 +1,619 @@
+/**
+ * The broker's side of one connection: opening, tuning, heartbeats, alarms, closing, and the frames of its channels.
+ *
+ * What a client does wrong has RabbitMQ's consequences: before the connection is open that is three seconds of silence
+ * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken.
+ *
+ * @since 0.1.0
+ */
+import * as Result from "effect/Result"
+import * as AmqpProtocol from "../../../AmqpProtocol.ts"
+import type { InputTable, PlainTable } from "../../../AmqpTable.ts"
+import type { Message } from "../model/message.ts"
+import type { Connection, Link, Peer, Permissions, Reply, User, Vhost } from "../model/model.ts"
+import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "../model/refusal.ts"
+import type { ChannelHost, Services } from "../model/services.ts"
+import type { Timer } from "../model/timers.ts"
+import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
+import { ServerChannel } from "./channel.ts"
+import {
+  type ClientFrame,
+  Crash,
+  methodNamed,
+  type Named,
+  type RawFrame,
+  readFrame,
+  unexpected
+} from "./clientFrame.ts"
+import { Heartbeats } from "./heartbeats.ts"
+import { Inbox, type Received } from "./inbox.ts"
+import { join } from "./incoming.ts"
+import { checkAccess } from "./permissions.ts"
+
+/**
+ * Where a connection stands. `doomed`: it was wrong before it was open, and will be reset. `closed`: one side has said
+ * that it is over, the other may still answer. `gone`: nothing is left.
+ */
+type State = "header" | "starting" | "tuning" | "opening" | "running" | "doomed" | "closed" | "gone"
+
+/** How long a client may take to open its connection, in milliseconds. */
+const handshakeTimeout = 10_000
+
+/** How long RabbitMQ keeps a client waiting that did something wrong before it was open, in milliseconds. */
+const doom = 3000
+
+/** Bytes on their way beyond which consumers have to wait. */
+const maxBuffered = 1024 * 1024
+
+/** What frame sizes are without a limit. */
+const unlimited = 0xffff_ffff
+
+/** Where the client of a stranded connection was: it takes everything. */
+const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
+
+export class ServerConnection implements Connection, Peer, ChannelHost {
+  readonly id: string
+  readonly name: string
+  clientName: string | undefined = undefined
+  clientProperties: PlainTable = {}
+  heartbeatSeconds = 0
+  frameMax: number = AmqpProtocol.frameMinSize
+  channelMax = 0
+  isBlocked = false
+  readonly channels = new Map<number, ServerChannel>()
+  private link: Omit<Link, "name">
+  private readonly services: Services
+  private state: State = "header"
+  private loggedIn: User | undefined
+  private opened: Vhost | undefined
+  private capabilities: PlainTable = {}
+  // --- reading
+  private readonly inbox = new Inbox()
+  /** The link has been told to wait. */
+  private isPushedBack = false
+  /** The client has gone in a way that nobody tells the broker of. */
+  private isStranded = false
+  /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
+  private hasHungUp = false
+  /** Channels that queues have said something to. */
+  private readonly addressees = new Set<{ readonly readMail: () => void }>()
+  // --- writing
+  private written: Array<Uint8Array> = []
+  private buffered = 0
+  /** Bytes that channels have not yet written of what queues have delivered. */
+  private posting = 0
+  /** The link has enough for now. */
+  private isCongested = false
+  /** A consumer could have been given more. */
+  private isWanted = false
+  /** What is to become of the link behind what is written. */
+  private ending = false
+  // --- time
+  /** Of the opening, or of the closing. */
+  private timer: Timer | undefined
+  private readonly heartbeats: Heartbeats
+  /** What was due in a pause. */
+  private missed: (() => void) | undefined
+
+  constructor(id: string, link: Link, services: Services) {
+    this.id = id
+    this.name = link.name
+    this.link = link
+    this.services = services
+    this.heartbeats = new Heartbeats(services.timers, {
+      isPaused: services.isPaused.bind(services),
+      isHeld: () => this.isHeld,
+      beat: () => {
+        this.write(AmqpProtocol.heartbeatFrame)
+        this.tapped({ _tag: "Heartbeat" })
+      },
+      onSilence: () => this.drop("missed heartbeats from the client")
+    })
+    this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
+  }
+
+  get user(): string {
+    return this.loggedIn?.name ?? ""
+  }
+
+  get vhost(): string | undefined {
+    return this.opened?.name
+  }
+
+  // ---------------------------------------------------------------------------
+  // the link
+  // ---------------------------------------------------------------------------
+
+  receive(bytes: Uint8Array): boolean {
+    if (this.isDeaf) return true
+    // The bytes are the transport's: what waits for the end of another turn is copied.
+    const chunk = this.services.isBusy() ? bytes.slice() : bytes
+    this.services.turn(() => {
+      this.heartbeats.received()
+      this.inbox.push(chunk)
+      this.read()
+    })
+    this.isPushedBack = this.isHeld
+    return !this.isPushedBack
+  }
+
+  drained(): void {
+    this.services.turn(() => {
+      this.isCongested = false
+      this.wakeConsumers()
+    })
+  }
+
+  closed(): void {
+    if (this.isStranded) return
+    this.services.turn(() => {
+      this.hasHungUp = true
+      this.read()
+    })
+  }
+
+  /** Handles what has come, until the connection is not to be read. */
+  private read(): void {
+    while (!this.isHeld) {
+      const next = this.inbox.next()
+      if (next === undefined) break
+      this.take(next)
+      this.services.deliver()
+    }
+    if (this.isHeld) this.inbox.keep()
+    this.readMail()
+    if (this.isHeld) return
+    if (this.hasHungUp) this.leave("the client closed the connection")
+    this.listen()
+  }
+
+  /** More may come. */
+  private listen(): void {
+    if (!this.isPushedBack) return
+    this.isPushedBack = false
+    this.link.resume()
+  }
+
+  /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
+  private readMail(): void {
+    this.posting = 0
+    for (const channel of this.addressees) {
+      this.addressees.delete(channel)
+      try {
+        channel.readMail()
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error
+        this.fail(error, undefined)
+      }
+    }
+  }
+
+  private get isHeld(): boolean {
+    return this.isBlocked || this.services.isPaused()
+  }
+
+  private take(received: Received): void {
+    if (received._tag === "ProtocolHeader") this.begin(received.isKnown)
+    else if (received._tag === "Garbage") this.reject(received.refusal)
+    else this.handle(received.frame)
+  }
+
+  private begin(isKnown: boolean): void {
+    if (!isKnown) {
+      this.write(AmqpProtocol.protocolHeader)
+      return this.finish("another protocol")
+    }
+    this.state = "starting"
+    this.send(0, {
+      _tag: "connection.start",
+      versionMajor: 0,
+      versionMinor: 9,
+      serverProperties,
+      mechanisms: new TextEncoder().encode(mechanismNames),
+      locales: new TextEncoder().encode("en_US")
+    })
+  }
+
+  /** What comes from here on cannot be understood. */
+  private reject(refusal: Refusal): void {
+    this.fail(refusal, undefined)
+    if (this.state === "closed") this.doom()
+  }
+
+  /** Nothing that comes has a meaning any more. */
+  private get isDeaf(): boolean {
+    return this.state === "doomed" || this.state === "gone"
+  }
+
+  // ---------------------------------------------------------------------------
+  // writing
+  // ---------------------------------------------------------------------------
+
+  private write(bytes: Uint8Array): void {
+    if (this.state === "gone") return
+    this.written.push(bytes)
+    this.buffered += bytes.length
+    this.services.writing(this)
+  }
+
+  /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
+  flush(): void {
+    if (this.hasHungUp) return this.leave("the client closed the connection")
+    this.readMail()
+    if (this.written.length > 0) {
+      const bytes = join(this.written)
+      this.written = []
+      this.buffered = 0
+      this.heartbeats.sent()
+      if (!this.link.write(bytes)) this.isCongested = true
+    }
+    if (this.ending) this.link.end()
+    else if (!this.isCongested) this.wakeConsumers()
+  }
+
+  isWritable(): boolean {
+    if (!this.isCongested && this.buffered + this.posting < maxBuffered) return true
+    this.isWanted = true
+    return false
+  }
+
+  private wakeConsumers(): void {
+    if (!this.isWanted) return
+    this.isWanted = false
+    for (const channel of this.channels.values()) channel.wake()
+  }
+
+  send(channel: number, method: AmqpProtocol.Method<InputTable>): void {
+    this.write(Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method, { frameMax: unlimited })))
+    this.tapMethod(channel, method)
+  }
+
+  sendContent(channel: number, method: AmqpProtocol.ContentMethod, message: Message): void {
+    const { body, properties } = message
+    const frameMax = this.frameMax === 0 ? AmqpProtocol.defaultFrameMax : this.frameMax
+    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({
+      channel,
+      method,
+      properties,
+      body,
+      frameMax,
+      unsplitMax: unlimited
+    })))
+    if (this.services.tap() === undefined) return
+    this.tapMethod(channel, method)
+    this.tapped({ _tag: "Header", channel, bodySize: body.length, properties })
+    for (let at = 0; at < body.length; at += frameMax - AmqpProtocol.frameOverhead) {
+      this.tapped({ _tag: "Body", channel, payload: body.subarray(at, at + frameMax - AmqpProtocol.frameOverhead) })
+    }
+  }
+
+  private tapMethod(channel: number, method: AmqpProtocol.Method<InputTable>): void {
+    // What the broker sends has plain tables.
+    if (this.services.tap() !== undefined) {
+      this.tapped({ _tag: "Method", channel, method: method as AmqpProtocol.Method })
+    }
+  }
+
+  private tapped(frame: AmqpProtocol.Frame): void {
+    this.services.tap()?.({ connection: this.name, direction: "down", frame })
+  }
+
+  posted(channel: { readonly readMail: () => void }, size = 0): void {
+    this.addressees.add(channel)
+    this.posting += size
+    this.services.writing(this)
+  }
+
+  // ---------------------------------------------------------------------------
+  // frames
+  // ---------------------------------------------------------------------------
+
+  private handle(raw: RawFrame): void {
+    if (this.isDeaf || (this.state === "closed" && raw.channel !== 0)) return
+    let about: Named | undefined = methodNamed(raw)
+    try {
+      if (raw.channel === 0) return this.control(raw)
+      if (this.state !== "running") {
+        about = undefined
+        throw unexpected(raw)
+      }
+      const frame = this.understand(raw)
+      if (frame._tag === "Heartbeat") return
+      const channel = this.channels.get(raw.channel) ?? this.open(raw.channel)
+      about = channel.methodOf(frame)
+      const command = channel.assemble(frame)
+      if (frame._tag !== "Method") this.published()
+      if (command !== undefined) channel.obey(command)
+    } catch (error) {
+      if (error instanceof Crash) return this.drop(error.reason)
+      if (!(error instanceof Refusal)) throw error
+      this.fail(error, error.replyCode === 541 ? undefined : about)
+    }
+  }
+
+  private understand(raw: RawFrame): ClientFrame {
+    const frame = readFrame(raw)
+    this.services.tap()?.({ connection: this.name, direction: "up", frame: copied(frame) })
+    return frame
+  }
+
+  private open(number: number): ServerChannel {
+    const { size } = this.channels
+    if (this.channelMax !== 0 && size >= this.channelMax) {
+      throw notAllowed(
+        `number of channels opened (${size}) has reached the negotiated channel_max (${this.channelMax})`
+      )
+    }
+    const channel = new ServerChannel(number, this, this.services)
+    this.channels.set(number, channel)
+    return channel
+  }
+
+  forget(number: number): void {
+    const channel = this.channels.get(number)
+    if (channel !== undefined) this.addressees.delete(channel)
+    this.channels.delete(number)
+  }
+
+  // ---------------------------------------------------------------------------
+  // the class connection
+  // ---------------------------------------------------------------------------
+
+  private control(raw: RawFrame): void {
+    const { state } = this
+    const frame = this.understand(raw)
+    if (frame._tag === "Heartbeat") return
+    if (frame._tag !== "Method") throw unexpected(raw)
+    const { method } = frame
+    if (state === "closed") return this.closing(method)
+    if (method._tag === "connection.start-ok" && state === "starting") return this.start(method)
+    if (method._tag === "connection.tune-ok" && state === "tuning") return this.tune(method)
+    if (method._tag === "connection.open" && state === "opening") return this.enter(method)
+    if (method._tag === "connection.close" && state === "running") {
+      this.release("closed by the client")
+      this.send(0, { _tag: "connection.close-ok" })
+      return this.await()
+    }
+    if (method._tag === "connection.update-secret" && state === "running") {
+      // As RabbitMQ's own users: there is nothing in them to update.
+      return this.send(0, { _tag: "connection.update-secret-ok" })
+    }
+    throw channelError(`unexpected method in connection state ${state}`)
+  }
+
+  private start({ clientProperties, mechanism, response }: AmqpProtocol.ConnectionStartOk): void {
+    const { capabilities, connection_name } = clientProperties
+    this.clientProperties = clientProperties
+    if (typeof connection_name === "string") this.clientName = connection_name
+    if (isTable(capabilities)) this.capabilities = capabilities
+    const user = authenticate(this.services.users, mechanism, response)
+    if (user === "invalid") return this.doom()
+    if (user === "refused") {
+      if (!this.can("authentication_failure_close")) return this.doom()
+      this.sendClose(
+        accessRefused(
+          `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`
+        ),
+        undefined
+      )
+      return this.await(doom)
+    }
+    this.loggedIn = user
+    this.state = "tuning"
+    const { channelMax, frameMax, heartbeatSeconds } = this.services.limits
+    this.send(0, { _tag: "connection.tune", channelMax, frameMax, heartbeat: heartbeatSeconds })
+  }
+
+  private tune({ channelMax, frameMax, heartbeat }: AmqpProtocol.ConnectionTuneOk): void {
+    const { limits } = this.services
+    const isWithin = (value: number, min: number, max: number): boolean =>
+      value === 0 ? max === 0 : value >= min && (max === 0 || value <= max)
+    if (!isWithin(frameMax, AmqpProtocol.frameMinSize, limits.frameMax)) return this.doom()
+    if (!isWithin(channelMax, 1, limits.channelMax)) return this.doom()
+    this.state = "opening"
+    this.channelMax = channelMax
+    this.frameMax = frameMax
+    this.inbox.frameMax = frameMax === 0 ? unlimited : frameMax
+    this.heartbeatSeconds = heartbeat
+  }
+
+  private enter({ virtualHost }: AmqpProtocol.ConnectionOpen): void {
+    const vhost = this.services.vhosts.get(virtualHost)
+    if (vhost === undefined) throw notAllowed(`vhost ${virtualHost} not found`)
+    if (!this.account.permissions.has(virtualHost)) {
+      throw notAllowed(`access to vhost '${virtualHost}' refused for user '${this.user}'`)
+    }
+    this.opened = vhost
+    this.state = "running"
+    this.stopTimers()
+    this.send(0, { _tag: "connection.open-ok" })
+    this.services.emit({
+      _tag: "ConnectionOpened",
+      connection: this.name,
+      user: this.user,
+      vhost: virtualHost
+    })
+    this.heartbeats.start(this.heartbeatSeconds)
+  }
+
+  get account(): User {
+    if (this.loggedIn === undefined) throw new Error("nobody is logged in")
+    return this.loggedIn
+  }
+
+  get home(): Vhost {
+    if (this.opened === undefined) throw new Error("the connection is not open")
+    return this.opened
+  }
+
+  check(right: keyof Permissions, kind: "queue" | "exchange", name: string): void {
+    checkAccess(this.account, this.home.name, right, kind, name)
+  }
+
+  can(capability: string): boolean {
+    return this.capabilities[capability] === true
+  }
+
+  // ---------------------------------------------------------------------------
+  // alarms and pauses
+  // ---------------------------------------------------------------------------
+
+  /** The client publishes. In an alarm it is told so and not read any more. */
+  private published(): void {
+    const reason = this.services.alarm()
+    if (reason === undefined || this.state !== "running") return
+    this.isBlocked = true
+    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.blocked", reason })
+  }
+
+  /** The alarm is over. */
+  unblock(): void {
+    if (!this.isBlocked) return
+    this.isBlocked = false
+    this.heartbeats.received()
+    if (this.can("connection.blocked")) this.send(0, { _tag: "connection.unblocked" })
+    this.read()
+  }
+
+  /** The broker listens again. */
+  resume(): void {
+    this.heartbeats.received()
+    this.read()
+    this.missed?.()
+  }
+
+  // ---------------------------------------------------------------------------
+  // the end
+  // ---------------------------------------------------------------------------
+
+  close(reply: Reply): void {
+    this.services.turn(() => {
+      if (this.state === "running") this.sendClose(reply, undefined)
+    })
+  }
+
+  /** The broker stops: says so and hangs up, or hangs up. */
+  stop(): void {
+    if (this.state !== "running") return this.drop("the broker stops")
+    const reason = connectionForced("broker forced connection closure with reason 'shutdown'")
+    this.sendClose(reason, undefined)
+    this.finish(reason.replyText)
+  }
+
+  reset(): void {
+    this.services.turn(() => this.drop("reset by the broker"))
+  }
+
+  strand(): void {
+    this.isStranded = true
+    this.link.reset()
+    this.link = nowhere
+  }
+
+  notice(): void {
+    if (!this.isStranded) return
+    this.isStranded = false
+    this.closed()
+  }
+
+  /** What becomes of a client that does something wrong. */
+  private fail(refusal: Refusal, method: Named | undefined): void {
+    if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
+    else if (this.state !== "closed") this.doom()
+  }
+
+  private sendClose(reply: Reply, method: Named | undefined): void {
+    this.release(`${reply.replyCode} ${reply.replyText}`)
+    this.send(0, { _tag: "connection.close", ...closeFields(reply, method) })
+    this.await()
+  }
+
+  /** Everything is said; the client has this long to hang up, in milliseconds. */
+  private await(patience = this.farewell): void {
+    this.state = "closed"
+    if (this.isBlocked) {
+      this.isBlocked = false
+      this.services.turn(() => this.read())
+    }
+    this.stopTimers()
+    this.timer = this.later(patience, () => this.drop("the client did not hang up"))
+  }
+
+  private get farewell(): number {
+    return 1000 * (this.heartbeatSeconds > 0 && this.heartbeatSeconds < 30 ? this.heartbeatSeconds : 30)
+  }
+
+  /** In the state `closed`. */
+  private closing(method: AmqpProtocol.Method): void {
+    if (method._tag === "connection.close") this.send(0, { _tag: "connection.close-ok" })
+    else if (method._tag === "connection.close-ok") this.finish("closed by the broker")
+  }
+
+  /** Silence, then a reset. */
+  private doom(): void {
+    this.state = "doomed"
+    this.inbox.clear()
+    this.stopTimers()
+    this.timer = this.later(doom, () => this.drop("refused before it was open"))
+  }
+
+  private drop(reason: string): void {
+    if (this.state === "gone") return
+    this.leave(reason)
+    this.link.reset()
+  }
+
+  /** Ends the link behind what is written. */
+  private finish(reason: string): void {
+    if (this.state === "gone") return
+    this.leave(reason)
+    this.ending = true
+    this.services.writing(this)
+  }
+
+  private leave(reason: string): void {
+    if (this.state === "gone") return
+    this.release(reason)
+    this.state = "gone"
+    this.inbox.clear()
+    this.stopTimers()
+    this.services.ended(this)
+    this.listen()
+  }
+
+  /** Does something unless the connection gets on before; a paused broker does it when it has read what came. */
+  private later(millis: number, run: () => void): Timer {
+    return this.services.timers.after(millis, () => {
+      if (this.services.isPaused()) this.missed = run
+      else run()
+    })
+  }
+
+  private stopTimers(): void {
+    this.timer?.cancel()
+    this.heartbeats.stop()
+    this.missed = undefined
+  }
+
+  /** Lets go of channels and exclusive queues, once. */
+  private release(reason: string): void {
+    if (this.state !== "running") return
+    this.state = "closed"
+    for (const channel of this.channels.values()) channel.end(reason)
+    this.channels.clear()
+    this.addressees.clear()
+    this.home.release(this)
+    this.services.emit({ _tag: "ConnectionClosed", connection: this.name, reason })
+  }
+}
+
+const isTable = (value: unknown): value is PlainTable =>
+  typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
+
+/** With bytes of its own. */
+const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  if (frame._tag !== "Header") return frame
+  const { bodySize, channel, properties } = frame
+  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
+}
