@@ -21,8 +21,8 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
-import { AmqpConnection, internals } from "./AmqpConnection.ts"
 import { duration } from "./internal/connection/options.ts"
+import { AmqpConnection, internals, type Restores } from "./internal/connection/service.ts"
 import type { Session } from "./internal/engine/session.ts"
 import type { AmqpConnectionError } from "./internal/errors/connection.ts"
 import type { AmqpEncodeError } from "./internal/errors/value.ts"
@@ -32,7 +32,7 @@ import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./i
 import { describe, inOrder, keyOf, queueKey } from "./internal/topology/order.ts"
 import { resolveQueue } from "./internal/topology/queueNames.ts"
 import { TopologyRefusals } from "./internal/topology/refusals.ts"
-import type { Entity, OnFailure, QueueRef, Restores } from "./internal/topology/values.ts"
+import type { Entity, OnFailure, QueueRef } from "./internal/topology/values.ts"
 
 export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
 export type {
@@ -262,7 +262,7 @@ export const make = (
       return unlisted.length === 0 ? Effect.void : tell
     })
     const restores: Restores = (queue, since) => {
-      const key = queueKey(queue)
+      const key = typeof queue === "string" ? queueKey(queue) : queue
       const entity = ordered.find((entity) => keyOf(entity) === key)
       return entity !== undefined && (missing.has(entity) || (declared.get(entity) ?? -Infinity) >= since)
     }

@@ -11,6 +11,7 @@ import { AmqpConnectionError, ConnectFailed } from "../src/AmqpError.ts"
 import type { Method } from "../src/AmqpProtocol.ts"
 import * as AmqpTopology from "../src/AmqpTopology.ts"
 import { AmqpTransport } from "../src/AmqpTransport.ts"
+import { internals } from "../src/internal/connection/service.ts"
 import { type MemoryBroker, memoryBroker, type Script } from "./integration/memoryBroker.ts"
 
 type Answer = MemoryBroker | "refused" | "silent"
@@ -561,7 +562,7 @@ describe("what is told, restored and closed", () => {
     Effect.gen(function*() {
       const net = network(() => memoryBroker())
       const connection = yield* net.connect({ reconnect: every })
-      const { onEpoch } = connection[AmqpConnection.internals]()
+      const { onEpoch } = connection[internals]()
       const done: Array<string> = []
       const restores = (name: string) =>
         onEpoch(({ epoch }) =>
@@ -591,7 +592,7 @@ describe("what is told, restored and closed", () => {
     Effect.gen(function*() {
       const net = network(() => memoryBroker())
       const connection = yield* net.connect({ reconnect: every })
-      const { onEpoch } = connection[AmqpConnection.internals]()
+      const { onEpoch } = connection[internals]()
       yield* onEpoch(() => Effect.sleep("1 second")).pipe(Effect.forkScoped({ startImmediately: true }))
       yield* TestClock.adjust("1 second")
       const { seen } = yield* watch(connection)
@@ -616,7 +617,7 @@ describe("what is told, restored and closed", () => {
       for (const isLost of [false, true]) {
         const net = network(() => memoryBroker())
         const connection = yield* net.connect({ reconnect: every })
-        const { onEpoch } = connection[AmqpConnection.internals]()
+        const { onEpoch } = connection[internals]()
         const done: Array<string> = []
         const restores = (name: string) =>
           onEpoch(({ epoch }) =>
@@ -650,7 +651,7 @@ describe("what is told, restored and closed", () => {
       Effect.gen(function*() {
         const net = network((attempt) => attempt === 1 ? memoryBroker() : answer())
         const connection = yield* net.connect({ reconnect: every })
-        yield* connection[AmqpConnection.internals]().onEpoch(({ epoch }) => epoch === 1 ? Effect.void : Effect.never)
+        yield* connection[internals]().onEpoch(({ epoch }) => epoch === 1 ? Effect.void : Effect.never)
         const { ended, seen } = yield* watch(connection)
         net.latest().lose()
         yield* TestClock.adjust("1500 millis")
@@ -672,7 +673,7 @@ describe("what is told, restored and closed", () => {
     Effect.gen(function*() {
       const net = network(() => memoryBroker())
       const connection = yield* net.connect({ reconnect: every })
-      const { isOver, onClosing, session } = connection[AmqpConnection.internals]()
+      const { isOver, onClosing, session } = connection[internals]()
       const done: Array<string> = []
       const ends = (name: string, after: number) =>
         Effect.delay(Effect.andThen(Effect.orDie(session), Effect.sync(() => void done.push(name))), after)
@@ -698,7 +699,7 @@ describe("what is told, restored and closed", () => {
     Effect.gen(function*() {
       const net = network(() => memoryBroker())
       const connection = yield* net.connect({ reconnect: every })
-      const { isOver, nextSession, onClosing } = connection[AmqpConnection.internals]()
+      const { isOver, nextSession, onClosing } = connection[internals]()
       const closed = yield* Effect.forkScoped(connection.closed, { startImmediately: true })
       yield* onClosing(Effect.delay(Effect.ignore(nextSession), "1 second"))
       const closing = yield* Effect.forkChild(connection.close, { startImmediately: true })
@@ -773,7 +774,7 @@ describe("a fault of this program", () => {
         let isBroken = false
         const net = network(() => memoryBroker())
         const connection = yield* net.connect(options(() => isBroken))
-        const { onEpoch } = connection[AmqpConnection.internals]()
+        const { onEpoch } = connection[internals]()
         yield* onEpoch(({ epoch }) => i === 2 && epoch > 1 ? broken : Effect.void)
         isBroken = true
         const closed = yield* Effect.forkChild(connection.closed, { startImmediately: true })

@@ -1,11 +1,10 @@
 /**
- * Opens channels on the present epoch of a connection.
+ * Opens channels on one epoch of a connection.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
-import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
 import { ChannelState } from "../engine/channelState.ts"
 import type { Session } from "../engine/session.ts"
 import { AmqpConnectionError, ChannelsExhausted } from "../errors/connection.ts"
@@ -61,12 +60,3 @@ export const openChannelOn = (
     ending.opened()
     return openPart(session, ending, id)
   })
-
-/** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
-export const openChannel = (
-  connection: AmqpConnection,
-  id?: number | undefined
-): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
-  const { ending, session: opened } = connection[internals]()
-  return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
-}

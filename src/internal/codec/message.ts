@@ -11,7 +11,7 @@
 import { NodeInspectSymbol } from "effect/Inspectable"
 import * as Result from "effect/Result"
 import { AmqpDecodeError, AmqpEncodeError } from "../errors/value.ts"
-import { type InputTable, type PlainTable, type Table } from "../values/tableValue.ts"
+import type { InputTable, PlainTable, Table } from "../values/tableValue.ts"
 import type { ReceivedContent } from "./frames.ts"
 import { type BasicProperties, readBasicProperties } from "./spec.ts"
 import { readTableTagged } from "./tableReader.ts"

@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { type InputTable, type PlainTable } from "../values/tableValue.ts"
+import type { InputTable, PlainTable } from "../values/tableValue.ts"
 import { readTable } from "./tableReader.ts"
 import { writeTable } from "./tableWriter.ts"
 import type { Reader, Writer } from "./wire.ts"

@@ -18,10 +18,10 @@ import {
   methods
 } from "../codec/spec.ts"
 import { excerpt, utf8Decode } from "../codec/wire.ts"
-import { firstStep } from "../errors/connection.ts"
 import {
   AmqpConnectionError,
   AuthenticationFailed,
+  firstStep,
   fromConnectionClose,
   NegotiationFailed,
   NotAllowed,
@@ -29,8 +29,7 @@ import {
 } from "../errors/connection.ts"
 import type { AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable, PlainTable } from "../values/tableValue.ts"
-import type { Mechanism } from "./mechanisms.ts"
-import { select } from "./mechanisms.ts"
+import { type Mechanism, select } from "./mechanisms.ts"
 
 /** The negotiated limits of a connection. */
 export interface Limits {

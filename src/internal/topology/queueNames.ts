@@ -5,7 +5,7 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
+import { type AmqpConnection, internals } from "../connection/service.ts"
 import type { Session } from "../engine/session.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"

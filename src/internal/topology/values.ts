@@ -173,12 +173,6 @@ export type LeaderLocator = "client-local" | "balanced" | "random" | "least-lead
 export type QueueRef = string | ServerNamedQueue
 
 /**
- * Whether a topology is about to declare a queue in the present epoch, or has done so since a moment (milliseconds of the
- * Clock).
- */
-export type Restores = (queue: QueueRef, since: number) => boolean
-
-/**
  * @category models
  * @since 0.1.0
  */
