@@ -19,15 +19,14 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { AmqpConnection } from "./AmqpConnection.ts"
-import type { RequestError } from "./internal/channel/requests.ts"
-import type { AmqpChannel as Channel, CommandError } from "./internal/channel/types.ts"
+import type { ClosedError } from "./internal/channel/requests.ts"
+import type { AmqpChannel as Channel, RequestError } from "./internal/channel/types.ts"
 import { openChannel } from "./internal/connection/openChannel.ts"
 import type { AmqpCloseUnanswered } from "./internal/errors/channel.ts"
 import type { SoftError } from "./internal/errors/soft.ts"
 
-export type { PublishError, RequestError } from "./internal/channel/requests.ts"
+export type { ClosedError, PublishError } from "./internal/channel/requests.ts"
 export type {
-  CommandError,
   ConsumeError,
   ConsumeOptions,
   Consumer,
@@ -54,6 +53,7 @@ export type {
   QueueInfo,
   QueuePurgeError,
   QueueUnbindError,
+  RequestError,
   SelectError,
   SettleOptions,
   TransactionError
@@ -90,7 +90,7 @@ export const AmqpChannel = Context.Service<AmqpChannel>("effect-amqp/AmqpChannel
  */
 export const make = (
   options: { readonly id?: number | undefined } = {}
-): Effect.Effect<AmqpChannel, CommandError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Scope.Scope> =>
   Effect.flatMap(
     AmqpConnection,
     (connection) => Effect.map(openChannel(connection, options.id), ({ channel }) => channel)
@@ -102,7 +102,7 @@ export const make = (
  * @category constructors
  * @since 0.1.0
  */
-export const open: Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Scope.Scope> = Effect.catchTag(
+export const open: Effect.Effect<AmqpChannel, ClosedError, AmqpConnection | Scope.Scope> = Effect.catchTag(
   make(),
   "AmqpEncodeError",
   Effect.die
@@ -114,7 +114,7 @@ export const open: Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Sco
  * @category errors
  * @since 0.1.0
  */
-export type UseError = RequestError | SoftError | AmqpCloseUnanswered
+export type UseError = ClosedError | SoftError | AmqpCloseUnanswered
 
 /**
  * Opens a channel, runs a function with it, closes it, and fails with what the broker refused in the meantime and nobody
@@ -171,4 +171,4 @@ export const use = <A, E, R>(
  * @category layers
  * @since 0.1.0
  */
-export const layer: Layer.Layer<AmqpChannel, RequestError, AmqpConnection> = Layer.effect(AmqpChannel, open)
+export const layer: Layer.Layer<AmqpChannel, ClosedError, AmqpConnection> = Layer.effect(AmqpChannel, open)

@@ -26,7 +26,7 @@ import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
 import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/channel/requests.ts"
-import type { CommandError } from "./internal/channel/types.ts"
+import type { RequestError } from "./internal/channel/types.ts"
 import type { PropertiesInput, Publish } from "./internal/codec/message.ts"
 import { duration, integer } from "./internal/connection/options.ts"
 import { AmqpConnection, internals } from "./internal/connection/service.ts"
@@ -52,16 +52,9 @@ const TypeId = "~effect-amqp/AmqpPublisher"
 // errors
 // -----------------------------------------------------------------------------
 
-/**
- * Why one message was not published: a refusal, `AmqpPublishNacked`, `AmqpMessageReturned`, `AmqpPublishUnconfirmed`
- * (in doubt), or never written: `AmqpConnectionError`, `AmqpChannelClosed` (the publisher is closed), `AmqpEncodeError`.
- *
- * @category errors
- * @since 0.1.0
- */
-export type PublisherError = PublishError
+export type { PublishError } from "./internal/channel/requests.ts"
 
-const PublisherErrorSchema = Schema.Union([
+const PublishErrorSchema = Schema.Union([
   AmqpAccessRefused,
   AmqpNotFound,
   AmqpPreconditionFailed,
@@ -93,7 +86,7 @@ export class AmqpResendFailed
     /** Whether an attempt ended in doubt: the message may be stored, even more than once. */
     inDoubt: Schema.Boolean,
     /** What the last attempt failed with. */
-    cause: PublisherErrorSchema
+    cause: PublishErrorSchema
   })
 {
   override get message(): string {
@@ -119,7 +112,7 @@ export class AmqpBatchError extends Schema.TaggedError<AmqpBatchError>("effect-a
   /** Where each one stood in the batch, and what became of it; in the order of the batch. */
   failures: Schema.Array(Schema.Struct({
     index: Schema.Int,
-    error: Schema.Union([...PublisherErrorSchema.members, AmqpResendFailed])
+    error: Schema.Union([...PublishErrorSchema.members, AmqpResendFailed])
   }))
 }) {
   override get message(): string {
@@ -135,7 +128,7 @@ export class AmqpBatchError extends Schema.TaggedError<AmqpBatchError>("effect-a
  * @category errors
  * @since 0.1.0
  */
-export type ResendError = Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> | AmqpResendFailed
+export type ResendError = Exclude<PublishError, AmqpPublishNacked | AmqpPublishUnconfirmed> | AmqpResendFailed
 
 // -----------------------------------------------------------------------------
 // the publisher
@@ -185,7 +178,7 @@ export interface Options {
  * @since 0.1.0
  */
 export interface ResendOptions {
-  readonly resend: Schedule.Schedule<unknown, PublisherError>
+  readonly resend: Schedule.Schedule<unknown, PublishError>
 }
 
 /** Options without a resend. */
@@ -209,7 +202,7 @@ export interface AmqpPublisher {
    * there, the message was never sent and never will be; interrupted later, its outcome is nobody's.
    */
   readonly publish: {
-    (message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    (message: Publish, options?: NoResendOptions): Effect.Effect<void, PublishError>
     (message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
   }
   /**
@@ -225,7 +218,7 @@ export interface AmqpPublisher {
    * stops the stream, whatever becomes of the messages that are on their way.
    */
   readonly sink: {
-    (options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    (options?: NoResendOptions): Sink.Sink<void, Publish, never, PublishError>
     (options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
   }
   /** Waits until every message that is on its way has its outcome. */
@@ -239,7 +232,7 @@ export interface AmqpPublisher {
 export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
 
 /** Refusals of the message itself: no attempt can have stored it, whatever was unknown of it before. */
-const isOfMessage = ({ _tag }: PublisherError): boolean =>
+const isOfMessage = ({ _tag }: PublishError): boolean =>
   _tag === "AmqpPreconditionFailed" || _tag === "AmqpContentTooLarge" || _tag === "AmqpEncodeError"
 
 /** What is known of a message whose outcome was unknown before. */
@@ -315,7 +308,7 @@ interface Unpublished {
  */
 export const make = (
   options: Options = {}
-): Effect.Effect<AmqpPublisher, CommandError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpPublisher, RequestError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
     const maxInFlight = yield* Effect.fromResult(
       integer("maxInFlight", options.maxInFlight ?? 1024, 1, Number.MAX_SAFE_INTEGER)
@@ -329,7 +322,7 @@ export const make = (
     const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
-    const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
+    const publishOnce = (message: Publish): Effect.Effect<void, PublishError> =>
       Effect.suspend(() => {
         const state = channel.open
         if (state !== undefined && takesContent(state)) return publishConfirmed(state, message)
@@ -360,8 +353,8 @@ export const make = (
 
     /** What ended a connection, or a channel that was not opened, is a loss: only their end for good is final. */
     const isPermanent = (
-      error: PublisherError
-    ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
+      error: PublishError
+    ): error is Exclude<PublishError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
       if (error._tag === "AmqpConnectionError") {
         return isOver()
       }
@@ -390,7 +383,7 @@ export const make = (
           cause: error
         })
       })
-      const sort: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+      const sort: Effect.Effect<void, PublishError> = Effect.suspend(() => {
         attempts++
         const again: Array<BatchFailure> = []
         for (const failure of failures) {
@@ -413,7 +406,7 @@ export const make = (
           publish(these.map(({ message }) => message)),
           (left) => left.map((failure) => ({ ...failure, index: these[failure.index]?.index ?? failure.index }))
         )
-      const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+      const again: Effect.Effect<void, PublishError> = Effect.suspend(() => {
         if (attempts === 0) return sort
         const isAlone = ({ index }: BatchFailure): boolean => doubtOf(index).isQuestioned
         const alone = failures.filter(isAlone)
@@ -439,7 +432,7 @@ export const make = (
         (failures) => failures.length === 0 ? Effect.succeed([]) : resendEach(failures, options)
       )
 
-    function publish(message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    function publish(message: Publish, options?: NoResendOptions): Effect.Effect<void, PublishError>
     function publish(message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
     function publish(message: Publish, options: NoResendOptions | ResendOptions = {}) {
       if (options.resend === undefined) return publishOnce(complete(message))
@@ -492,11 +485,11 @@ export const make = (
         })
       )
 
-    function sink(options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    function sink(options?: NoResendOptions): Sink.Sink<void, Publish, never, PublishError>
     function sink(options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
     function sink(
       options: NoResendOptions | ResendOptions = {}
-    ): Sink.Sink<void, Publish, never, PublisherError | ResendError> {
+    ): Sink.Sink<void, Publish, never, PublishError | ResendError> {
       return options.resend === undefined
         ? sinkOf(complete, Effect.succeed)
         : sinkOf((message) =>
@@ -519,5 +512,5 @@ export const make = (
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options?: Options): Layer.Layer<AmqpPublisher, CommandError, AmqpConnection> =>
+export const layer = (options?: Options): Layer.Layer<AmqpPublisher, RequestError, AmqpConnection> =>
   Layer.effect(AmqpPublisher, make(options))

@@ -113,7 +113,7 @@ export interface Options extends DeclareOptions {
  * @category errors
  * @since 0.1.0
  */
-export type TopologyError = AmqpTopologyInvalid | AmqpTopologyError | AmqpConnectionError
+export type DeclareError = AmqpTopologyInvalid | AmqpTopologyError | AmqpConnectionError
 
 // -----------------------------------------------------------------------------
 // declaring once
@@ -162,7 +162,7 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
 export const declare = (
   entities: ReadonlyArray<Entity>,
   options: DeclareOptions = {}
-): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> => {
+): Effect.Effect<ReadonlyArray<AmqpTopologyError>, DeclareError, AmqpConnection> => {
   const refusals = new TopologyRefusals()
   return Effect.gen(function*() {
     const ordered = yield* checked(entities)
@@ -230,7 +230,7 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
 export const make = (
   entities: ReadonlyArray<Entity>,
   options: Options = {}
-): Effect.Effect<AmqpTopology, TopologyError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpTopology, DeclareError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
@@ -280,7 +280,7 @@ export const make = (
       )
     }
 
-    const first = Deferred.makeUnsafe<unknown, TopologyError>()
+    const first = Deferred.makeUnsafe<unknown, DeclareError>()
     const passes = yield* FiberHandle.make<unknown, never>()
     const pass = (session: Session): Effect.Effect<unknown> =>
       Effect.matchCauseEffect(
@@ -343,4 +343,4 @@ export const make = (
 export const layer = (
   entities: ReadonlyArray<Entity>,
   options?: Options
-): Layer.Layer<AmqpTopology, TopologyError, AmqpConnection> => Layer.effect(AmqpTopology, make(entities, options))
+): Layer.Layer<AmqpTopology, DeclareError, AmqpConnection> => Layer.effect(AmqpTopology, make(entities, options))

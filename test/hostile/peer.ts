@@ -256,14 +256,14 @@ export const opened = (
 export const openOn = (
   connection: AmqpConnection.AmqpConnection,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
   Effect.provideService(AmqpChannel.make(id === undefined ? {} : { id }), AmqpConnection.AmqpConnection, connection)
 
 /** A channel that both ends have opened. */
 export const channelOn = (
   { connection, server }: Opened,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
   Effect.map(
     both(
       openOn(connection, id),
@@ -280,7 +280,7 @@ export const channelOn = (
 export const confirmingOn = (
   opened: Opened,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.SelectError | AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.SelectError | AmqpChannel.RequestError, Scope.Scope> =>
   Effect.gen(function*() {
     const channel = yield* channelOn(opened, id)
     yield* both(

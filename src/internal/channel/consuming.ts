@@ -22,8 +22,8 @@ import type { ChannelCloseCause } from "../errors/channel.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
 import { AmqpDelivery, AmqpUnacknowledged } from "./delivery.ts"
-import { channelClosed, request, type RequestError } from "./requests.ts"
-import type { CommandError, ConsumeError, ConsumeOptions, Consumer, ConsumerError } from "./types.ts"
+import { channelClosed, type ClosedError, request } from "./requests.ts"
+import type { ConsumeError, ConsumeOptions, Consumer, ConsumerError, RequestError } from "./types.ts"
 
 const ended = (end: ConsumerEnd, channel: ChannelState): Effect.Effect<never, ConsumerError | Cause.Done> => {
   switch (end._tag) {
@@ -68,7 +68,7 @@ export interface Consuming {
   /** Subscribes a consumer. Interrupted, it is cancelled as soon as the broker has answered. */
   readonly subscribe: (consumer: ConsumerEntry, options: SubscribeOptions) => Effect.Effect<void, ConsumeError>
   /** Cancels a consumer, unless it has ended, and waits for the answer. */
-  readonly stop: (consumer: ConsumerEntry) => Effect.Effect<void, RequestError>
+  readonly stop: (consumer: ConsumerEntry) => Effect.Effect<void, ClosedError>
   /** Cancels a consumer, unless it has ended, as soon as that may be done; waits for nothing. */
   readonly leave: (consumer: ConsumerEntry) => void
   consume(
@@ -78,7 +78,7 @@ export interface Consuming {
     options: ConsumeOptions & { readonly noAck?: false | undefined }
   ): Effect.Effect<Consumer<AmqpDelivery>, ConsumeError, Scope.Scope>
   consume(options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
-  readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>
+  readonly cancel: (consumerTag: string) => Effect.Effect<void, RequestError>
 }
 
 /** `bounded` limits what a finalizer waits for. */
@@ -130,7 +130,7 @@ export const makeConsuming = (
   const isSubscribed = (consumer: ConsumerEntry): boolean => state.consumer(consumer.consumerTag) === consumer
 
   /** Cancels a consumer, unless it has ended. */
-  const stop = (consumer: ConsumerEntry): Effect.Effect<void, RequestError> =>
+  const stop = (consumer: ConsumerEntry): Effect.Effect<void, ClosedError> =>
     Effect.callback((resume) => {
       if (!isSubscribed(consumer)) return resume(Effect.void)
       cancelUnsafe(consumer, {
@@ -140,7 +140,7 @@ export const makeConsuming = (
       })
     })
 
-  const cancel = (consumerTag: string): Effect.Effect<void, CommandError> =>
+  const cancel = (consumerTag: string): Effect.Effect<void, RequestError> =>
     Effect.andThen(
       answered(consumerTag),
       Effect.suspend(() => {

@@ -12,7 +12,7 @@ import { AmqpEncodeError } from "../errors/value.ts"
 import type { Ending } from "../time/ending.ts"
 import { OpenChannel } from "./channel.ts"
 import { command } from "./requests.ts"
-import type { CommandError } from "./types.ts"
+import type { RequestError } from "./types.ts"
 
 /** A channel of that number, or of any that is free; or why there is none. */
 const allocate = (session: Session, id: number | undefined): ChannelState | AmqpConnectionError | AmqpEncodeError => {
@@ -35,9 +35,9 @@ export const openPart = (
   session: Session,
   ending: Ending,
   id?: number | undefined
-): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, CommandError> => {
+    Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, RequestError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
       const open = new OpenChannel(session, state, ending)
@@ -55,7 +55,7 @@ export const openChannelOn = (
   session: Session,
   ending: Ending,
   id?: number | undefined
-): Effect.Effect<OpenChannel, CommandError, Scope.Scope> =>
+): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.suspend(() => {
     ending.opened()
     return openPart(session, ending, id)

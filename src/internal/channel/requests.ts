@@ -23,8 +23,13 @@ import { AmqpEncodeError } from "../errors/value.ts"
 /** The tags of the refusals that an operation can meet. */
 export type SoftTag = SoftError["_tag"]
 
-/** What every request can fail with. */
-export type RequestError = AmqpChannelClosed | AmqpConnectionError
+/**
+ * The channel, or the connection below it, is gone: what every operation of a channel can fail with.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type ClosedError = AmqpChannelClosed | AmqpConnectionError
 
 const isListed = <Tag extends SoftTag>(
   error: ChannelCloseCause,
@@ -58,7 +63,7 @@ const send = <Name extends RequestName, A, Tag extends SoftTag, E>(
   method: Request<Name>,
   options: RequestOptions<Name, A, Tag>,
   onEncodeError: (error: AmqpEncodeError) => Effect.Effect<never, E>
-): Effect.Effect<A, Refusal<Tag> | RequestError | E> =>
+): Effect.Effect<A, Refusal<Tag> | ClosedError | E> =>
   Effect.callback((resume) => {
     const operation = method._tag
     if (channel.isClosed) return resume(Effect.fail(channelClosed(channel, operation)))
@@ -97,14 +102,14 @@ export const request = <Name extends RequestName, A, Tag extends SoftTag = never
   channel: ChannelState,
   method: Request<Name>,
   options: RequestOptions<Name, A, Tag>
-): Effect.Effect<A, Refusal<Tag> | RequestError | AmqpEncodeError> => send(channel, method, options, Effect.fail)
+): Effect.Effect<A, Refusal<Tag> | ClosedError | AmqpEncodeError> => send(channel, method, options, Effect.fail)
 
 /** Sends a request that cannot fail to be encoded. */
 export const command = <Name extends RequestName, A, Tag extends SoftTag = never>(
   channel: ChannelState,
   method: Request<Name>,
   options: RequestOptions<Name, A, Tag>
-): Effect.Effect<A, Refusal<Tag> | RequestError> => send(channel, method, options, Effect.die)
+): Effect.Effect<A, Refusal<Tag> | ClosedError> => send(channel, method, options, Effect.die)
 
 // -----------------------------------------------------------------------------
 // publishing
@@ -119,13 +124,19 @@ export type PublishRefusal = Refusal<typeof publishRefusals[number]>
 export const publishRefusal = (cause: ChannelCloseCause): PublishRefusal | undefined =>
   isListed(cause, publishRefusals) && cause.operation === "basic.publish" ? cause : undefined
 
-/** What a publish can fail with. */
+/**
+ * Why a message was not published: a refusal, `AmqpPublishNacked`, `AmqpMessageReturned`, `AmqpPublishUnconfirmed` (in
+ * doubt), or never written: `AmqpConnectionError`, `AmqpChannelClosed`, `AmqpEncodeError`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
 export type PublishError =
   | PublishRefusal
   | AmqpPublishNacked
   | AmqpMessageReturned
   | AmqpPublishUnconfirmed
-  | RequestError
+  | ClosedError
   | AmqpEncodeError
 
 /** Why a publish has failed. */

@@ -15,7 +15,7 @@ import type { AmqpAccessRefused, AmqpNotFound, AmqpPreconditionFailed, AmqpResou
 import type { AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable } from "../values/tableValue.ts"
 import type { AmqpDelivery, AmqpUnacknowledged, RefuseOptions, Settled } from "./delivery.ts"
-import type { PublishError, PublishRefusal, RequestError } from "./requests.ts"
+import type { ClosedError, PublishError, PublishRefusal } from "./requests.ts"
 
 /** Tells channels from other values. */
 export const TypeId = "~effect-amqp/AmqpChannel"
@@ -164,7 +164,7 @@ export interface Consumer<D> {
    */
   readonly deliveries: Stream.Stream<D, ConsumerError>
   /** Stops deliveries; those that have come can still be taken and settled (specification 1.8.3.5). */
-  readonly cancel: Effect.Effect<void, RequestError>
+  readonly cancel: Effect.Effect<void, ClosedError>
 }
 
 /**
@@ -212,45 +212,46 @@ export interface SettleOptions {
  * @category errors
  * @since 0.1.0
  */
-export type ConsumerError = AmqpConsumerCancelled | RequestError
+export type ConsumerError = AmqpConsumerCancelled | ClosedError
 
 /**
- * What a request can fail with that carries names or tables: nothing was sent for an `AmqpEncodeError`.
+ * What a request can fail with that carries names or tables: `ClosedError`, or an `AmqpEncodeError` for which nothing was
+ * sent.
  *
  * @category errors
  * @since 0.1.0
  */
-export type CommandError = RequestError | AmqpEncodeError
+export type RequestError = ClosedError | AmqpEncodeError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type ExchangeDeclareError = AmqpAccessRefused | AmqpPreconditionFailed | CommandError
+export type ExchangeDeclareError = AmqpAccessRefused | AmqpPreconditionFailed | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type ExchangeDeclarePassiveError = AmqpAccessRefused | AmqpNotFound | CommandError
+export type ExchangeDeclarePassiveError = AmqpAccessRefused | AmqpNotFound | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type ExchangeDeleteError = AmqpAccessRefused | AmqpPreconditionFailed | CommandError
+export type ExchangeDeleteError = AmqpAccessRefused | AmqpPreconditionFailed | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type ExchangeBindError = AmqpAccessRefused | AmqpNotFound | AmqpPreconditionFailed | CommandError
+export type ExchangeBindError = AmqpAccessRefused | AmqpNotFound | AmqpPreconditionFailed | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type ExchangeUnbindError = AmqpAccessRefused | AmqpNotFound | CommandError
+export type ExchangeUnbindError = AmqpAccessRefused | AmqpNotFound | RequestError
 
 /**
  * @category errors
@@ -261,13 +262,13 @@ export type QueueDeclareError =
   | AmqpNotFound
   | AmqpResourceLocked
   | AmqpPreconditionFailed
-  | CommandError
+  | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type QueueDeclarePassiveError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | CommandError
+export type QueueDeclarePassiveError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | RequestError
 
 /**
  * @category errors
@@ -278,19 +279,19 @@ export type QueueBindError =
   | AmqpNotFound
   | AmqpResourceLocked
   | AmqpPreconditionFailed
-  | CommandError
+  | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type QueueUnbindError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | CommandError
+export type QueueUnbindError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type QueuePurgeError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | CommandError
+export type QueuePurgeError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | RequestError
 
 /**
  * @category errors
@@ -301,7 +302,7 @@ export type QueueDeleteError =
   | AmqpNotFound
   | AmqpResourceLocked
   | AmqpPreconditionFailed
-  | CommandError
+  | RequestError
 
 /**
  * @category errors
@@ -312,19 +313,19 @@ export type ConsumeError =
   | AmqpNotFound
   | AmqpResourceLocked
   | AmqpPreconditionFailed
-  | CommandError
+  | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type GetError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | CommandError
+export type GetError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | RequestError
 
 /**
  * @category errors
  * @since 0.1.0
  */
-export type SelectError = AmqpPreconditionFailed | RequestError
+export type SelectError = AmqpPreconditionFailed | ClosedError
 
 /**
  * What a transaction fails with beside its effect: a publish of it was refused or came back, tx.select was refused (406),
@@ -333,7 +334,7 @@ export type SelectError = AmqpPreconditionFailed | RequestError
  * @category errors
  * @since 0.1.0
  */
-export type TransactionError = PublishRefusal | AmqpMessageReturned | RequestError
+export type TransactionError = PublishRefusal | AmqpMessageReturned | ClosedError
 
 // -----------------------------------------------------------------------------
 // the channel
@@ -377,7 +378,7 @@ export interface AmqpChannel {
   readonly queueDelete: (options: QueueDeleteOptions) => Effect.Effect<number, QueueDeleteError>
 
   /** Limits the unsettled deliveries of the consumers that are created after it. */
-  readonly qos: (options: QosOptions) => Effect.Effect<void, CommandError>
+  readonly qos: (options: QosOptions) => Effect.Effect<void, RequestError>
   /**
    * Publishes a message.
    *
@@ -419,7 +420,7 @@ export interface AmqpChannel {
     (options: ConsumeOptions): Effect.Effect<Consumer<AmqpUnacknowledged>, ConsumeError, Scope.Scope>
   }
   /** Ends a consumer by its tag; an unknown tag is no error. Its deliveries that have come can still be settled. */
-  readonly cancel: (consumerTag: string) => Effect.Effect<void, CommandError>
+  readonly cancel: (consumerTag: string) => Effect.Effect<void, RequestError>
 
   /** Acknowledges a delivery by its number, or all up to it. `delivery.ack` is the same for one. */
   readonly ack: (options: SettleOptions) => Effect.Effect<Settled, AmqpStaleDelivery>
@@ -430,12 +431,12 @@ export interface AmqpChannel {
     options: RefuseOptions & { readonly deliveryTag: number }
   ) => Effect.Effect<Settled, AmqpStaleDelivery>
   /** Has the broker deliver everything unsettled again, with new numbers; the old deliveries count as settled. */
-  readonly recover: Effect.Effect<void, RequestError>
+  readonly recover: Effect.Effect<void, ClosedError>
 
   /** Turns on publisher confirms (RabbitMQ). Sent once; refused (406) on a channel with transactions. */
   readonly confirmSelect: Effect.Effect<void, SelectError>
   /** Waits until every publish of this channel has its outcome. */
-  readonly waitForConfirms: Effect.Effect<void, RequestError>
+  readonly waitForConfirms: Effect.Effect<void, ClosedError>
   /**
    * Publishes and settles as one: commits if the effect succeeds, rolls back if it fails or is interrupted.
    *
@@ -456,7 +457,7 @@ export interface AmqpChannel {
   /**
    * Asks the broker to stop or to resume deliveries (specification 1.5.2.3). RabbitMQ refuses to stop (540).
    */
-  readonly flow: (active: boolean) => Effect.Effect<void, RequestError>
+  readonly flow: (active: boolean) => Effect.Effect<void, ClosedError>
 
   /**
    * Closes the channel, as its scope does: takes nothing new, waits for unsettled confirms, then for the broker's answer,

@@ -7,14 +7,14 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { OpenChannel } from "../channel/channel.ts"
 import { openChannelOn } from "../channel/open.ts"
-import type { CommandError } from "../channel/types.ts"
+import type { RequestError } from "../channel/types.ts"
 import { type AmqpConnection, internals } from "./service.ts"
 
 /** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
 export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined
-): Effect.Effect<OpenChannel, CommandError, Scope.Scope> => {
+): Effect.Effect<OpenChannel, RequestError, Scope.Scope> => {
   const { ending, session: opened } = connection[internals]()
   return Effect.flatMap(opened, ({ session }) => openChannelOn(session, ending, id))
 }

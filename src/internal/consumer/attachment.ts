@@ -10,8 +10,8 @@ import * as Effect from "effect/Effect"
 import type { OpenChannel } from "../channel/channel.ts"
 import type { SubscribeOptions } from "../channel/consuming.ts"
 import { AmqpSupervisedDelivery } from "../channel/delivery.ts"
-import type { RequestError } from "../channel/requests.ts"
-import type { CommandError, ConsumeError } from "../channel/types.ts"
+import type { ClosedError } from "../channel/requests.ts"
+import type { ConsumeError, RequestError } from "../channel/types.ts"
 import type { ReceivedContent } from "../codec/frames.ts"
 import type { ChannelState } from "../engine/channelState.ts"
 import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../engine/deliveries.ts"
@@ -118,12 +118,12 @@ export class Attachment {
   }
 
   /** Limits what comes without being settled, for each queue that is subscribed to from here on, or for all together. */
-  qos(prefetchCount: number, global: boolean): Effect.Effect<void, CommandError> {
+  qos(prefetchCount: number, global: boolean): Effect.Effect<void, RequestError> {
     return this.open.channel.qos({ prefetchCount, global })
   }
 
   /** Cancels the consumers and waits for the answers; what has come can still be settled. */
-  get stop(): Effect.Effect<void, RequestError> {
+  get stop(): Effect.Effect<void, ClosedError> {
     return Effect.suspend(() => {
       const stopping = [...this.subscriptions.values()]
       this.subscriptions.clear()

@@ -17,7 +17,7 @@ import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { OpenChannel } from "../channel/channel.ts"
-import { confirmsIdle, type RequestError } from "../channel/requests.ts"
+import { type ClosedError, confirmsIdle } from "../channel/requests.ts"
 import { openChannel } from "../connection/openChannel.ts"
 import { type AmqpConnection, internals } from "../connection/service.ts"
 import { clientFailed } from "../connection/supervisor.ts"
@@ -32,9 +32,9 @@ const patience = "1 second"
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
   private state: ChannelState | undefined
-  private next = Deferred.makeUnsafe<void, RequestError>()
+  private next = Deferred.makeUnsafe<void, ClosedError>()
   /** Set for good. */
-  private ended: RequestError | undefined
+  private ended: ClosedError | undefined
   private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
@@ -50,7 +50,7 @@ export class PublisherChannel {
   }
 
   /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
-  readonly opened: Effect.Effect<void, RequestError> = Effect.suspend(() => {
+  readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)
     if (this.open !== undefined) return Effect.void
     return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
@@ -81,18 +81,18 @@ export class PublisherChannel {
   }
 
   /** The broker, or the connection, has no channel for us: those who wait learn why, later ones wait. */
-  refuse(error: RequestError): void {
+  refuse(error: ClosedError): void {
     this.release(Effect.fail(error))
   }
 
   /** There will be no further channel. */
-  end(error: RequestError): void {
+  end(error: ClosedError): void {
     if (this.ended !== undefined) return
     this.ended = error
     this.release(Effect.fail(error))
   }
 
-  private release(result: Effect.Effect<void, RequestError>): void {
+  private release(result: Effect.Effect<void, ClosedError>): void {
     const waiting = this.next
     this.next = Deferred.makeUnsafe()
     Deferred.doneUnsafe(waiting, result)
@@ -109,7 +109,7 @@ const aloneOn = (connection: AmqpConnection): Semaphore.Semaphore => {
 }
 
 /** Opens a channel in confirm mode. */
-const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
+const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, ClosedError, Scope.Scope> =>
   Effect.tap(openChannel(connection), ({ channel }) => channel.confirmSelect).pipe(
     Effect.catchTags({
       // No number is asked for.
@@ -190,7 +190,7 @@ export interface PublisherChannels {
 export const make = (
   connection: AmqpConnection,
   options: Options
-): Effect.Effect<PublisherChannels, RequestError, Scope.Scope> =>
+): Effect.Effect<PublisherChannels, ClosedError, Scope.Scope> =>
   Effect.gen(function*() {
     const scope = yield* Scope.fork(yield* Effect.scope)
     const main = new PublisherChannel(connection)

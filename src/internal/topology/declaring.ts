@@ -13,7 +13,7 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { OpenChannel } from "../channel/channel.ts"
 import { openPart } from "../channel/open.ts"
-import type { AmqpChannel, CommandError } from "../channel/types.ts"
+import type { AmqpChannel, RequestError } from "../channel/types.ts"
 import { type AmqpConnection, declareWindow as window, type Internals, internals } from "../connection/service.ts"
 import type { Session } from "../engine/session.ts"
 import type { AmqpChannelClosed } from "../errors/channel.ts"
@@ -48,7 +48,7 @@ type Refusal =
 
 /** One or more requests, each on the channel that is open at the time. */
 type Use<A> = (
-  channel: Effect.Effect<AmqpChannel, CommandError>
+  channel: Effect.Effect<AmqpChannel, RequestError>
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /**
