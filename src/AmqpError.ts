@@ -10,6 +10,20 @@
  *
  * @since 0.1.0
  */
+export {
+  ChannelError,
+  CommandInvalid,
+  ConnectionForced,
+  FrameError,
+  InternalError,
+  InvalidPath,
+  NotAllowed,
+  NotImplemented,
+  ResourceError,
+  SyntaxError,
+  UnexpectedFrame,
+  UnknownReply
+} from "./internal/errors/brokerReasons.ts"
 export type { ChannelCloseCause } from "./internal/errors/channel.ts"
 export {
   AmqpChannelClosed,
@@ -17,34 +31,21 @@ export {
   AmqpConsumerCancelled,
   AmqpStaleDelivery
 } from "./internal/errors/channel.ts"
-export type { AmqpConnectionErrorReason } from "./internal/errors/connection.ts"
 export {
-  AmqpConnectionError,
   AuthenticationFailed,
-  ChannelError,
   ChannelsExhausted,
-  CommandInvalid,
   ConnectFailed,
   ConnectionClosed,
-  ConnectionForced,
   ConnectionLost,
-  FrameError,
-  fromConnectionClose,
   HandshakeTimeout,
   HeartbeatTimeout,
-  InternalError,
-  InvalidPath,
   NegotiationFailed,
-  NotAllowed,
-  NotImplemented,
   ProtocolVersionMismatch,
   ProtocolViolation,
-  ResourceError,
-  SyntaxError,
-  TlsFailed,
-  UnexpectedFrame,
-  UnknownReply
-} from "./internal/errors/connection.ts"
+  TlsFailed
+} from "./internal/errors/clientReasons.ts"
+export type { AmqpConnectionErrorReason } from "./internal/errors/connection.ts"
+export { AmqpConnectionError, fromConnectionClose } from "./internal/errors/connection.ts"
 export { AmqpMessageReturned, AmqpPublishNacked, AmqpPublishUnconfirmed } from "./internal/errors/publish.ts"
 export type { SoftError } from "./internal/errors/soft.ts"
 export {

@@ -7,7 +7,8 @@
  *
  * @since 0.1.0
  */
-import { AmqpConnectionError, ProtocolViolation } from "../errors/connection.ts"
+import { ProtocolViolation } from "../errors/clientReasons.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
 import type { InputTable } from "../values/tableValue.ts"
 import {
   type BasicProperties,

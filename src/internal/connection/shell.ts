@@ -18,7 +18,8 @@ import * as Socket from "effect/socket/Socket"
 import { confirmsIdle } from "../channel/requests.ts"
 import type { HandshakeOptions, Negotiated } from "../engine/handshake.ts"
 import { Session } from "../engine/session.ts"
-import { AmqpConnectionError, ConnectFailed, HandshakeTimeout } from "../errors/connection.ts"
+import { ConnectFailed, HandshakeTimeout } from "../errors/clientReasons.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
 import type { Ending } from "../time/ending.ts"
 import {
   AmqpTransport,

@@ -13,7 +13,8 @@ import * as Predicate from "effect/Predicate"
 import type * as Redacted from "effect/Redacted"
 import type * as Socket from "effect/socket/Socket"
 import { excerpt } from "../codec/wire.ts"
-import { AmqpConnectionError, ConnectFailed, ConnectionLost, TlsFailed } from "../errors/connection.ts"
+import { ConnectFailed, ConnectionLost, TlsFailed } from "../errors/clientReasons.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
 
 /**
  * How to secure a connection. Certificates and keys are PEM, given as such or as paths of files that are read at each

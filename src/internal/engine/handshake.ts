@@ -18,15 +18,9 @@ import {
   methods
 } from "../codec/spec.ts"
 import { excerpt, utf8Decode } from "../codec/wire.ts"
-import {
-  AmqpConnectionError,
-  AuthenticationFailed,
-  firstStep,
-  fromConnectionClose,
-  NegotiationFailed,
-  NotAllowed,
-  ProtocolVersionMismatch
-} from "../errors/connection.ts"
+import { NotAllowed } from "../errors/brokerReasons.ts"
+import { AuthenticationFailed, firstStep, NegotiationFailed, ProtocolVersionMismatch } from "../errors/clientReasons.ts"
+import { AmqpConnectionError, fromConnectionClose } from "../errors/connection.ts"
 import type { AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable, PlainTable } from "../values/tableValue.ts"
 import { type Mechanism, select } from "./mechanisms.ts"

@@ -19,14 +19,8 @@ import {
 } from "../codec/frames.ts"
 import { frameMethod, type Method, methods } from "../codec/spec.ts"
 import { type Reader, truncateUtf8, view } from "../codec/wire.ts"
-import {
-  AmqpConnectionError,
-  ConnectionClosed,
-  ConnectionLost,
-  fromConnectionClose,
-  HeartbeatTimeout,
-  ProtocolVersionMismatch
-} from "../errors/connection.ts"
+import { ConnectionClosed, ConnectionLost, HeartbeatTimeout, ProtocolVersionMismatch } from "../errors/clientReasons.ts"
+import { AmqpConnectionError, fromConnectionClose } from "../errors/connection.ts"
 import { AmqpDecodeError, AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable } from "../values/tableValue.ts"
 import { type ChannelHost, ChannelState } from "./channelState.ts"

@@ -10,7 +10,8 @@ import { readFile } from "node:fs/promises"
 import { isIP } from "node:net"
 import type { ConnectionOptions } from "node:tls"
 import { type Endpoint, formatEndpoint, type TlsOptions } from "../connection/transport.ts"
-import { AmqpConnectionError, TlsFailed } from "../errors/connection.ts"
+import { TlsFailed } from "../errors/clientReasons.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
 import type { ResolvedSocketOptions } from "./socketOptions.ts"
 
 const toBytes = (pem: string | Uint8Array): string | Buffer =>
