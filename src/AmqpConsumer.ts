@@ -22,6 +22,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { declare, type Entity } from "./AmqpTopology.ts"
 import type { AmqpSupervisedDelivery } from "./internal/channel/delivery.ts"
+import { integerAt } from "./internal/connection/optionChecks.ts"
 import { AmqpConnection, internals } from "./internal/connection/service.ts"
 import type { OnFailure } from "./internal/consumer/disposition.ts"
 import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./internal/consumer/failure.ts"
@@ -132,13 +133,8 @@ const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = backoff(D
 // the consumer
 // -----------------------------------------------------------------------------
 
-const checkInteger = (path: string, value: number, max: number): Effect.Effect<void, AmqpEncodeError> =>
-  Number.isInteger(value) && value >= 1 && value <= max
-    ? Effect.void
-    : Effect.fail(new AmqpEncodeError({ path, reason: `expected an integer from 1 to ${max}, not ${value}` }))
-
-const checkPrefetch = (prefetch: number): Effect.Effect<void, AmqpEncodeError> =>
-  checkInteger("prefetch", prefetch, 65535)
+const checkPrefetch = (prefetch: number): Effect.Effect<number, AmqpEncodeError> =>
+  Effect.fromResult(integerAt("prefetch", prefetch, 1, 65535))
 
 const isList = (queue: QueueRef | ReadonlyArray<QueueRef>): queue is ReadonlyArray<QueueRef> => Array.isArray(queue)
 
@@ -424,7 +420,7 @@ const supervise = <E, R>(
         reason: new AmqpEncodeError({ path, reason })
       })
     yield* Effect.mapError(
-      checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
+      Effect.fromResult(integerAt("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER)),
       ({ path, reason }) => failed(path)(reason)
     )
     const drainTimeout = yield* Effect.mapError(

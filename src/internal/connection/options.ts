@@ -8,18 +8,17 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
-import * as Random from "effect/Random"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import { frameMinSize } from "../codec/spec.ts"
-import { excerpt } from "../codec/wire.ts"
 import type { Limits } from "../engine/handshake.ts"
 import * as AmqpAuth from "../engine/mechanisms.ts"
-import { ConnectFailed } from "../errors/clientReasons.ts"
-import { AmqpConnectionError } from "../errors/connection.ts"
-import { AmqpEncodeError } from "../errors/value.ts"
+import type { AmqpConnectionError } from "../errors/connection.ts"
+import type { AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable } from "../values/tableValue.ts"
+import { checkEndpoints, checkHost, checkTls, type EndpointInput, inOrder } from "./endpoints.ts"
+import { duration, durationOf, integer, invalid, shown } from "./optionChecks.ts"
 import type { Endpoint, TlsOptions } from "./transport.ts"
 import * as AmqpUri from "./uri.ts"
 
@@ -132,18 +131,6 @@ export interface Options {
  */
 export type ConnectError = AmqpConnectionError | AmqpUri.AmqpUriError | AmqpEncodeError
 
-/**
- * An endpoint as a user gives it: the port defaults to 5672, and to 5671 with TLS.
- *
- * @category models
- * @since 0.1.0
- */
-export interface EndpointInput {
-  readonly host: string
-  readonly port?: number | undefined
-  readonly tls?: boolean | TlsOptions | undefined
-}
-
 /** Options without a question left open. */
 export interface ResolvedOptions {
   /** Where to connect, in the order of this attempt. */
@@ -164,33 +151,6 @@ export interface ResolvedOptions {
 
 const guest: AmqpAuth.Credentials = { username: "guest", password: Redacted.make("guest") }
 
-/** The error of an option. */
-export const invalid = (option: string, reason: string): Result.Result<never, AmqpEncodeError> =>
-  Result.fail(new AmqpEncodeError({ path: `options.${option}`, reason }))
-
-/** A number of an option; `zero` is what 0 means, where it may be given. */
-export const integer = (
-  path: string,
-  value: number,
-  min: number,
-  max: number,
-  zero?: string
-): Result.Result<number, AmqpEncodeError> => {
-  if (zero !== undefined && value === 0) return Result.succeed(0)
-  if (Number.isInteger(value) && value >= min && value <= max) return Result.succeed(value)
-  const or = zero === undefined ? "" : `, or 0 for ${zero}`
-  return invalid(path, `expected an integer from ${min} to ${max}${or}, not ${shown(value)}`)
-}
-
-/** A wrong value, short; what an object holds may be secret. */
-export const shown = (value: unknown): string => {
-  if (typeof value === "string") return JSON.stringify(excerpt(value))
-  return typeof value === "object" && value !== null ? "an object" : String(value)
-}
-
-/** The same for what may be a URL with a password in it. */
-const kindOf = (value: unknown): string => typeof value === "string" ? "a text" : shown(value)
-
 const texts = (options: Options): Result.Result<unknown, AmqpEncodeError> =>
   Result.all(
     ["host", "vhost", "connectionName", "locale"].map((option) => {
@@ -200,52 +160,6 @@ const texts = (options: Options): Result.Result<unknown, AmqpEncodeError> =>
         : invalid(option, `expected a text, not ${shown(value)}`)
     })
   )
-
-/** Not a number is no duration, though it is taken for none. */
-const isNaNs = (input: unknown): boolean =>
-  typeof input === "object" && input !== null && !Duration.isDuration(input)
-    ? Object.values(input).some(isNaNs)
-    : Number.isNaN(input)
-
-/** A duration of an option; `zero` is what 0 means, where it may be given. */
-export const duration = (
-  path: string,
-  input: Duration.Input | undefined,
-  fallback: Duration.Duration,
-  zero?: string
-): Result.Result<Duration.Duration, AmqpEncodeError> => {
-  if (input === undefined) return Result.succeed(fallback)
-  const value = Option.filter(isNaNs(input) ? Option.none() : Duration.fromInput(input), (value) => {
-    const millis = Duration.toMillis(value)
-    return zero === undefined ? millis > 0 : millis >= 0
-  })
-  const or = zero === undefined ? "" : `, or 0 for ${zero}`
-  return Option.isSome(value)
-    ? Result.succeed(value.value)
-    : invalid(path, `expected a positive duration such as "10 seconds"${or}, not ${shown(input)}`)
-}
-
-/** Why this is no host, and what to write instead; credentials in it are not repeated. */
-const hostProblem = (host: string): string | undefined => {
-  const name = "expected a host name or an address"
-  if (host.includes("@")) return `${name} alone: user name and password are the option credentials`
-  if (host.includes("://")) return `${name}, not a URL: that is the option url, and TLS the option tls`
-  if (host.includes(",")) return `${name}: several are the option endpoints, each with a host of its own`
-  if (/^\[.*\]/.test(host)) return `${name}: write an IPv6 address without brackets, and the port as the option port`
-  const [, before, port] = /^([^:]*):(\d*)$/.exec(host) ?? []
-  if (before !== undefined) {
-    return `${name} without a port: write host: ${JSON.stringify(before)}, port: ${port === "" ? "5672" : port}`
-  }
-  if (host === "" || /[\s/?#\\]/.test(host) || (host.includes(":") && !AmqpUri.isIpv6(host))) {
-    return `${name}, not ${shown(host)}`
-  }
-  return undefined
-}
-
-const checkHost = (path: string, host: string): Result.Result<string, AmqpEncodeError> => {
-  const problem = hostProblem(host)
-  return problem === undefined ? Result.succeed(host) : invalid(path, problem)
-}
 
 /** The longest time in which a socket is not read. */
 const maxReadInterval = Duration.millis(10)
@@ -264,8 +178,7 @@ const heartbeat = (
   fromUrl: number | undefined
 ): Result.Result<number, AmqpEncodeError> => {
   if (input === undefined) return Result.succeed(fromUrl ?? 60)
-  const given = isNaNs(input) ? Option.none() : Duration.fromInput(input)
-  const seconds = Option.getOrElse(Option.map(given, Duration.toSeconds), () => NaN)
+  const seconds = Option.getOrElse(Option.map(durationOf(input), Duration.toSeconds), () => NaN)
   if (Number.isInteger(seconds) && seconds >= 0 && seconds <= 65535) return Result.succeed(seconds)
   const instead = typeof input === "number" && Number.isInteger(input) && input > 0
     ? `: a number is in milliseconds, write "${input} seconds"`
@@ -313,41 +226,6 @@ const mechanisms = (
   )
 }
 
-const noEndpoint = new AmqpConnectionError({
-  reason: new ConnectFailed({ endpoint: "", code: "", detail: "the list of endpoints is empty" })
-})
-
-const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> =>
-  tls === undefined || typeof tls === "boolean" || (typeof tls === "object" && tls !== null)
-    ? Result.succeed(tls)
-    : invalid(path, `expected true, false or options, not ${shown(tls)}`)
-
-const hasHost = (endpoint: unknown): endpoint is EndpointInput =>
-  Predicate.hasProperty(endpoint, "host") && typeof endpoint.host === "string"
-
-/** The errors are those of `options.endpoints`. */
-const checkEndpoints = (
-  given: ReadonlyArray<EndpointInput>
-): Result.Result<ReadonlyArray<EndpointInput>, AmqpEncodeError> => {
-  if (!Array.isArray(given)) {
-    return invalid("endpoints", `expected a list such as [{ host: "a" }], not ${kindOf(given)}`)
-  }
-  return Result.gen(function*() {
-    for (const [index, endpoint] of given.entries()) {
-      const path = `endpoints[${index}]`
-      if (!hasHost(endpoint)) return yield* invalid(path, `expected { host, port }, not ${kindOf(endpoint)}`)
-      yield* checkHost(`${path}.host`, endpoint.host)
-      if (endpoint.port !== undefined) yield* integer(`${path}.port`, endpoint.port, 1, 65535)
-      yield* checkTls(`${path}.tls`, endpoint.tls)
-    }
-    return given
-  })
-}
-
-/** What an Effect gave that names the endpoints is an error of that attempt. */
-const unusable = ({ path, reason }: AmqpEncodeError): AmqpConnectionError =>
-  new AmqpConnectionError({ reason: new ConnectFailed({ endpoint: path, code: "", detail: reason }) })
-
 const checkCredentials = (credentials: unknown): Result.Result<unknown, AmqpEncodeError> => {
   const isUsable = credentials === undefined || Effect.isEffect(credentials) ||
     (Predicate.hasProperty(credentials, "username") && typeof credentials.username === "string" &&
@@ -359,23 +237,6 @@ const checkCredentials = (credentials: unknown): Result.Result<unknown, AmqpEnco
       "expected { username, password }, the password as Redacted.make(\"…\"), or an Effect of that"
     )
 }
-
-const endpoints = (
-  input: NonNullable<Options["endpoints"]>,
-  order: "fixed" | "shuffled",
-  tls: TlsOptions | undefined
-): ResolvedOptions["endpoints"] =>
-  Effect.gen(function*() {
-    const given = Effect.isEffect(input)
-      ? yield* Effect.flatMap(input, (named) => Effect.fromResult(Result.mapError(checkEndpoints(named), unusable)))
-      : input
-    const ordered = order === "fixed" ? given : yield* Random.shuffle(given)
-    const [first, ...others] = ordered.map((one): Endpoint => {
-      const own = one.tls === true ? tls ?? {} : one.tls === false ? undefined : one.tls ?? tls
-      return { host: one.host, port: one.port ?? AmqpUri.defaultPort(own === undefined ? "amqp" : "amqps"), tls: own }
-    })
-    return first === undefined ? yield* noEndpoint : [first, ...others]
-  })
 
 /** The TLS options of a URL. */
 const tlsOf = (query: AmqpUri.AmqpUriQuery): TlsOptions => ({
@@ -426,7 +287,7 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
             tls
           }
         ])
-        : endpoints(options.endpoints, endpointOrder, tls),
+        : inOrder(options.endpoints, endpointOrder, tls),
       vhost: options.vhost ?? AmqpUri.vhostOrDefault(uri),
       credentials: Effect.isEffect(options.credentials) ? options.credentials : Effect.succeed(
         options.credentials ?? (uri.username === undefined

@@ -7,7 +7,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Result from "effect/Result"
-import { duration, integer, invalid, shown } from "../connection/options.ts"
+import { duration, integer, invalid, shown } from "../connection/optionChecks.ts"
 import * as AmqpUri from "../connection/uri.ts"
 import type { AmqpEncodeError } from "../errors/value.ts"
 
