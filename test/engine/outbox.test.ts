@@ -7,7 +7,8 @@ import {
   writeMethodFrame,
   writePublishFrame
 } from "../../src/internal/codec/frames.ts"
-import { byReferenceSize, highWater, Lane, Outbox, poolShare, quantum } from "../../src/internal/engine/outbox.ts"
+import { byReferenceSize, highWater, Lane, poolShare, quantum } from "../../src/internal/engine/lane.ts"
+import { Outbox } from "../../src/internal/engine/outbox.ts"
 import { bytes, line, pattern, type Sent, SentFrames } from "./peer.ts"
 
 const frameMax = 4096

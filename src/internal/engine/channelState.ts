@@ -34,7 +34,7 @@ import type { InputTable } from "../values/tableValue.ts"
 import { Assembler } from "./assembler.ts"
 import { Confirms, messageReturned, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
-import type { Lane } from "./outbox.ts"
+import type { Lane } from "./lane.ts"
 import { type PublishTraits, refusedOf } from "./publishRefusal.ts"
 import { type Settlement, Settlements } from "./settlements.ts"
 

@@ -8,7 +8,7 @@
  */
 import { frameMethod, methods } from "../codec/spec.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
-import type { Lane } from "./outbox.ts"
+import type { Lane } from "./lane.ts"
 
 /** How a delivery is settled. */
 export type Settlement =
