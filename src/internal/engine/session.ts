@@ -17,17 +17,19 @@ import {
   violation,
   writeMethodFrame
 } from "../codec/frames.ts"
-import { frameMethod, type Method, methods } from "../codec/spec.ts"
-import { type Reader, truncateUtf8, view } from "../codec/wire.ts"
-import { ConnectionClosed, ConnectionLost, HeartbeatTimeout, ProtocolVersionMismatch } from "../errors/clientReasons.ts"
+import { type Method, methods } from "../codec/spec.ts"
+import { type Reader, truncateUtf8 } from "../codec/wire.ts"
+import { ConnectionClosed, ConnectionLost, HeartbeatTimeout } from "../errors/clientReasons.ts"
 import { AmqpConnectionError, fromConnectionClose } from "../errors/connection.ts"
 import { AmqpDecodeError, AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable } from "../values/tableValue.ts"
+import { Backpressure } from "./backpressure.ts"
+import { Batch } from "./batch.ts"
 import { type ChannelHost, ChannelState } from "./channelState.ts"
-import type { PublishOutcome, PublishWaiter } from "./confirms.ts"
-import type { Holder } from "./deliveries.ts"
 import { Handshake, type HandshakeOptions, type Limits, type Negotiated, unlimited } from "./handshake.ts"
 import { Outbox } from "./outbox.ts"
+import { Preamble } from "./preamble.ts"
+import { TextCache } from "./textCache.ts"
 
 /** What a session tells the shell. Each is called at the end of a batch. */
 export interface SessionHooks {
@@ -59,31 +61,6 @@ interface SecretWaiter {
 const deliverId = methods["basic.deliver"].id
 const connectionClass = methods["connection.start"].id >>> 16
 
-/** The last name in a place, by its bytes: most deliveries repeat consumer tag, exchange and routing key. */
-class TextCache {
-  private bytes: Uint8Array = new Uint8Array(0)
-  private text = ""
-
-  /** Reads a short string; a hit costs a comparison, about a third of decoding it. */
-  read(reader: Reader): string {
-    const { bytes, offset } = reader
-    const length = bytes[offset] ?? 0
-    const cached = this.bytes
-    if (length === cached.length && offset + 1 + length <= reader.end) {
-      let i = 0
-      while (i < length && bytes[offset + 1 + i] === cached[i]) i++
-      if (i === length) {
-        reader.offset = offset + 1 + length
-        return this.text
-      }
-    }
-    this.text = reader.shortString()
-    // A copy: `slice` of a Node buffer would be a view of what was received.
-    this.bytes = view(bytes, offset + 1, reader.offset).slice()
-    return this.text
-  }
-}
-
 /** A session. */
 export class Session {
   readonly outbox: Outbox
@@ -107,15 +84,10 @@ export class Session {
   private lastChannel = 0
   private readonly secrets: Array<SecretWaiter> = []
   private nextConsumer = 1
-  // What runs at the end of the batch: callbacks, and publishes with their outcomes, in the order of arrival.
-  private inBatch = false
-  private callbacks: Array<(() => void) | PublishWaiter> = []
-  private outcomes: Array<PublishOutcome | undefined> = []
-  private readonly overfull = new Set<Holder>()
-  private expected = 0
-  private resume: (() => void) | undefined
+  private readonly batch: Batch
+  private readonly backpressure: Backpressure
   /** The first bytes, until it is clear that the peer speaks AMQP. */
-  private preamble: Uint8Array | undefined = new Uint8Array(0)
+  private preamble: Preamble | undefined = new Preamble()
   /** Whether something of the chunk that is being parsed is referred to: fields of methods, headers, small bodies. */
   private isKept = false
   private receivedSinceTick = false
@@ -123,14 +95,22 @@ export class Session {
   private silentTicks = 0
 
   private readonly host: ChannelHost & { epoch: number }
+  /** Runs a callback at the end of the batch that is being received, or else at the end of the turn. */
+  readonly later: Batch["later"]
+  /** Hears of consumers that hold too much. */
+  readonly onOverfull: Backpressure["onOverfull"]
 
   constructor(options: SessionOptions) {
+    this.batch = new Batch({ schedule: this.schedule, onDefect: (defect) => this.onDefect(defect) })
+    this.backpressure = new Backpressure(this.schedule)
+    this.later = this.batch.later
+    this.onOverfull = this.backpressure.onOverfull
     this.host = {
       epoch: 0,
       maxMessageSize: options.maxMessageSize,
       later: this.later,
-      settlePublish: (waiter, outcome) => this.push(waiter, outcome),
-      expect: (change) => this.expect(change),
+      settlePublish: this.batch.settlePublish,
+      expect: this.backpressure.expect,
       onGone: (channel) => {
         this.channels[channel.id] = null
       }
@@ -166,37 +146,23 @@ export class Session {
   /** Takes a batch of chunks; afterwards runs what they caused. Gives back at once those of which nothing is kept. */
   receive(chunks: ReadonlyArray<Uint8Array>, reuse?: (chunk: Uint8Array) => void): void {
     this.receivedSinceTick = true
-    this.inBatch = true
+    this.batch.begin()
     try {
       for (const chunk of chunks) {
         if (this.state === "closed") break
-        const bytes = this.preamble === undefined ? chunk : this.checkPreamble(chunk)
-        if (bytes === undefined) continue
+        if (this.preamble !== undefined) {
+          if (!this.preamble.endsWith(chunk)) continue
+          this.preamble = undefined
+        }
         this.isKept = false
-        this.parser.push(bytes)
+        this.parser.push(chunk)
         if (!this.isKept) reuse?.(chunk)
       }
     } catch (error) {
       this.onViolation(error)
     } finally {
-      this.runCallbacks()
-      this.inBatch = false
+      this.batch.end()
     }
-  }
-
-  /** A peer of another protocol or version is told apart before its bytes are taken for frames. */
-  private checkPreamble(chunk: Uint8Array): Uint8Array | undefined {
-    const first = this.preamble?.[0] ?? chunk[0]
-    if (first === undefined) return undefined
-    if (first === frameMethod) {
-      this.preamble = undefined
-      return chunk
-    }
-    const held = new Uint8Array([...(this.preamble ?? []), ...chunk.subarray(0, 8)])
-    this.preamble = held
-    const isHeader = first === protocolHeader[0]
-    if (isHeader && held.length < 8) return undefined
-    throw new AmqpConnectionError({ reason: new ProtocolVersionMismatch({ offered: describePreamble(held) }) })
   }
 
   private onViolation(error: unknown): void {
@@ -287,7 +253,7 @@ export class Session {
         const waiter = this.secrets.shift()
         // One that nobody asked for changes nothing.
         if (waiter === undefined) return
-        this.expect(-1)
+        this.backpressure.expect(-1)
         return this.later(waiter.onReply)
       }
       default:
@@ -347,7 +313,7 @@ export class Session {
     const { error } = this
     if (error !== undefined) return this.later(() => waiter.onFailure(error))
     this.write({ _tag: "connection.update-secret", newSecret, reason })
-    this.expect(1)
+    this.backpressure.expect(1)
     this.secrets.push(waiter)
   }
 
@@ -400,16 +366,7 @@ export class Session {
     return `effect-amqp.${this.epoch}.${this.nextConsumer++}`
   }
 
-  // --- the end of a batch
-
-  /** Runs a callback at the end of the batch that is being received, or else at the end of the turn. */
-  readonly later = (callback: () => void): void => this.push(callback, undefined)
-
-  private push(callback: (() => void) | PublishWaiter, outcome: PublishOutcome | undefined): void {
-    this.callbacks.push(callback)
-    this.outcomes.push(outcome)
-    if (!this.inBatch && this.callbacks.length === 1) this.schedule(this.runCallbacks)
-  }
+  // --- turns
 
   /** Runs a function at the end of the turn. */
   private readonly schedule = (run: () => void): void => {
@@ -429,72 +386,21 @@ export class Session {
     }
   }
 
-  /** User code runs inside, and may call anything of the session. One that throws is in nobody else's way. */
-  private readonly runCallbacks = (): void => {
-    while (this.callbacks.length > 0) {
-      const { callbacks, outcomes } = this
-      this.callbacks = []
-      this.outcomes = []
-      let i = 0
-      const run = (): void => {
-        while (i < callbacks.length) {
-          const callback = callbacks[i]
-          const outcome = outcomes[i++]
-          if (typeof callback === "function") callback()
-          else if (callback !== undefined && outcome !== undefined) callback.onOutcome(outcome)
-        }
-      }
-      while (i < callbacks.length) {
-        try {
-          run()
-        } catch (defect) {
-          this.onDefect(defect)
-        }
-      }
-    }
-  }
-
   // --- backpressure on the socket
 
-  /**
-   * Whether the shell should stop reading: a consumer has more than it can hold. While somebody waits for a reply or a
-   * confirm the socket is read all the same, because a handler that waits for one would never get to its next message;
-   * but not without any bound, because there may always be somebody who waits.
-   */
+  /** Whether the shell should stop reading: see `Backpressure`. */
   get isPaused(): boolean {
-    if (this.state !== "open" || this.overfull.size === 0) return false
-    return this.expected === 0 || this.isFull
+    return this.backpressure.isPaused
   }
 
-  /** Whether a consumer holds so much that nothing at all may be read: at most 64 MiB. */
+  /** Whether nothing at all may be read. */
   get isFull(): boolean {
-    for (const { isFarOverfull } of this.overfull) if (isFarOverfull) return true
-    return false
-  }
-
-  readonly onOverfull = (consumer: Holder, overfull: boolean): void => {
-    if (overfull) this.overfull.add(consumer)
-    else this.overfull.delete(consumer)
-    this.checkResume()
-  }
-
-  private expect(change: number): void {
-    this.expected += change
-    if (change > 0) this.checkResume()
+    return this.backpressure.isFull
   }
 
   /** Calls back once, when reading may go on; also where it may already. */
   onResume(callback: () => void): void {
-    this.resume = callback
-    this.checkResume()
-  }
-
-  private checkResume(): void {
-    if (this.resume === undefined || this.isPaused) return
-    const resume = this.resume
-    this.resume = undefined
-    // The caller may be in the middle of a change.
-    this.schedule(resume)
+    this.backpressure.onResume(callback)
   }
 
   // --- heartbeats
@@ -557,7 +463,7 @@ export class Session {
       if (this.state !== "closing") return
       this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
     })
-    this.checkResume()
+    this.backpressure.end()
   }
 
   /** The socket is gone, or must go: `detail` says how. */
@@ -590,7 +496,7 @@ export class Session {
     this.state = "closed"
     this.failAll(cause)
     this.outbox.end()
-    this.checkResume()
+    this.backpressure.end()
     this.later(() => this.hooks.onEnd(error))
   }
 
@@ -598,16 +504,6 @@ export class Session {
     for (const channel of this.channels) channel?.fail(error)
     for (const waiter of this.secrets.splice(0)) this.later(() => waiter.onFailure(error))
   }
-}
-
-/** What a peer that does not open with a method seems to speak. */
-const describePreamble = (bytes: Uint8Array): string => {
-  if (bytes[0] === protocolHeader[0] && bytes[1] === protocolHeader[1]) {
-    return `AMQP ${bytes[5]}-${bytes[6]}-${bytes[7]}`
-  }
-  // An alert or a handshake record.
-  if ((bytes[0] === 0x15 || bytes[0] === 0x16) && bytes[1] === 3) return "TLS (use amqps, or another port)"
-  return `no AMQP (it began with ${JSON.stringify(String.fromCharCode(...bytes))})`
 }
 
 const closedByClient = (): AmqpConnectionError => new AmqpConnectionError({ reason: new ConnectionClosed({}) })
