@@ -16,10 +16,11 @@ import {
 } from "../../src/internal/codec/frames.ts"
 import { type BasicProperties, type Method, readBasicProperties, readMethod } from "../../src/internal/codec/spec.ts"
 import { view, Writer } from "../../src/internal/codec/wire.ts"
-import type { ChannelState, ReplyTo, Request, RequestName } from "../../src/internal/engine/channelState.ts"
+import type { ChannelState } from "../../src/internal/engine/channelState.ts"
 import type { PublishOutcome } from "../../src/internal/engine/confirms.ts"
 import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/engine/deliveries.ts"
 import type { Limits, Negotiated } from "../../src/internal/engine/handshake.ts"
+import type { ReplyTo, Request, RequestName } from "../../src/internal/engine/pendingRequests.ts"
 import { Session, type SessionOptions } from "../../src/internal/engine/session.ts"
 
 // -----------------------------------------------------------------------------

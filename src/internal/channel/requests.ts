@@ -7,13 +7,14 @@
 import * as Effect from "effect/Effect"
 import type { ReceivedContent } from "../codec/frames.ts"
 import type { Publish } from "../codec/message.ts"
-import type { ChannelState, ReplyTo, Request, RequestName } from "../engine/channelState.ts"
+import type { ChannelState } from "../engine/channelState.ts"
 import {
   messageReturned,
   type PublishOutcome,
   type PublishOutcomeFailure,
   type PublishWaiter
 } from "../engine/confirms.ts"
+import type { ReplyTo, Request, RequestName } from "../engine/pendingRequests.ts"
 import { AmqpChannelClosed, type ChannelCloseCause } from "../errors/channel.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
 import { type AmqpMessageReturned, AmqpPublishNacked, AmqpPublishUnconfirmed } from "../errors/publish.ts"

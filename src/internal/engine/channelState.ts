@@ -16,14 +16,7 @@ import {
   writePublishFrame
 } from "../codec/frames.ts"
 import { AmqpMessage, bodyBytes, checkTimestamp, type PropertiesInput, type Publish } from "../codec/message.ts"
-import {
-  type BasicGetOk,
-  type BasicReturn,
-  type ChannelClose,
-  type Method,
-  type MethodName,
-  methods
-} from "../codec/spec.ts"
+import type { BasicGetOk, BasicReturn, ChannelClose, Method } from "../codec/spec.ts"
 import type { Reader } from "../codec/wire.ts"
 import { AmqpConsumerCancelled, type ChannelCloseCause } from "../errors/channel.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
@@ -32,70 +25,20 @@ import { fromChannelClose } from "../errors/soft.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
 import type { InputTable } from "../values/tableValue.ts"
 import { Assembler } from "./assembler.ts"
-import { Confirms, messageReturned, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
+import { exchangeIn, isSuspected, operationOf } from "./blame.ts"
+import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "./confirms.ts"
 import type { ConsumerEntry } from "./deliveries.ts"
+import { FlowGate } from "./flowGate.ts"
 import type { Lane } from "./lane.ts"
-import { type PublishTraits, refusedOf } from "./publishRefusal.ts"
+import {
+  type Pending,
+  PendingRequests,
+  type Request,
+  type RequestHandlers,
+  type RequestName
+} from "./pendingRequests.ts"
 import { type Settlement, Settlements } from "./settlements.ts"
-
-// -----------------------------------------------------------------------------
-// requests
-// -----------------------------------------------------------------------------
-
-/** The methods that the broker answers. */
-export type RequestName = {
-  [Name in MethodName]: typeof methods[Name]["replies"] extends readonly [] ? never
-    : typeof methods[Name]["client"] extends true ? Name
-    : never
-}[MethodName]
-
-/** A request as it is written. */
-export type Request<Name extends RequestName> = Method<InputTable> & { readonly _tag: Name }
-
-/** The methods that answer a request. */
-export type ReplyTo<Name extends RequestName> = Extract<
-  Method,
-  { readonly _tag: typeof methods[Name]["replies"][number] }
->
-
-const isReplyTo = <Name extends RequestName>(request: Name, method: Method): method is ReplyTo<Name> => {
-  const replies: ReadonlyArray<string> = methods[request].replies
-  return replies.includes(method._tag)
-}
-
-/** Whether a reply names another consumer than its request. */
-const isForAnother = (request: Method<InputTable>, reply: Method): boolean =>
-  "consumerTag" in request && "consumerTag" in reply && request.consumerTag !== reply.consumerTag
-
-/** RabbitMQ has the queue answer these, by way of the channel: requests behind them may be answered before them. */
-const isAnsweredByQueue = (request: RequestName): boolean => request === "basic.consume" || request === "basic.cancel"
-
-/** What a caller wants to hear of its request. Each is called at most once, and one of the two is. */
-export interface RequestHandlers<Name extends RequestName> {
-  /** The queue or exchange that the request names, for errors. */
-  readonly entity: string
-  /** `content` comes with `basic.get-ok`. */
-  readonly onReply: (reply: ReplyTo<Name>, content: ReceivedContent | undefined) => void
-  /** `own`: this request provoked the end of the channel. */
-  readonly onFailure: (cause: ChannelCloseCause, own: boolean) => void
-}
-
-/** A request whose reply has not come. */
-interface Pending {
-  readonly request: RequestName
-  readonly entity: string
-  /** Whether the message of a `basic.get-ok` has to be settled. */
-  readonly settles: boolean
-  /** How many publishes came before it, with confirms or in tx mode. */
-  readonly published: number
-  /** Takes the reply; `false` where it answers another request. */
-  readonly reply: (method: Method, content: ReceivedContent | undefined) => boolean
-  readonly fail: (cause: ChannelCloseCause, own: boolean) => void
-}
-
-// -----------------------------------------------------------------------------
-// the channel
-// -----------------------------------------------------------------------------
+import { Transacted } from "./transacted.ts"
 
 /** What a channel needs of its session. */
 export interface ChannelHost {
@@ -116,22 +59,6 @@ export interface ChannelHost {
 export type SettleResult = "Settled" | "AlreadySettled" | "Stale"
 
 type State = "opening" | "open" | "closing" | "closed"
-
-const nameOf = (classId: number, methodId: number): string => {
-  const id = classId * 0x1_0000 + methodId
-  for (const [name, info] of Object.entries(methods)) if (info.id === id) return name
-  return "channel"
-}
-
-/** Whether a publish may have provoked the end of a channel: the broker says so, or does not say what did. */
-const isSuspected = (cause: ChannelCloseCause): boolean => {
-  if (cause === undefined) return false
-  const said = cause._tag === "AmqpConnectionError" ? cause.reason : cause
-  if (!("classId" in said) || said._tag === "ConnectionForced") return false
-  return said.classId === 0 || nameOf(said.classId, said.methodId) === "basic.publish"
-}
-/** The exchange that the broker speaks of in the refusal of a publish; empty where it names none. */
-const exchangeIn = (replyText: string): string => /exchange '(.*)' in vhost '/s.exec(replyText)?.[1] ?? ""
 
 const noProperties: PropertiesInput = {}
 
@@ -160,11 +87,8 @@ export class ChannelState {
   private repliesLeft = 0
   /** Whether `channel.close-ok` was written. */
   private closeAnswered = false
-  /** Whether the broker has asked for content to stop (`channel.flow`). */
-  private stopped = false
-  /** Those who wait to publish, each with what stands for it at the connection's gate. */
-  private madeFlowWaiting: Map<() => void, () => void> | undefined
-  private readonly pending: Array<Pending> = []
+  private readonly pending: PendingRequests
+  private madeFlow: FlowGate | undefined
   private readonly assembler = new Assembler()
   /** The method of the content that is being received. */
   private content: BasicGetOk | BasicReturn | undefined
@@ -172,16 +96,15 @@ export class ChannelState {
   private readonly delivery = { consumerTag: "", deliveryTag: 0, redelivered: false, exchange: "", routingKey: "" }
   private madeConsumers: Map<string, ConsumerEntry> | undefined
   private madeSettlements: Settlements | undefined
-  private returnedInTx: Array<AmqpMessageReturned> = []
-  /** Publishes in tx mode that the broker may still refuse, and how many came before them. */
-  private publishedInTx: Array<PublishTraits> = []
-  private takenInTx = 0
+  /** What was published in tx mode. */
+  private transacted: Transacted | undefined
   private onClosedCallbacks: Array<() => void> = []
 
   constructor(id: number, lane: Lane, host: ChannelHost) {
     this.id = id
     this.lane = lane
     this.host = host
+    this.pending = new PendingRequests(id, host.later)
   }
 
   // These are made when first asked for: a channel that needs none of them does without 1.7 KiB.
@@ -204,8 +127,8 @@ export class ChannelState {
     return this.madeConsumers ??= new Map()
   }
 
-  private get flowWaiting(): Map<() => void, () => void> {
-    return this.madeFlowWaiting ??= new Map()
+  private get flow(): FlowGate {
+    return this.madeFlow ??= new FlowGate(this.lane)
   }
 
   get epoch(): number {
@@ -259,23 +182,10 @@ export class ChannelState {
    */
   request<Name extends RequestName>(method: Request<Name>, handlers: RequestHandlers<Name>): void {
     if (this.isClosed) return this.host.later(() => handlers.onFailure(this.closeCause, false))
-    const name: Name = method._tag
-    const frame: Method<InputTable> = method
-    this.write(frame)
+    this.write(method)
     this.host.expect(1)
-    this.pending.push({
-      request: name,
-      entity: handlers.entity,
-      settles: frame._tag === "basic.get" && !frame.noAck,
-      published: this.mode === "tx" ? this.takenInTx + this.publishedInTx.length : this.madeConfirms?.latest ?? 0,
-      reply: (reply, content) => {
-        if (!isReplyTo(name, reply) || isForAnother(frame, reply)) return false
-        this.host.later(() => handlers.onReply(reply, content))
-        return true
-      },
-      fail: (cause, own) => this.host.later(() => handlers.onFailure(cause, own))
-    })
-    this.onRequested(name)
+    this.pending.add(method, handlers, this.transacted?.latest ?? this.madeConfirms?.latest ?? 0)
+    this.onRequested(method._tag)
   }
 
   /** What a request means for all that is written after it. */
@@ -286,7 +196,10 @@ export class ChannelState {
         if (this.mode === "plain") this.mode = "confirm"
         return
       case "tx.select":
-        if (this.mode === "plain") this.mode = "tx"
+        if (this.mode === "plain") {
+          this.mode = "tx"
+          this.transacted = new Transacted()
+        }
         this.settlements.transactional = this.mode === "tx"
         return
       // Nothing may be sent between these and their replies.
@@ -329,8 +242,8 @@ export class ChannelState {
       throw error
     }
     this.lane.commitContent(writer, bytes)
-    if (this.mode === "tx") this.publishedInTx.push({ exchange, routingKey, properties, size: bytes.length })
-    if (this.mode === "plain") this.repliesLeft = this.pending.length + 1
+    if (this.mode === "tx") this.transacted?.add({ exchange, routingKey, properties, size: bytes.length })
+    if (this.mode === "plain") this.repliesLeft = this.pending.count + 1
     if (!confirmed) return
     this.confirms.add(waiter ?? { messageOf: () => message, onOutcome: () => {} })
     this.host.expect(1)
@@ -346,7 +259,7 @@ export class ChannelState {
 
   /** How many requests of the method with this id have no answer; of any method where it is 0. */
   pendingOf(id: number): number {
-    return this.pending.filter(({ request }) => id === 0 || methods[request].id === id).length
+    return this.pending.countOf(id)
   }
 
   // --- settling
@@ -426,33 +339,22 @@ export class ChannelState {
 
   /** Whether content may be written now: the broker takes it, and the connection's gate is open. */
   get isFlowing(): boolean {
-    return !this.stopped && this.lane.isOpen
+    return this.madeFlow?.isStopped !== true && this.lane.isOpen
   }
 
   /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
   onFlow(callback: () => void): void {
-    if (this.isFlowing) return callback()
-    const admitted = (): void => {
-      this.flowWaiting.delete(callback)
-      callback()
-    }
-    this.flowWaiting.set(callback, admitted)
-    if (!this.stopped) this.lane.wait(admitted)
+    if (this.isFlowing) callback()
+    else this.flow.wait(callback)
   }
 
   /** Takes back an `onFlow`. */
   offFlow(callback: () => void): void {
-    const admitted = this.flowWaiting.get(callback)
-    if (admitted === undefined) return
-    this.flowWaiting.delete(callback)
-    this.lane.unwait(admitted)
+    this.madeFlow?.unwait(callback)
   }
 
   private releaseFlow(): void {
-    for (const callback of this.madeFlowWaiting?.keys() ?? []) {
-      this.offFlow(callback)
-      this.host.later(callback)
-    }
+    this.madeFlow?.release(this.host.later)
   }
 
   // --- what the broker sends
@@ -488,7 +390,7 @@ export class ChannelState {
       case "basic.cancel":
         return this.onCancel(method.consumerTag, method.noWait)
       case "channel.flow":
-        this.stopped = !method.active
+        this.flow.isStopped = !method.active
         this.write({ _tag: "channel.flow-ok", active: method.active })
         if (method.active) this.releaseFlow()
         return
@@ -497,26 +399,12 @@ export class ChannelState {
     }
   }
 
-  /** The request that a reply answers: the oldest, or one behind those that the queue has yet to answer. */
-  private takeAnswered(method: Method, content: ReceivedContent | undefined): Pending {
-    const { pending } = this
-    for (let at = 0; at < pending.length; at++) {
-      const one = pending[at]
-      if (one?.reply(method, content)) {
-        pending.splice(at, 1)
-        return one
-      }
-      if (one !== undefined && !isAnsweredByQueue(one.request)) break
-    }
-    const [oldest] = pending
-    const why = oldest === undefined ? ", nobody asked for it" : ` in answer to ${oldest.request}`
-    throw violation(503, `${method._tag} came on channel ${this.id}${why}`)
-  }
-
   private onReply(method: Method, content: ReceivedContent | undefined): void {
-    const pending = this.takeAnswered(method, content)
+    const pending = this.pending.answer(method, content)
     this.host.expect(-1)
-    this.onPublishesTaken(pending.published)
+    // The broker has answered what came behind so many publishes: it has refused none of them.
+    if (this.mode === "tx") this.transacted?.take(pending.published)
+    else this.madeConfirms?.take(pending.published)
     if (this.repliesLeft > 0) this.repliesLeft--
     switch (method._tag) {
       case "channel.open-ok":
@@ -535,14 +423,6 @@ export class ChannelState {
         this.settlements.onRecovered()
         return
     }
-  }
-
-  /** The broker has answered what came behind so many publishes: it has refused none of them. */
-  private onPublishesTaken(count: number): void {
-    if (this.mode !== "tx") return this.madeConfirms?.take(count)
-    if (count <= this.takenInTx) return
-    this.publishedInTx.splice(0, count - this.takenInTx)
-    this.takenInTx = count
   }
 
   /** `basic.deliver`, read field by field: this runs once per message. */
@@ -604,15 +484,13 @@ export class ChannelState {
   }
 
   private onReturn(method: BasicReturn, message: AmqpMessage): void {
-    if (this.mode !== "tx") return this.confirms.returned(message.pairing, method, message)
-    this.returnedInTx.push(messageReturned(method, message))
+    if (this.mode === "tx") this.transacted?.returned(method, message)
+    else this.confirms.returned(message.pairing, method, message)
   }
 
   /** The messages that came back since the last call, in tx mode. */
   takeReturned(): ReadonlyArray<AmqpMessageReturned> {
-    const returned = this.returnedInTx
-    this.returnedInTx = []
-    return returned
+    return this.transacted?.takeReturned() ?? []
   }
 
   private onCancel(consumerTag: string, noWait: boolean): void {
@@ -674,15 +552,15 @@ export class ChannelState {
     this.lane.discard()
     this.write({ _tag: "channel.close-ok" })
     const { classId, methodId, replyCode, replyText } = close
-    const operation = nameOf(classId, methodId)
-    const own = this.refusedRequest(operation, replyText)
+    const operation = operationOf(classId, methodId)
+    const own = this.pending.refused(operation, replyText)
     const isPublish = operation === "basic.publish"
     const refused = isPublish ? this.madeConfirms?.refused(close) ?? [] : []
     // In a transaction the first that is bad in this way is the one; with confirms all of them hear the same.
     const publish = !isPublish ?
       undefined
       : this.mode === "tx" ?
-      refusedOf(close, this.publishedInTx, (published) => published)[0]
+      this.transacted?.refused(close)
       : refused.map((sequence) => this.confirms.messageOf(sequence))[0]
     const entity = own?.entity ?? publish?.exchange ?? (isPublish ? exchangeIn(replyText) : "")
     const fields = { replyCode, replyText, operation, entity, classId, methodId }
@@ -693,19 +571,6 @@ export class ChannelState {
     if (this.state === "closing") this.closedBy(error)
     else this.end(error, "closed", own, refused)
     this.gone()
-  }
-
-  /**
-   * The request that the broker refused. Of several that it answers in any order, the one whose queue it names alone;
-   * where that is not one it is none, rather than the wrong one.
-   */
-  private refusedRequest(operation: string, replyText: string): Pending | undefined {
-    const end = this.pending.findIndex(({ request }) => !isAnsweredByQueue(request))
-    const inQuestion = (end < 0 ? this.pending : this.pending.slice(0, end + 1))
-      .filter(({ request }) => request === operation)
-    const named = inQuestion.filter(({ entity }) => replyText.includes(`'${entity}'`))
-    const suspects = named.length > 0 ? named : inQuestion
-    return suspects.length === 1 ? suspects[0] : undefined
   }
 
   /** The connection is gone. */
@@ -736,13 +601,13 @@ export class ChannelState {
     this.state = state
     this.closedBy(cause)
     // Those whose outcome nobody waits for any more count as well.
-    this.isToldOf = this.pending.length + this.unconfirmed > 0
+    this.isToldOf = this.pending.count + this.unconfirmed > 0
     this.assembler.reset()
     this.madeSettlements?.clear()
-    this.host.expect(-this.pending.length)
-    for (const pending of this.pending.splice(0)) pending.fail(cause, pending === own)
+    this.host.expect(-this.pending.count)
+    for (const pending of this.pending.takeAll()) pending.fail(cause, pending === own)
     this.madeConfirms?.fail(cause, refused, isSuspected(cause))
-    this.publishedInTx = []
+    this.transacted?.clear()
     for (const consumer of this.madeConsumers?.values() ?? []) consumer.end({ _tag: "ChannelClosed", cause })
     this.madeConsumers?.clear()
     this.releaseFlow()
