@@ -19,45 +19,48 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { AmqpConnection } from "./AmqpConnection.ts"
-import type { ClosedError } from "./internal/channel/requests.ts"
-import type { AmqpChannel as Channel, RequestError } from "./internal/channel/types.ts"
+import type { AmqpChannel as Channel } from "./internal/channel/api.ts"
+import type { ClosedError, RequestError } from "./internal/channel/errors.ts"
 import { openChannel } from "./internal/connection/openChannel.ts"
 import type { AmqpCloseUnanswered } from "./internal/errors/channel.ts"
 import type { SoftError } from "./internal/errors/soft.ts"
 
-export type { ClosedError, PublishError } from "./internal/channel/requests.ts"
 export type {
+  ClosedError,
   ConsumeError,
-  ConsumeOptions,
-  Consumer,
   ConsumerError,
   ExchangeBindError,
-  ExchangeBindOptions,
   ExchangeDeclareError,
-  ExchangeDeclareOptions,
   ExchangeDeclarePassiveError,
   ExchangeDeleteError,
-  ExchangeDeleteOptions,
   ExchangeUnbindError,
   GetError,
-  GetOptions,
-  Got,
-  QosOptions,
+  PublishError,
   QueueBindError,
-  QueueBindOptions,
   QueueDeclareError,
-  QueueDeclareOptions,
   QueueDeclarePassiveError,
   QueueDeleteError,
-  QueueDeleteOptions,
-  QueueInfo,
   QueuePurgeError,
   QueueUnbindError,
   RequestError,
   SelectError,
-  SettleOptions,
   TransactionError
-} from "./internal/channel/types.ts"
+} from "./internal/channel/errors.ts"
+export type {
+  ConsumeOptions,
+  Consumer,
+  ExchangeBindOptions,
+  ExchangeDeclareOptions,
+  ExchangeDeleteOptions,
+  GetOptions,
+  Got,
+  QosOptions,
+  QueueBindOptions,
+  QueueDeclareOptions,
+  QueueDeleteOptions,
+  QueueInfo,
+  SettleOptions
+} from "./internal/channel/options.ts"
 
 /**
  * A channel of a connection.

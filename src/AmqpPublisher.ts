@@ -25,8 +25,8 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
-import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/channel/requests.ts"
-import type { RequestError } from "./internal/channel/types.ts"
+import type { PublishError, RequestError } from "./internal/channel/errors.ts"
+import { contentGate, publishConfirmed, takesContent } from "./internal/channel/requests.ts"
 import type { PropertiesInput, Publish } from "./internal/codec/message.ts"
 import { duration, integer } from "./internal/connection/optionChecks.ts"
 import { AmqpConnection, internals } from "./internal/connection/service.ts"
@@ -52,7 +52,7 @@ const TypeId = "~effect-amqp/AmqpPublisher"
 // errors
 // -----------------------------------------------------------------------------
 
-export type { PublishError } from "./internal/channel/requests.ts"
+export type { PublishError } from "./internal/channel/errors.ts"
 
 const PublishErrorSchema = Schema.Union([
   AmqpAccessRefused,

@@ -28,47 +28,34 @@ import type { AmqpConnectionError } from "./internal/errors/connection.ts"
 import type { AmqpEncodeError } from "./internal/errors/value.ts"
 import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topology/declaring.ts"
 import { diagnose } from "./internal/topology/diagnosis.ts"
+import type { Entity } from "./internal/topology/entity.ts"
+import type { OnFailure } from "./internal/topology/entityOptions.ts"
 import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
 import { describe, inOrder, keyOf, queueKey } from "./internal/topology/order.ts"
+import type { QueueRef } from "./internal/topology/queue.ts"
 import { resolveQueue } from "./internal/topology/queueNames.ts"
 import { TopologyRefusals } from "./internal/topology/refusals.ts"
-import type { Entity, OnFailure, QueueRef } from "./internal/topology/values.ts"
 
+export type { BindExchangeOptions, BindOptions, ExchangeBinding, QueueBinding } from "./internal/topology/binding.ts"
+export { bind, bindExchange } from "./internal/topology/binding.ts"
+export type { Entity } from "./internal/topology/entity.ts"
+export type { Arguments, EntityOptions, OnFailure } from "./internal/topology/entityOptions.ts"
 export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
+export type { Exchange, ExchangeOptions, PassiveExchange } from "./internal/topology/exchange.ts"
+export { exchange, passiveExchange } from "./internal/topology/exchange.ts"
 export type {
-  Arguments,
-  BindExchangeOptions,
-  BindOptions,
   ClassicQueueOptions,
   DeadLetter,
-  Entity,
-  EntityOptions,
-  Exchange,
-  ExchangeBinding,
-  ExchangeOptions,
   LeaderLocator,
-  OnFailure,
-  PassiveExchange,
   PassiveQueue,
   Queue,
-  QueueBinding,
   QueueRef,
   QueueType,
   QuorumQueueOptions,
   ServerNamedQueue,
   StreamQueueOptions
-} from "./internal/topology/values.ts"
-export {
-  bind,
-  bindExchange,
-  classicQueue,
-  exchange,
-  passiveExchange,
-  passiveQueue,
-  quorumQueue,
-  serverNamedQueue,
-  streamQueue
-} from "./internal/topology/values.ts"
+} from "./internal/topology/queue.ts"
+export { classicQueue, passiveQueue, quorumQueue, serverNamedQueue, streamQueue } from "./internal/topology/queue.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors

@@ -3,42 +3,22 @@
  *
  * @since 0.1.0
  */
-import * as Cause from "effect/Cause"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
-import * as Semaphore from "effect/Semaphore"
 import type { ChannelState } from "../engine/channelState.ts"
 import type { Session } from "../engine/session.ts"
 import type { Settlement } from "../engine/settlements.ts"
-import { AmqpChannelClosed, AmqpCloseUnanswered } from "../errors/channel.ts"
+import { type AmqpChannelClosed, AmqpCloseUnanswered } from "../errors/channel.ts"
 import { isSoft, type SoftError } from "../errors/soft.ts"
 import type { Ending } from "../time/ending.ts"
 import type { InputTable } from "../values/tableValue.ts"
+import { type AmqpChannel, TypeId } from "./api.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "./delivery.ts"
-import {
-  channelClosed,
-  command,
-  confirmsIdle,
-  publish,
-  type PublishRefusal,
-  publishRefusal,
-  request
-} from "./requests.ts"
-import {
-  type AmqpChannel,
-  type ExchangeBindOptions,
-  type GetError,
-  type GetOptions,
-  type Got,
-  type QueueBindOptions,
-  type QueueInfo,
-  type SettleOptions,
-  type TransactionError,
-  TypeId
-} from "./types.ts"
+import type { GetError } from "./errors.ts"
+import type { ExchangeBindOptions, GetOptions, Got, QueueBindOptions, QueueInfo, SettleOptions } from "./options.ts"
+import { channelClosed, command, confirmsIdle, publish, request } from "./requests.ts"
+import { makeTransaction } from "./transaction.ts"
 
 const nothing = (): void => {}
 const noArguments: InputTable = {}
@@ -47,11 +27,6 @@ const noArguments: InputTable = {}
 const queueRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked", "AmqpPreconditionFailed"] as const
 /** Those of operations that have no preconditions. */
 const lookupRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked"] as const
-
-/** The channels whose transactions the fiber is inside of. */
-const OpenTransactions = Context.Reference<ReadonlyArray<ChannelState>>("effect-amqp/OpenTransactions", {
-  defaultValue: () => []
-})
 
 const declareExchange = (
   exchange: string,
@@ -118,58 +93,6 @@ const toQueueInfo = ({ consumerCount, messageCount, queue }: QueueInfo): QueueIn
   messageCount,
   consumerCount
 })
-
-/** The transactions of a channel: made with the first, for most channels have none. */
-const makeTransaction = (state: ChannelState): AmqpChannel["transaction"] => {
-  const transacting = Semaphore.makeUnsafe(1)
-  const select = command(state, { _tag: "tx.select" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
-  const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
-  const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
-
-  /** What failed because the channel had gone with a refused publish fails with that refusal: a publish here waits for nothing. */
-  const becauseOfPublish = <A, E>(exit: Exit.Exit<A, E>): Exit.Exit<A, E | PublishRefusal> => {
-    const refusal = publishRefusal(state.closeCause)
-    if (refusal === undefined || Exit.isSuccess(exit)) return exit
-    const isFollowing = ({ reasons }: Cause.Cause<E>): boolean =>
-      reasons.some((reason) =>
-        reason._tag === "Fail" && reason.error instanceof AmqpChannelClosed && reason.error.cause === refusal
-      )
-    return isFollowing(exit.cause) ? Exit.fail(refusal) : exit
-  }
-
-  const commitOrRollback = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*() {
-        state.inTransaction = true
-        if (state.isClosed) return yield* channelClosed(state, "tx.select")
-        if (state.mode !== "tx") yield* select
-        const exit = yield* Effect.exit(restore(effect))
-        if (Exit.isFailure(exit)) {
-          // A channel that is gone has rolled back.
-          yield* Effect.ignore(rollback)
-          return yield* becauseOfPublish(exit)
-        }
-        yield* becauseOfPublish(yield* Effect.exit(commit))
-        const returned = state.takeReturned()
-        if (returned.length === 0) return exit.value
-        return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
-      }).pipe(
-        // Not before the end is answered: what others do until then waits behind it, and is of the next transaction.
-        Effect.ensuring(Effect.sync(() => {
-          state.inTransaction = false
-        }))
-      )
-    )
-
-  return <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | TransactionError, R> =>
-    Effect.flatMap(OpenTransactions, (open) =>
-      open.includes(state)
-        // It would wait for itself.
-        ? Effect.die(new Error(`a transaction inside a transaction of channel ${state.id}`))
-        : transacting.withPermit(
-          commitOrRollback(Effect.provideService(effect, OpenTransactions, [...open, state]))
-        ))
-}
 
 /** Deletes a queue without waiting for it. */
 const forgetQueue = (state: ChannelState, queue: string): void => {

@@ -22,8 +22,9 @@ import type { ChannelCloseCause } from "../errors/channel.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
 import { AmqpDelivery, AmqpUnacknowledged } from "./delivery.ts"
-import { channelClosed, type ClosedError, request } from "./requests.ts"
-import type { ConsumeError, ConsumeOptions, Consumer, ConsumerError, RequestError } from "./types.ts"
+import type { ClosedError, ConsumeError, ConsumerError, RequestError } from "./errors.ts"
+import type { ConsumeOptions, Consumer } from "./options.ts"
+import { channelClosed, request } from "./requests.ts"
 
 const ended = (end: ConsumerEnd, channel: ChannelState): Effect.Effect<never, ConsumerError | Cause.Done> => {
   switch (end._tag) {

@@ -12,8 +12,8 @@ import { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
 import type { Ending } from "../time/ending.ts"
 import { OpenChannel } from "./channel.ts"
+import type { RequestError } from "./errors.ts"
 import { command } from "./requests.ts"
-import type { RequestError } from "./types.ts"
 
 /** A channel of that number, or of any that is free; or why there is none. */
 const allocate = (session: Session, id: number | undefined): ChannelState | AmqpConnectionError | AmqpEncodeError => {

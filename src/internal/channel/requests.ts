@@ -17,20 +17,13 @@ import {
 import type { ReplyTo, Request, RequestName } from "../engine/pendingRequests.ts"
 import { AmqpChannelClosed, type ChannelCloseCause } from "../errors/channel.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
-import { type AmqpMessageReturned, AmqpPublishNacked, AmqpPublishUnconfirmed } from "../errors/publish.ts"
+import { AmqpPublishNacked, AmqpPublishUnconfirmed } from "../errors/publish.ts"
 import { isSoft, type SoftError } from "../errors/soft.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
+import type { ClosedError, PublishError, PublishRefusal } from "./errors.ts"
 
 /** The tags of the refusals that an operation can meet. */
 export type SoftTag = SoftError["_tag"]
-
-/**
- * The channel, or the connection below it, is gone: what every operation of a channel can fail with.
- *
- * @category errors
- * @since 0.1.0
- */
-export type ClosedError = AmqpChannelClosed | AmqpConnectionError
 
 const isListed = <Tag extends SoftTag>(
   error: ChannelCloseCause,
@@ -118,27 +111,9 @@ export const command = <Name extends RequestName, A, Tag extends SoftTag = never
 
 const publishRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpPreconditionFailed", "AmqpContentTooLarge"] as const
 
-/** The refusals of a publish. */
-export type PublishRefusal = Refusal<typeof publishRefusals[number]>
-
 /** The refusal of a publish that closed a channel. */
 export const publishRefusal = (cause: ChannelCloseCause): PublishRefusal | undefined =>
   isListed(cause, publishRefusals) && cause.operation === "basic.publish" ? cause : undefined
-
-/**
- * Why a message was not published: a refusal, `AmqpPublishNacked`, `AmqpMessageReturned`, `AmqpPublishUnconfirmed` (in
- * doubt), or never written: `AmqpConnectionError`, `AmqpChannelClosed`, `AmqpEncodeError`.
- *
- * @category errors
- * @since 0.1.0
- */
-export type PublishError =
-  | PublishRefusal
-  | AmqpPublishNacked
-  | AmqpMessageReturned
-  | AmqpPublishUnconfirmed
-  | ClosedError
-  | AmqpEncodeError
 
 /** Why a publish has failed. */
 export const publishFailure = (message: Publish, outcome: PublishOutcomeFailure): PublishError => {

@@ -6,8 +6,8 @@
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { OpenChannel } from "../channel/channel.ts"
+import type { RequestError } from "../channel/errors.ts"
 import { openChannelOn } from "../channel/open.ts"
-import type { RequestError } from "../channel/types.ts"
 import { type AmqpConnection, internals } from "./service.ts"
 
 /** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */

@@ -4,7 +4,8 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { contentGate, type PublishError, publishFailure, takesContent } from "../channel/requests.ts"
+import type { PublishError } from "../channel/errors.ts"
+import { contentGate, publishFailure, takesContent } from "../channel/requests.ts"
 import type { Publish } from "../codec/message.ts"
 import type { ChannelState } from "../engine/channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "../engine/confirms.ts"

@@ -9,9 +9,10 @@ import type * as Result from "effect/Result"
 import { encodeMethod } from "../codec/protocol.ts"
 import type { AmqpEncodeError } from "../errors/value.ts"
 import type { Input } from "../values/tableValue.ts"
+import type { Entity } from "./entity.ts"
 import { deadLetterLoops } from "./loops.ts"
 import { dependenciesOf, describe, isPredefined, keyOf } from "./order.ts"
-import type { Entity, Queue, QueueType, ServerNamedQueue } from "./values.ts"
+import type { Queue, QueueType, ServerNamedQueue } from "./queue.ts"
 
 // -----------------------------------------------------------------------------
 // arguments of queues

@@ -4,8 +4,10 @@
  *
  * @since 0.1.0
  */
+import type { ExchangeBinding, QueueBinding } from "./binding.ts"
+import type { Entity } from "./entity.ts"
 import { describe } from "./order.ts"
-import type { Entity, ExchangeBinding, Queue, QueueBinding, QueueRef, ServerNamedQueue } from "./values.ts"
+import type { Queue, QueueRef, ServerNamedQueue } from "./queue.ts"
 
 const predefinedTypes: ReadonlyArray<readonly [string, string]> = [
   ["amq.direct", "direct"],

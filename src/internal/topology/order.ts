@@ -3,7 +3,9 @@
  *
  * @since 0.1.0
  */
-import type { Entity, Exchange, QueueRef, ServerNamedQueue } from "./values.ts"
+import type { Entity } from "./entity.ts"
+import type { Exchange } from "./exchange.ts"
+import type { QueueRef, ServerNamedQueue } from "./queue.ts"
 
 const quote = (name: string): string => JSON.stringify(name)
 

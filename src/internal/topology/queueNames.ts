@@ -9,7 +9,7 @@ import { type AmqpConnection, internals } from "../connection/service.ts"
 import type { Session } from "../engine/session.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
-import type { QueueRef, ServerNamedQueue } from "./values.ts"
+import type { QueueRef, ServerNamedQueue } from "./queue.ts"
 
 export type { QueueRef }
 

@@ -10,7 +10,7 @@
 import { methods } from "../codec/spec.ts"
 import type { Session } from "../engine/session.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
-import type { Entity } from "./values.ts"
+import type { Entity } from "./entity.ts"
 
 /** So many equal refusals of an entity that was alone are no coincidence. */
 const enough = 3

@@ -1,67 +1,10 @@
 /**
- * Exchanges, queues and bindings as plain values: what the user writes, with typed arguments turned into those of
- * `queue.declare` and `exchange.declare`. Nothing is checked here; `topologyDiagnosis.ts` does that, for all values at
- * once. `AmqpTopology` publishes what is public of this module.
+ * Queues of a topology: typed options, which become the arguments of `queue.declare`. `AmqpTopology` publishes them.
  *
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"
-import type * as Schedule from "effect/Schedule"
-import type { Input } from "../values/tableValue.ts"
-import type { AmqpTopologyError } from "./error.ts"
-
-// -----------------------------------------------------------------------------
-// options
-// -----------------------------------------------------------------------------
-
-/**
- * Arguments beyond the typed ones, for example of a plugin. They are preferred over the typed ones.
- *
- * @category models
- * @since 0.1.0
- */
-export type Arguments = { readonly [key: string]: Input | undefined }
-
-/**
- * What happens when the broker refuses an entity.
- *
- * **Details**
- *
- * `"fail"` fails the first declaration; in later epochs the entity is left out and listed in `failures`. `"skip"` leaves
- * it out and lists it from the first declaration on. `retry` declares it again under the schedule, whose input is the
- * failure; when the schedule gives up, it is as with `"fail"`.
- *
- * @category models
- * @since 0.1.0
- */
-export type OnFailure = "fail" | "skip" | { readonly retry: Schedule.Schedule<unknown, AmqpTopologyError> }
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface EntityOptions {
-  /** Defaults to that of the topology. */
-  readonly onFailure?: OnFailure | undefined
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface ExchangeOptions extends EntityOptions {
-  /** `"direct"`, `"fanout"`, `"topic"`, `"headers"`, or the type of a plugin. Defaults to `"direct"`. */
-  readonly type?: "direct" | "fanout" | "topic" | "headers" | (string & {}) | undefined
-  /** Whether it outlives the broker. Defaults to `true`. */
-  readonly durable?: boolean | undefined
-  /** Whether it goes with its last binding. Defaults to `false`. */
-  readonly autoDelete?: boolean | undefined
-  /** Whether only other exchanges may publish to it. Defaults to `false`. */
-  readonly internal?: boolean | undefined
-  /** The exchange that gets what this one cannot route (RabbitMQ). */
-  readonly alternateExchange?: string | undefined
-  readonly arguments?: Arguments | undefined
-}
+import { type Arguments, defined, type EntityOptions, policy } from "./entityOptions.ts"
 
 /**
  * Where messages go that were rejected, have expired or did not fit (RabbitMQ).
@@ -172,60 +115,6 @@ export type LeaderLocator = "client-local" | "balanced" | "random" | "least-lead
  */
 export type QueueRef = string | ServerNamedQueue
 
-/**
- * @category models
- * @since 0.1.0
- */
-export interface BindOptions extends EntityOptions {
-  readonly queue: QueueRef
-  readonly exchange: string
-  /** Defaults to `""`. */
-  readonly routingKey?: string | undefined
-  /** For a headers exchange: what to match, and `x-match`. */
-  readonly arguments?: Arguments | undefined
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface BindExchangeOptions extends EntityOptions {
-  /** Where messages go. */
-  readonly destination: string
-  /** Where they come from. */
-  readonly source: string
-  /** Defaults to `""`. */
-  readonly routingKey?: string | undefined
-  readonly arguments?: Arguments | undefined
-}
-
-// -----------------------------------------------------------------------------
-// entities
-// -----------------------------------------------------------------------------
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface Exchange extends EntityOptions {
-  readonly _tag: "Exchange"
-  readonly name: string
-  readonly type: string
-  readonly durable: boolean
-  readonly autoDelete: boolean
-  readonly internal: boolean
-  readonly arguments: Arguments
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface PassiveExchange extends EntityOptions {
-  readonly _tag: "PassiveExchange"
-  readonly name: string
-}
-
 /** What every queue that is declared has. */
 interface DeclaredQueue extends EntityOptions {
   readonly type: QueueType
@@ -270,90 +159,11 @@ export interface ServerNamedQueue extends DeclaredQueue {
   readonly _tag: "ServerNamedQueue"
 }
 
-/**
- * @category models
- * @since 0.1.0
- */
-export interface QueueBinding extends EntityOptions {
-  readonly _tag: "QueueBinding"
-  readonly queue: QueueRef
-  readonly exchange: string
-  readonly routingKey: string
-  readonly arguments: Arguments
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface ExchangeBinding extends EntityOptions {
-  readonly _tag: "ExchangeBinding"
-  readonly destination: string
-  readonly source: string
-  readonly routingKey: string
-  readonly arguments: Arguments
-}
-
-/**
- * A part of a topology.
- *
- * @category models
- * @since 0.1.0
- */
-export type Entity =
-  | Exchange
-  | PassiveExchange
-  | Queue
-  | PassiveQueue
-  | ServerNamedQueue
-  | QueueBinding
-  | ExchangeBinding
-
-// -----------------------------------------------------------------------------
-// constructors
-// -----------------------------------------------------------------------------
-
-/** Without what is `undefined`, so that equal options are equal values. */
-const defined = (values: Arguments): Arguments =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined))
-
-/** `onFailure`, where it is given. */
-const policy = ({ onFailure }: EntityOptions): EntityOptions => onFailure === undefined ? {} : { onFailure }
-
 const millis = (input: Duration.Input | undefined): number | undefined =>
   input === undefined ? undefined : Duration.toMillis(Duration.fromInputUnsafe(input))
 
 const seconds = (input: Duration.Input | undefined): string | undefined =>
   input === undefined ? undefined : `${Duration.toSeconds(Duration.fromInputUnsafe(input))}s`
-
-/**
- * An exchange, durable unless told otherwise.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const exchange = (name: string, options: ExchangeOptions = {}): Exchange => ({
-  _tag: "Exchange",
-  name,
-  type: options.type ?? "direct",
-  durable: options.durable ?? true,
-  autoDelete: options.autoDelete ?? false,
-  internal: options.internal ?? false,
-  arguments: defined({ "alternate-exchange": options.alternateExchange, ...options.arguments }),
-  ...policy(options)
-})
-
-/**
- * An exchange that must exist; it is checked, never declared.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const passiveExchange = (name: string, options: EntityOptions = {}): PassiveExchange => ({
-  _tag: "PassiveExchange",
-  name,
-  ...policy(options)
-})
 
 /**
  * The options of every type of queue. The public constructors take those of their type; callers without types can give
@@ -461,33 +271,3 @@ export const passiveQueue = (name: string, options: EntityOptions = {}): Passive
 export const serverNamedQueue: (options?: ClassicQueueOptions) => ServerNamedQueue = (
   options: AnyQueueOptions = {}
 ) => ({ _tag: "ServerNamedQueue", ...queue("classic", { durable: false, exclusive: true, ...options }) })
-
-/**
- * Routes messages from an exchange to a queue.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const bind = (options: BindOptions): QueueBinding => ({
-  _tag: "QueueBinding",
-  queue: options.queue,
-  exchange: options.exchange,
-  routingKey: options.routingKey ?? "",
-  arguments: defined(options.arguments ?? {}),
-  ...policy(options)
-})
-
-/**
- * Routes messages from one exchange to another (RabbitMQ).
- *
- * @category constructors
- * @since 0.1.0
- */
-export const bindExchange = (options: BindExchangeOptions): ExchangeBinding => ({
-  _tag: "ExchangeBinding",
-  destination: options.destination,
-  source: options.source,
-  routingKey: options.routingKey ?? "",
-  arguments: defined(options.arguments ?? {}),
-  ...policy(options)
-})

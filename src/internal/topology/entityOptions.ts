@@ -1,0 +1,48 @@
+/**
+ * What all entities of a topology have in common: further arguments, and what happens when the broker refuses one.
+ *
+ * Entities are plain values. Nothing is checked when they are made; `diagnosis.ts` checks all of a topology at once.
+ *
+ * @since 0.1.0
+ */
+import type * as Schedule from "effect/Schedule"
+import type { Input } from "../values/tableValue.ts"
+import type { AmqpTopologyError } from "./error.ts"
+
+/**
+ * Arguments beyond the typed ones, for example of a plugin. They are preferred over the typed ones.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Arguments = { readonly [key: string]: Input | undefined }
+
+/**
+ * What happens when the broker refuses an entity.
+ *
+ * **Details**
+ *
+ * `"fail"` fails the first declaration; in later epochs the entity is left out and listed in `failures`. `"skip"` leaves
+ * it out and lists it from the first declaration on. `retry` declares it again under the schedule, whose input is the
+ * failure; when the schedule gives up, it is as with `"fail"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type OnFailure = "fail" | "skip" | { readonly retry: Schedule.Schedule<unknown, AmqpTopologyError> }
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface EntityOptions {
+  /** Defaults to that of the topology. */
+  readonly onFailure?: OnFailure | undefined
+}
+
+/** Without what is `undefined`, so that equal options are equal values. */
+export const defined = (values: Arguments): Arguments =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined))
+
+/** `onFailure`, where it is given. */
+export const policy = ({ onFailure }: EntityOptions): EntityOptions => onFailure === undefined ? {} : { onFailure }
