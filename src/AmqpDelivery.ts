@@ -1,8 +1,8 @@
 /**
  * Messages that a consumer or `basic.get` received, and how they are settled.
  *
- * A delivery belongs to one channel of one epoch and is settled at most once, there. Settling says what it did; it never
- * waits for the broker, which does not answer.
+ * A delivery belongs to one channel of one epoch. It is settled there, at most once. Settling returns what it did. It
+ * does not wait for the broker, which sends no answer.
  *
  * @since 0.1.0
  */

@@ -94,10 +94,10 @@ export interface AmqpChannel {
    *
    * After `confirmSelect` it waits for the broker and has exactly one outcome: success (confirmed),
    * `AmqpPublishNacked`, `AmqpMessageReturned` (mandatory and not routed), a refusal (the exchange does not exist), or
-   * `AmqpPublishUnconfirmed` if the channel went away in between. Before, it succeeds when the frames are in the
-   * outgoing buffer, and a refusal shows as the end of the channel. It waits while the connection is blocked or too
-   * much is unwritten; interrupted there, nothing was sent. `AmqpEncodeError` and `AmqpChannelClosed` mean that nothing
-   * was sent either.
+   * `AmqpPublishUnconfirmed` if the channel went away in between. Without `confirmSelect` it succeeds when the frames
+   * are in the outgoing buffer, and a refusal ends the channel. It waits while the connection is blocked or too much is
+   * unwritten. If it is interrupted there, nothing was sent. `AmqpEncodeError` and `AmqpChannelClosed` mean that
+   * nothing was sent either.
    */
   readonly publish: (message: Publish) => Effect.Effect<void, PublishError>
   /** Takes one message from a queue, if there is one. An interrupted `get` gives its message back. */
@@ -113,10 +113,10 @@ export interface AmqpChannel {
    *
    * **Details**
    *
-   * Set `qos` before: without it the broker sends all it has. When 4096 deliveries or 8 MiB wait for a consumer, the socket
-   * is read only in small steps: as the consumer takes them, every five seconds, and while somebody waits for a reply or a
-   * confirm, which could not come otherwise. At 64 MiB, each delivery counted as 128 bytes and its body, it is not read at
-   * all, and RabbitMQ closes a connection that takes nothing for some 30 seconds.
+   * Set `qos` before: without it the broker sends all it has. When 4096 deliveries or 8 MiB wait for a consumer, the
+   * socket is read only in small steps: when the consumer takes them, every five seconds, and while somebody waits for
+   * a reply or a confirm, which could not come otherwise. At 64 MiB (128 bytes for each delivery, plus its body) it is
+   * not read at all. RabbitMQ closes a connection that takes nothing for some 30 seconds.
    */
   readonly consume: {
     (
@@ -138,7 +138,7 @@ export interface AmqpChannel {
   readonly reject: (
     options: RefuseOptions & { readonly deliveryTag: number }
   ) => Effect.Effect<Settled, AmqpStaleDelivery>
-  /** Has the broker deliver everything unsettled again, with new numbers; the old deliveries count as settled. */
+  /** Asks the broker to deliver all unsettled messages again, with new numbers. The old deliveries count as settled. */
   readonly recover: Effect.Effect<void, ClosedError>
 
   /** Turns on publisher confirms (RabbitMQ). Sent once; refused (406) on a channel with transactions. */
@@ -150,16 +150,16 @@ export interface AmqpChannel {
    *
    * **Details**
    *
-   * Transactions of one channel follow one another; what other fibers do on the channel meanwhile is part of the one
-   * that is open. Mandatory messages that no queue took fail the transaction with an `AmqpMessageReturned` each, though
-   * the rest of it is committed: the broker tells only at the commit. A publish that the broker refuses closes the
-   * channel and fails the transaction with that refusal, of which nothing is committed; `entity` is its exchange, and
-   * `routingKey` says which one it was, where the broker's words tell. Refused (406) on a channel with confirms.
+   * Transactions of one channel run one after another. What other fibers do on the channel meanwhile is part of the
+   * open one. Mandatory messages that no queue took fail the transaction with an `AmqpMessageReturned` each, though the
+   * rest is committed: the broker tells it only at the commit. A publish that the broker refuses closes the channel and
+   * fails the transaction with that refusal; nothing is committed. `entity` is the exchange, and `routingKey` that of
+   * the publish, where the broker's words tell it. A channel with confirms refuses transactions (406).
    *
    * **Gotchas**
    *
-   * The channel stays transactional: outside of a transaction `publish` is an `AmqpEncodeError`, and what is settled
-   * there waits for the next commit. A transaction inside of one of the same channel is a defect.
+   * The channel stays transactional: outside of a transaction `publish` fails with `AmqpEncodeError`, and settlements
+   * wait for the next commit. A transaction inside another one of the same channel is a defect.
    */
   readonly transaction: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E | TransactionError, R>
   /**
@@ -168,13 +168,13 @@ export interface AmqpChannel {
   readonly flow: (active: boolean) => Effect.Effect<void, ClosedError>
 
   /**
-   * Closes the channel, as its scope does: takes nothing new, waits for unsettled confirms, then for the broker's answer,
-   * together within `closeTimeout`. Closing again does nothing.
+   * Closes the channel, as its scope does: takes nothing new, waits for unsettled confirms, then for the broker's
+   * answer. Both together take at most `closeTimeout`. Closing again does nothing.
    */
   readonly close: Effect.Effect<void>
   /**
-   * Waits for the end of the channel, however it comes, and tells its reason in `cause`: also what the broker refused after
-   * the channel was to be closed.
+   * Waits for the end of the channel, whatever ends it. `cause` is the reason, also where the broker refused something
+   * during the close.
    */
   readonly closed: Effect.Effect<AmqpChannelClosed>
 }

@@ -25,7 +25,7 @@ const noArguments: InputTable = {}
 
 /** Every refusal that an operation on a queue can meet. */
 const queueRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked", "AmqpPreconditionFailed"] as const
-/** Those of operations that have no preconditions. */
+/** The refusals of an operation that has no preconditions. */
 const lookupRefusals = ["AmqpAccessRefused", "AmqpNotFound", "AmqpResourceLocked"] as const
 
 const declareExchange = (
@@ -152,9 +152,9 @@ const ifOpen = (state: ChannelState, operation: string): Effect.Effect<void, Amq
   Effect.suspend(() => state.isClosed ? Effect.fail(channelClosed(state, operation)) : Effect.void)
 
 /**
- * A channel, with what only the library's own modules use. What few channels have is made when it is used, and the
- * operations are getters that make their function or Effect anew, so that a channel is two small objects instead of 30
- * closures: 1.2 KiB, with what `ChannelState` does without, where it was 6.8.
+ * A channel, with the parts that only the library's own modules use. Parts that few channels need are made on first
+ * use. Operations are getters, which make their function or Effect on each call. So a channel is two small objects and
+ * not 30 closures: 1.2 KiB, `ChannelState` included, instead of 6.8 KiB.
  */
 export class OpenChannel {
   readonly channel: AmqpChannel
@@ -192,7 +192,7 @@ export class OpenChannel {
     })
   }
 
-  /** What is to be said of a channel that is closed, and nobody has heard. */
+  /** Fails with what nobody has heard of a closed channel: a refusal, or a close that the broker did not answer. */
   get lastWord(): Effect.Effect<void, SoftError | AmqpCloseUnanswered> {
     return Effect.suspend((): Effect.Effect<void, SoftError | AmqpCloseUnanswered> => {
       const { closeCause, isInDoubt, isToldOf } = this.state
@@ -202,7 +202,7 @@ export class OpenChannel {
     })
   }
 
-  /** Nothing new is taken; what has been published with confirms is waited for, then the answer to our close. */
+  /** Takes nothing new, waits for unsettled confirms, then sends `channel.close` and waits for its answer. */
   get close(): Effect.Effect<void> {
     return Effect.suspend(() => {
       const { state } = this
@@ -221,7 +221,10 @@ export class OpenChannel {
   }
 }
 
-/** The operations. The fields are private at run time too: inspectors would show the outbox, and in it the handshake. */
+/**
+ * The operations. The fields are private at run time too: an inspector would show the outbox, which holds the
+ * handshake.
+ */
 class Channel implements AmqpChannel {
   readonly [TypeId] = TypeId
   readonly id: number
@@ -287,7 +290,7 @@ class Channel implements AmqpChannel {
         entity: queue,
         soft: queueRefusals,
         onReply: toQueueInfo,
-        // Nobody knows the name that the broker has made up.
+        // Nobody else knows the name that the broker made up.
         onLateReply: (reply) => queue === "" && forgetQueue(this.#state, reply.queue)
       })
   }

@@ -55,7 +55,7 @@ const deliveriesOf = <D extends AmqpMessage>(
     })
   ))
 
-/** How to subscribe, beside what the consumer says itself. */
+/** Options of `basic.consume` that are not properties of the consumer. */
 export type SubscribeOptions = Pick<ConsumeOptions, "exclusive" | "arguments">
 
 /** Waits for the end of a `basic.cancel`. */
@@ -88,7 +88,7 @@ export const makeConsuming = (
   state: ChannelState,
   bounded: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<void>
 ): Consuming => {
-  /** Consumers that wait for their `consume-ok`, with those who wait for it, too. */
+  /** Consumers without their `consume-ok`, and the callbacks that wait for it. */
   const consuming = new Map<string, Array<() => void>>()
 
   /** `basic.cancel` before `consume-ok` would end the connection (541). */
@@ -101,11 +101,11 @@ export const makeConsuming = (
   const answered = (consumerTag: string): Effect.Effect<void> =>
     Effect.callback((resume) => whenAnswered(consumerTag, () => resume(Effect.void)))
 
-  /** Consumers that wait for their `cancel-ok`, with those who want to know. */
+  /** Consumers without their `cancel-ok`, and the callbacks that wait for it. */
   const cancelling = new Map<ConsumerEntry, Array<Cancelling>>()
 
   /**
-   * Cancels a consumer: once, because the broker answers a second `basic.cancel` at once, maybe ahead of deliveries that
+   * Cancels a consumer once. The broker would answer a second `basic.cancel` at once, maybe ahead of deliveries that
    * come before its answer to the first.
    */
   const cancelUnsafe = (consumer: ConsumerEntry, waiter: Cancelling): void => {
@@ -211,7 +211,7 @@ export const makeConsuming = (
         }
       }).pipe(Effect.onError((cause) =>
         Effect.sync(() => {
-          // An interrupted subscription is answered all the same, unless the channel goes.
+          // The broker answers an interrupted subscription too, unless the channel goes.
           if (Cause.hasInterruptsOnly(cause)) return state.onClosed(onAnswer)
           state.removeConsumer(consumer)
           onAnswer()
@@ -223,7 +223,7 @@ export const makeConsuming = (
   const consumeWith = <D extends AmqpUnacknowledged>(options: ConsumeOptions, make: MakeDelivery<D>) =>
     Effect.suspend(() => {
       const { noAck = false, queue } = options
-      // An empty one would be the broker's to choose, and its choice comes too late for the first deliveries.
+      // With an empty tag the broker would choose one, and tell it too late for the first deliveries.
       const consumerTag = options.consumerTag || session.consumerTag()
       const deliveries = new Deliveries({ consumerTag, queue, channel: state.id, noAck }, make, session)
       // The finalizer comes first: no interruption can fall between the reply and it.

@@ -1,8 +1,8 @@
 /**
  * Messages that a consumer or `basic.get` received, and how they are settled.
  *
- * A delivery belongs to one channel of one epoch and is settled at most once, there. Settling says what it did; it never
- * waits for the broker, which does not answer.
+ * A delivery belongs to one channel of one epoch. It is settled there, at most once. Settling returns what it did. It
+ * does not wait for the broker, which sends no answer.
  *
  * @since 0.1.0
  */
@@ -137,7 +137,7 @@ export abstract class Settleable<Stale, E> extends AmqpUnacknowledged {
   }
 
   /**
-   * Somebody handles it: the end of its consumer does not give it back any more. Returns whether it may be handled.
+   * Marks it as handled: the end of its consumer no longer gives it back. Returns whether it may be handled.
    *
    * @internal
    */
@@ -155,17 +155,19 @@ export abstract class Settleable<Stale, E> extends AmqpUnacknowledged {
     return this.#channel.isClosed
   }
 
-  /** The message has been dealt with; the broker forgets it. */
+  /** Tells the broker that the message has been handled, so that it forgets it. */
   get ack(): Effect.Effect<Settled | Stale, E> {
     return Effect.suspend(() => this.#result(this.#channel.ack(this.deliveryTag)))
   }
 
-  /** The message could not be dealt with: back to its queue, or away. */
+  /**
+   * Tells the broker that the message could not be handled: it goes back to its queue, or is dead-lettered or dropped.
+   */
   nack(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
     return this.#settle({ _tag: "Nack", requeue: options?.requeue ?? true })
   }
 
-  /** As `nack`, by the specification's own method. */
+  /** Does what `nack` does, with the specification's own method. */
   reject(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
     return this.#settle({ _tag: "Reject", requeue: options?.requeue ?? true })
   }

@@ -32,7 +32,7 @@ export type ClosedError = AmqpChannelClosed | AmqpConnectionError
 export type ConsumerError = AmqpConsumerCancelled | ClosedError
 
 /**
- * What a request can fail with that carries names or tables: `ClosedError`, or an `AmqpEncodeError` for which nothing was
+ * What a request with names or tables can fail with: `ClosedError`, or `AmqpEncodeError`. With the latter nothing was
  * sent.
  *
  * @category errors
@@ -145,8 +145,8 @@ export type GetError = AmqpAccessRefused | AmqpNotFound | AmqpResourceLocked | R
 export type SelectError = AmqpPreconditionFailed | ClosedError
 
 /**
- * What a transaction fails with beside its effect: a publish of it was refused or came back, tx.select was refused (406),
- * or the channel is gone.
+ * What a transaction can fail with, apart from the errors of its effect: the broker refused or returned a publish, it
+ * refused tx.select (406), or the channel is gone.
  *
  * @category errors
  * @since 0.1.0

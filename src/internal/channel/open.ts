@@ -15,7 +15,7 @@ import { OpenChannel } from "./channel.ts"
 import type { RequestError } from "./errors.ts"
 import { command } from "./requests.ts"
 
-/** A channel of that number, or of any that is free; or why there is none. */
+/** Allocates a channel with this number, or with any free one. Returns why there is none. */
 const allocate = (session: Session, id: number | undefined): ChannelState | AmqpConnectionError | AmqpEncodeError => {
   if (session.error !== undefined) return session.error
   const state = session.openChannel(id)
@@ -28,10 +28,10 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
   return new AmqpConnectionError({ reason })
 }
 
-/** A function of its own, which keeps nothing but the channel. */
+/** A separate function, so that its closure keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope, as a part of an ending that may be under way. */
+/** Opens a channel of this session and closes it with the scope. An ending that is under way goes on. */
 export const openPart = (
   session: Session,
   ending: Ending,

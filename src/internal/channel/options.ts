@@ -143,8 +143,8 @@ export interface ConsumeOptions {
 export interface Consumer<D> {
   readonly consumerTag: string
   /**
-   * The deliveries, in arrays as they arrived. Ends after `cancel`; fails when the broker cancels the consumer or the
-   * channel goes away, after the deliveries that came before.
+   * The deliveries, in arrays as they arrived. Ends after `cancel`. Fails when the broker cancels the consumer or the
+   * channel goes away. Deliveries that came before come first.
    */
   readonly deliveries: Stream.Stream<D, ConsumerError>
   /** Stops deliveries; those that have come can still be taken and settled (specification 1.8.3.5). */
@@ -180,8 +180,8 @@ export interface Got<D> {
 export interface SettleOptions {
   /** The number of a delivery of this channel; 0 with `multiple` is every unsettled one. */
   readonly deliveryTag: number
-  /** Whether all earlier deliveries are settled as well, those included that nobody has taken yet. */
+  /** Whether all earlier deliveries are settled as well, also those that nobody has taken yet. */
   readonly multiple?: boolean | undefined
-  /** Not a delivery: it may be of another channel, and its own `ack` settles it. */
+  /** Refuses a delivery as options: it may belong to another channel, and its own `ack` settles it. */
   readonly body?: undefined
 }

@@ -1,6 +1,6 @@
 /**
- * Requests and publishes of a channel as Effects: one `Effect.callback` each, the engine's outcome as a typed failure,
- * and what happens to a reply that nobody waits for any more.
+ * Requests and publishes of a channel as Effects: one `Effect.callback` each. The outcome that the engine gives becomes
+ * a typed failure. A reply that nobody waits for any more is undone.
  *
  * @since 0.1.0
  */
@@ -89,8 +89,8 @@ const send = <Name extends RequestName, A, Tag extends SoftTag, E>(
   })
 
 /**
- * Sends a request that carries what a caller gave, and waits for its reply. Requests do not wait for one another. An
- * interrupted one keeps its place in the order of replies.
+ * Sends a request with values of the caller, and waits for its reply. Requests do not wait for one another. An
+ * interrupted request keeps its place in the order of replies.
  */
 export const request = <Name extends RequestName, A, Tag extends SoftTag = never>(
   channel: ChannelState,
@@ -159,7 +159,7 @@ class ConfirmWaiter implements PublishWaiter {
 /** Whether a publish may be written now. */
 export const takesContent = (channel: ChannelState): boolean => channel.isFlowing && channel.confirms.isOpen
 
-/** Waits until it is worth to look again: there is room, or the channel is over. */
+/** Waits until the caller should look again: there is room, or the channel is over. */
 export const contentGate = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
     const callback = () => resume(Effect.void)
@@ -172,8 +172,8 @@ export const contentGate = (channel: ChannelState): Effect.Effect<void> =>
   })
 
 /**
- * Publishes: in confirm mode until the broker has answered, otherwise until the frames are in the outbox. Waits while
- * the broker takes no content, or too much is unwritten; a publish that is interrupted there was never sent.
+ * Publishes. In confirm mode it waits for the broker's answer, otherwise until the frames are in the outbox. It waits
+ * while the broker takes no content or too much is unwritten. If it is interrupted there, nothing was sent.
  */
 export const publish = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.suspend(() => {
@@ -197,7 +197,7 @@ export const publish = (channel: ChannelState, message: Publish): Effect.Effect<
 export const publishConfirmed = (channel: ChannelState, message: Publish): Effect.Effect<void, PublishError> =>
   Effect.callback((resume) => {
     try {
-      // An interrupted publish keeps its number: its confirm resumes a fiber that is gone, which does nothing.
+      // An interrupted publish keeps its number. Its confirm resumes a fiber that is gone, which does nothing.
       channel.publish(message, new ConfirmWaiter(message, resume))
     } catch (error) {
       if (!(error instanceof AmqpEncodeError)) throw error

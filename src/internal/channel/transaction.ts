@@ -28,7 +28,10 @@ export const makeTransaction = (state: ChannelState): AmqpChannel["transaction"]
   const commit = command(state, { _tag: "tx.commit" }, { soft: ["AmqpPreconditionFailed"], onReply: nothing })
   const rollback = command(state, { _tag: "tx.rollback" }, { soft: [], onReply: nothing })
 
-  /** What failed because the channel had gone with a refused publish fails with that refusal: a publish here waits for nothing. */
+  /**
+   * A refused publish closes the channel, and nothing waits for a publish. So what fails with the closed channel fails
+   * with that refusal.
+   */
   const becauseOfPublish = <A, E>(exit: Exit.Exit<A, E>): Exit.Exit<A, E | PublishRefusal> => {
     const refusal = publishRefusal(state.closeCause)
     if (refusal === undefined || Exit.isSuccess(exit)) return exit
@@ -47,7 +50,7 @@ export const makeTransaction = (state: ChannelState): AmqpChannel["transaction"]
         if (state.mode !== "tx") yield* select
         const exit = yield* Effect.exit(restore(effect))
         if (Exit.isFailure(exit)) {
-          // A channel that is gone has rolled back.
+          // The broker has rolled back if the channel is gone.
           yield* Effect.ignore(rollback)
           return yield* becauseOfPublish(exit)
         }
@@ -56,7 +59,7 @@ export const makeTransaction = (state: ChannelState): AmqpChannel["transaction"]
         if (returned.length === 0) return exit.value
         return yield* Effect.failCause(Cause.fromReasons(returned.map((error) => Cause.makeFailReason(error))))
       }).pipe(
-        // Not before the end is answered: what others do until then waits behind it, and is of the next transaction.
+        // Only after the answer: what others write before it waits behind the end, and belongs to the next transaction.
         Effect.ensuring(Effect.sync(() => {
           state.inTransaction = false
         }))

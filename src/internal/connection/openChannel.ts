@@ -10,7 +10,7 @@ import type { RequestError } from "../channel/errors.ts"
 import { openChannelOn } from "../channel/open.ts"
 import { type AmqpConnection, internals } from "./service.ts"
 
-/** Opens a channel and closes it with the scope; waits for an open connection as long as the connection allows. */
+/** Opens a channel and closes it with the scope. Waits for an open connection, at most `waitTimeout`. */
 export const openChannel = (
   connection: AmqpConnection,
   id?: number | undefined

@@ -1,6 +1,6 @@
 /**
- * What a user may say of a connection, checked and completed: explicit options over those of the URL, and safe defaults
- * below both. Nothing is connected here; a value that cannot work is a typed error before anything is.
+ * Options of a connection, checked and completed: explicit options come first, then those of the URL, then safe
+ * defaults. Nothing is connected here. A value that cannot work is a typed error.
  *
  * @since 0.1.0
  */
@@ -37,9 +37,9 @@ export interface Options {
   readonly port?: number | undefined
   /** TLS with the platform's trusted certificates (`true`), or with options. An `amqps` URL turns it on as well. */
   readonly tls?: boolean | TlsOptions | undefined
-  /** Defaults to that of the URL, or else to `"/"`. The name `""` can be said only here. */
+  /** Defaults to that of the URL, or else to `"/"`. Only this option can name the vhost `""`. */
   readonly vhost?: string | undefined
-  /** User name and password, or an Effect that is asked for them at each attempt. Defaults to guest. */
+  /** User name and password, or an Effect that gives them at each attempt. Defaults to guest. */
   readonly credentials?: AmqpAuth.Credentials | Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError> | undefined
   /**
    * SASL mechanisms in the order of preference: `"PLAIN"`, `"AMQPLAIN"`, `"EXTERNAL"`, `"ANONYMOUS"`, or one that was
@@ -48,7 +48,7 @@ export interface Options {
   readonly mechanisms?: ReadonlyArray<"PLAIN" | "AMQPLAIN" | "EXTERNAL" | "ANONYMOUS" | AmqpAuth.Mechanism> | undefined
   /**
    * Longest silence of either side, in whole seconds up to 65535. The shorter wish of both sides applies; 0 turns
-   * heartbeats off. Defaults to 60 seconds. Less than 5 seconds takes slow peers for dead ones.
+   * heartbeats off. Defaults to 60 seconds. With less than 5 seconds a slow peer counts as dead.
    */
   readonly heartbeat?: Duration.Input | undefined
   /**
@@ -66,13 +66,13 @@ export interface Options {
   /** Shown by the broker's tools. */
   readonly connectionName?: string | undefined
   /**
-   * Whether publishers (`AmqpPublisher`) have a connection of their own, named `<connectionName> (publishing)`. A broker
-   * that is short of memory or disk reads nothing more from a connection that publishes, no acknowledgement either: on
-   * the same connection it stops the consumers. Recommended where one process publishes and consumes. See
+   * Whether publishers (`AmqpPublisher`) have a connection of their own, named `<connectionName> (publishing)`. A
+   * broker that is short of memory or disk reads nothing from a connection that publishes, not even acknowledgements.
+   * On a shared connection that stops the consumers. Recommended where one process publishes and consumes. See
    * `AmqpConnection.publishing`. Defaults to `false`.
    */
   readonly separatePublishers?: boolean | undefined
-  /** Added to, and preferred over, the properties that the client sends of itself. */
+  /** Added to the properties that the client sends of itself. They win over those of the same name. */
   readonly clientProperties?: InputTable | undefined
   /** Language of the broker's messages. Defaults to `"en_US"`. */
   readonly locale?: string | undefined
@@ -81,64 +81,69 @@ export interface Options {
   /** From the open socket to the open connection. Defaults to 10 seconds. */
   readonly handshakeTimeout?: Duration.Input | undefined
   /**
-   * Where brokers listen, instead of `host` and `port`: tried in turn, or an Effect that is asked at each attempt. Those
-   * without `tls` of their own take it from `tls` and the URL.
+   * Where brokers listen, instead of `host` and `port`: a list that is tried in turn, or an Effect that gives the list
+   * at each attempt. An endpoint without `tls` takes it from the option `tls` and the URL.
    */
   readonly endpoints?:
     | ReadonlyArray<EndpointInput>
     | Effect.Effect<ReadonlyArray<EndpointInput>, AmqpConnectionError>
     | undefined
-  /** Whether each attempt begins anywhere in the list, so that clients spread over a cluster. Defaults to `"fixed"`. */
+  /**
+   * Whether each attempt takes the list in a random order, so that clients spread over a cluster. Defaults to
+   * `"fixed"`.
+   */
   readonly endpointOrder?: "fixed" | "shuffled" | undefined
   /**
-   * How a lost connection is replaced; its input is the typed error. Defaults to a delay of anything up to 2 s, doubled up
-   * to 30 s (full jitter: clients that lost their broker at the same moment come back over seconds), without end. An epoch
-   * that lasted 10 seconds begins it anew.
+   * How a lost connection is replaced; its input is the typed error. Defaults to a random delay of at most 2 s, which
+   * doubles up to 30 s, without end (full jitter: clients that lost their broker at the same moment come back over
+   * seconds). After an epoch of 10 seconds or more the schedule begins anew.
    *
    * The first connection is retried only if a schedule is given here, and only for transient failures: refused
-   * credentials, a missing vhost or a failed TLS fail at once. A broker that closes the socket in answer to the login or to
-   * the limits, without a word, is asked once more, because one that is stopping does the same; then that is its answer.
+   * credentials, a missing vhost or a failed TLS fail at once. A broker may close the socket in answer to the login or
+   * to the limits, without a word. It is asked once more, because a broker that is stopping does the same. The second
+   * time that is its answer.
    */
   readonly reconnect?: Schedule.Schedule<unknown, AmqpConnectionError> | undefined
   /**
-   * How long an operation that needs an open connection waits for one that is lost; then it fails with the reason of the
-   * loss. 0 fails at once. Defaults to 30 seconds.
+   * How long an operation waits for a connection that is lost. Then it fails with the reason of the loss. 0 fails at
+   * once. Defaults to 30 seconds.
    */
   readonly waitTimeout?: Duration.Input | undefined
   /**
-   * How long an end may take that waits for the broker: unsettled confirms, the answers to what is closed, and the last bytes on
-   * their way. What ends together shares it: the end of a scope, or of the connection with everything on it, takes so long
-   * at most, however many channels, publishers and consumers there are. What is closed by itself has the whole of it.
-   * Handlers at work have the `drainTimeout` of their `AmqpConsumer.run` besides. Defaults to 5 seconds.
+   * How long closing may wait for the broker: for unsettled confirms, for the answers to each close, and for the last
+   * bytes to be written. Things that end together share the time. The end of a scope, or of the connection with
+   * everything on it, takes so long at most, however many channels, publishers and consumers there are. Something that
+   * is closed alone has the whole time. Handlers at work have the `drainTimeout` of their `AmqpConsumer.run` in
+   * addition. Defaults to 5 seconds.
    */
   readonly closeTimeout?: Duration.Input | undefined
   /**
-   * Shortest time between two reads of the socket while more than four small ones would come in it, up to 10 ms: what has
-   * gathered is handled together and acknowledged with one write. Whatever is received then comes up to so much later: of
-   * 10,000 messages that come evenly in a second, each takes half the processor time, and 0.8 ms instead of 0.1 from publish to
-   * handler (`npm run bench`). Where waiting slows down what is received, as with a few requests in flight, it ends within a
-   * moment and is tried again later. 0 reads at once, for the shortest latency under load. For TCP and TLS of `NodeAmqp`; other
-   * transports may ignore it. Defaults to 1 ms.
+   * Shortest time between two reads of the socket, up to 10 ms. It applies while more than four small reads would come
+   * in that time. Messages that gather are then handled together and acknowledged with one write, and each arrives up
+   * to so much later. With 10,000 messages that come evenly in a second, each takes half the processor time, and 0.8 ms
+   * instead of 0.1 from publish to handler (`npm run bench`). Where waiting slows down what is received, as with a few
+   * requests in flight, it ends within a moment and is tried again later. 0 reads at once, for the shortest latency
+   * under load. For TCP and TLS of `NodeAmqp`; other transports may ignore it. Defaults to 1 ms.
    */
   readonly readInterval?: Duration.Input | undefined
 }
 
 /**
- * Why a connection does not come about: the broker or the way to it, or the options.
+ * Why no connection could be opened: the network, the broker, or the options.
  *
  * @category errors
  * @since 0.1.0
  */
 export type ConnectError = AmqpConnectionError | AmqpUri.AmqpUriError | AmqpEncodeError
 
-/** Options without a question left open. */
+/** Options, checked and completed. */
 export interface ResolvedOptions {
   /** Where to connect, in the order of this attempt. */
   readonly endpoints: Effect.Effect<readonly [Endpoint, ...Array<Endpoint>], AmqpConnectionError>
   readonly vhost: string
   /** The mechanisms, once the credentials are known. */
   readonly mechanisms: (credentials: AmqpAuth.Credentials) => ReadonlyArray<AmqpAuth.Mechanism>
-  /** The credentials of the options or the URL; an Effect is asked at each attempt. */
+  /** The credentials of the options or the URL. Run at each attempt. */
   readonly credentials: Effect.Effect<AmqpAuth.Credentials, AmqpConnectionError>
   readonly limits: Limits
   readonly maxMessageSize: number
@@ -161,7 +166,7 @@ const texts = (options: Options): Result.Result<unknown, AmqpEncodeError> =>
     })
   )
 
-/** The longest time in which a socket is not read. */
+/** The largest `readInterval`. */
 const maxReadInterval = Duration.millis(10)
 
 const readInterval = (input: Duration.Input | undefined): Result.Result<Duration.Duration, AmqpEncodeError> =>
@@ -250,7 +255,7 @@ const tlsOf = (query: AmqpUri.AmqpUriQuery): TlsOptions => ({
 
 const noUri: AmqpUri.AmqpUri = { scheme: "amqp", query: {} }
 
-/** Options over the URL over the defaults. */
+/** Resolves options: explicit ones first, then those of the URL, then the defaults. */
 export const resolve = (options: Options): Result.Result<ResolvedOptions, ConnectError> =>
   Result.gen(function*() {
     const uri = options.url === undefined ? noUri : yield* AmqpUri.parse(options.url)
