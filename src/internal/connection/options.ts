@@ -94,9 +94,9 @@ export interface Options {
    */
   readonly endpointOrder?: "fixed" | "shuffled" | undefined
   /**
-   * How a lost connection is replaced; its input is the typed error. Defaults to a random delay of at most 2 s, which
-   * doubles up to 30 s, without end (full jitter: clients that lost their broker at the same moment come back over
-   * seconds). After an epoch of 10 seconds or more the schedule begins anew.
+   * How a lost connection is replaced; its input is the typed error. Defaults to random delays without end. Their upper
+   * bound is 2 s at first and doubles up to 30 s (full jitter: clients that lost their broker at the same moment come
+   * back over seconds). After an epoch of 10 seconds or more the schedule begins anew.
    *
    * The first connection is retried only if a schedule is given here, and only for transient failures: refused
    * credentials, a missing vhost or a failed TLS fail at once. A broker may close the socket in answer to the login or

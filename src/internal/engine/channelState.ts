@@ -1,6 +1,6 @@
 /**
- * One channel of one epoch, without Effect: its pending requests in order, its mode, its consumers and unsettled
- * deliveries, its unconfirmed publishes, and the one way in which all of these end.
+ * One channel of one epoch, without Effect: its pending requests, its mode, its consumers and unsettled deliveries, and
+ * its unconfirmed publishes. All of these end in one way.
  *
  * Every method either writes whole frames into the channel's lane or throws `AmqpEncodeError` and writes nothing.
  * Callbacks run at the end of a batch of frames, when all state is consistent. The channel decides nothing about time,
@@ -72,31 +72,31 @@ export class ChannelState {
   inTransaction = false
   /** Why it is closed; meaningful once `isClosed`. */
   closeCause: ChannelCloseCause = undefined
-  /** Whether somebody has heard of that cause: an operation that it ended, or one that came later. */
+  /** Whether an operation has failed with that cause, so that somebody has heard of it. */
   isToldOf = false
-  /** Whether nobody waits for the answer to our close any more; until it comes the number is the last to be used. */
+  /** Whether nobody waits any longer for the answer to our close. Until the answer comes, this number is used last. */
   isAbandoned = false
   private readonly host: ChannelHost
   private madeConfirms: Confirms | undefined
   private state: State = "opening"
   /** Whether nothing new is taken. */
   private isFinishing = false
-  /** Whether `channel.open-ok` has come: what comes before it is from the former life of this number. */
+  /** Whether `channel.open-ok` has come. Frames that come before it belong to the former channel of this number. */
   private isKnown = false
-  /** After so many replies it is certain that what was published without confirms has come to the broker. */
+  /** After so many replies the broker is sure to have got everything that was published without confirms. */
   private repliesLeft = 0
   /** Whether `channel.close-ok` was written. */
   private closeAnswered = false
   private readonly pending: PendingRequests
   private madeFlow: FlowGate | undefined
   private readonly assembler = new Assembler()
-  /** The method of the content that is being received. */
+  /** The method of the content that is being received; `undefined` for a delivery. */
   private content: BasicGetOk | BasicReturn | undefined
   /** The delivery that is being received; its fields are reused. */
   private readonly delivery = { consumerTag: "", deliveryTag: 0, redelivered: false, exchange: "", routingKey: "" }
   private madeConsumers: Map<string, ConsumerEntry> | undefined
   private madeSettlements: Settlements | undefined
-  /** What was published in tx mode. */
+  /** The publishes of tx mode. */
   private transacted: Transacted | undefined
   private onClosedCallbacks: Array<() => void> = []
 
@@ -107,7 +107,7 @@ export class ChannelState {
     this.pending = new PendingRequests(id, host.later)
   }
 
-  // These are made when first asked for: a channel that needs none of them does without 1.7 KiB.
+  // These are made on first use. A channel that needs none of them saves 1.7 KiB.
 
   get confirms(): Confirms {
     return this.madeConfirms ??= new Confirms({
@@ -156,8 +156,8 @@ export class ChannelState {
   }
 
   /**
-   * Whether it is not known if the broker has got what was published without confirms: nothing that was sent after it
-   * has been answered.
+   * Whether publishes without confirms may not have come to the broker: it has answered nothing that was sent after
+   * them.
    */
   get isInDoubt(): boolean {
     return this.repliesLeft > 0
@@ -178,7 +178,8 @@ export class ChannelState {
   }
 
   /**
-   * Sends a request. Its handlers hear of it exactly once; on a closed channel of its cause. Throws `AmqpEncodeError`.
+   * Sends a request. Its handlers are called exactly once. On a closed channel they get its cause. Throws
+   * `AmqpEncodeError`.
    */
   request<Name extends RequestName>(method: Request<Name>, handlers: RequestHandlers<Name>): void {
     if (this.isClosed) return this.host.later(() => handlers.onFailure(this.closeCause, false))
@@ -188,10 +189,10 @@ export class ChannelState {
     this.onRequested(method._tag)
   }
 
-  /** What a request means for all that is written after it. */
+  /** Applies what a request changes for everything that is written after it. */
   private onRequested(name: RequestName): void {
     switch (name) {
-      // The broker counts publishes from here on, not from its reply on.
+      // The broker counts publishes from the request on, not from its reply on.
       case "confirm.select":
         if (this.mode === "plain") this.mode = "confirm"
         return
@@ -215,8 +216,8 @@ export class ChannelState {
   }
 
   /**
-   * Writes a publish, while the channel is not closed. In confirm mode the waiter gets its outcome, otherwise nobody
-   * does. Throws `AmqpEncodeError`.
+   * Writes a publish. The channel must not be closed. Only in confirm mode does the waiter get an outcome. Throws
+   * `AmqpEncodeError`.
    */
   publish(message: Publish, waiter: PublishWaiter | undefined): void {
     const { body, exchange = "", mandatory = false, properties = noProperties, routingKey = "" } = message
@@ -312,7 +313,7 @@ export class ChannelState {
     if (this.consumers.get(consumer.consumerTag) === consumer) this.consumers.delete(consumer.consumerTag)
   }
 
-  /** A consumer was cancelled: what has come can still be taken and settled. */
+  /** A consumer was cancelled. Deliveries that have come can still be taken and settled. */
   endConsumer(consumer: ConsumerEntry): void {
     this.removeConsumer(consumer)
     consumer.end({ _tag: "Cancelled" })
@@ -325,7 +326,7 @@ export class ChannelState {
     this.settlements.giveBack(consumer)
   }
 
-  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it may be handled. */
+  /** Marks a delivery as handled: its consumer no longer gives it back. Returns whether it may be handled. */
   begin(tag: number): boolean {
     return !this.isClosed && this.settlements.begin(tag)
   }
@@ -342,7 +343,10 @@ export class ChannelState {
     return this.madeFlow?.isStopped !== true && this.lane.isOpen
   }
 
-  /** Calls back once, when content may flow or the channel is over: at once if it may. Look again then. */
+  /**
+   * Calls back once, when content may flow or the channel is over; at once if content may flow. The caller then looks
+   * again.
+   */
   onFlow(callback: () => void): void {
     if (this.isFlowing) callback()
     else this.flow.wait(callback)
@@ -360,8 +364,8 @@ export class ChannelState {
   // --- what the broker sends
 
   /**
-   * Whether what comes is for nobody: before `channel.open-ok` it is from the former life of this number, maybe only the
-   * rest of a content; after our own close nobody waits for it.
+   * Whether frames are ignored. Before `channel.open-ok` they belong to the former channel of this number, maybe only
+   * the rest of a content. After our own close nobody waits for them.
    */
   private get isDeaf(): boolean {
     return this.state === "opening" || this.state === "closing"
@@ -373,7 +377,7 @@ export class ChannelState {
     if (method._tag === "channel.close-ok") return this.onCloseOk()
     if (method._tag === "channel.open-ok") this.isKnown = true
     if (this.isDeaf && !(this.state === "opening" && method._tag === "channel.open-ok")) {
-      // Our close is behind the transaction.
+      // Our close waits in the lane behind the end of the transaction.
       if (method._tag === "tx.commit-ok" || method._tag === "tx.rollback-ok") this.lane.release()
       return
     }
@@ -402,7 +406,7 @@ export class ChannelState {
   private onReply(method: Method, content: ReceivedContent | undefined): void {
     const pending = this.pending.answer(method, content)
     this.host.expect(-1)
-    // The broker has answered what came behind so many publishes: it has refused none of them.
+    // The broker answered a request that came after so many publishes, so it refused none of them.
     if (this.mode === "tx") this.transacted?.take(pending.published)
     else this.madeConfirms?.take(pending.published)
     if (this.repliesLeft > 0) this.repliesLeft--
@@ -411,7 +415,7 @@ export class ChannelState {
         this.state = "open"
         return
       case "basic.get-ok":
-        // While recovering: the broker has taken it back already.
+        // While recovering, the broker has already taken the message back.
         if (pending.settles && !this.settlements.isRecovering) this.settlements.add(method.deliveryTag, undefined)
         return
       case "tx.commit-ok":
@@ -462,22 +466,22 @@ export class ChannelState {
     if (method === undefined) this.onDelivery()
     else {
       this.content = undefined
-      // The assembler is reused, and replies are handed on later.
+      // A copy: the assembler is reused before the callbacks run.
       const { content, headerBytes, headerEnd, headerStart } = this.assembler
       const received = { content, headerBytes, headerStart, headerEnd }
       if (method._tag === "basic.get-ok") this.onReply(method, received)
       else this.onReturn(method, new AmqpMessage(method.exchange, method.routingKey, received))
     }
-    // A large body does not stay here until the next content comes.
+    // Lets go of a large body now, not when the next content comes.
     this.assembler.reset()
   }
 
   private onDelivery(): void {
     const { consumerTag, deliveryTag, exchange, redelivered, routingKey } = this.delivery
     const consumer = this.consumers.get(consumerTag)
-    // From the former life of this number, or a broker that is mistaken.
+    // It belongs to the former channel of this number, or the broker is wrong.
     if (consumer === undefined) return this.settlements.onIgnored()
-    // The broker has taken it back already.
+    // The broker has already taken it back.
     if (this.settlements.isRecovering && !consumer.noAck) return
     if (!consumer.noAck) this.settlements.add(deliveryTag, consumer)
     consumer.push(deliveryTag, redelivered, exchange, routingKey, this.assembler)
@@ -495,7 +499,7 @@ export class ChannelState {
 
   private onCancel(consumerTag: string, noWait: boolean): void {
     const consumer = this.consumers.get(consumerTag)
-    // Cancelled by us already; only a tag of ours is sure to have a form on the wire.
+    // We have cancelled it already. Only a tag of ours is sure to have a form on the wire.
     if (consumer === undefined) return
     if (!noWait) this.write({ _tag: "basic.cancel-ok", consumerTag })
     const error = new AmqpConsumerCancelled({ queue: consumer.queue, consumerTag })
@@ -506,8 +510,8 @@ export class ChannelState {
   // --- the end
 
   /**
-   * Takes nothing new, neither requests nor publishes, and not from those who wait to publish. What has been written
-   * comes to its outcome, and deliveries can be settled.
+   * Takes nothing new: no requests and no publishes, also from those who wait to publish. Everything that was written
+   * still gets its outcome, and deliveries can be settled.
    */
   finish(cause: ChannelCloseCause): void {
     if (this.isClosed) return
@@ -536,7 +540,7 @@ export class ChannelState {
   }
 
   private onCloseOk(): void {
-    // For a close of the former life that crossed the broker's.
+    // It answers a close of the former channel, which crossed the broker's.
     if (!this.isKnown) return
     if (this.state !== "closing") {
       throw violation(503, `channel.close-ok came on channel ${this.id}, nobody asked for it`)
@@ -546,7 +550,7 @@ export class ChannelState {
   }
 
   private onClose(close: ChannelClose): void {
-    // RabbitMQ repeats itself until it has read the answer, and takes a second answer for an error.
+    // RabbitMQ repeats the close until it has read the answer, and a second answer is an error to it.
     if (this.closeAnswered) return
     this.closeAnswered = true
     this.lane.discard()
@@ -556,7 +560,8 @@ export class ChannelState {
     const own = this.pending.refused(operation, replyText)
     const isPublish = operation === "basic.publish"
     const refused = isPublish ? this.madeConfirms?.refused(close) ?? [] : []
-    // In a transaction the first that is bad in this way is the one; with confirms all of them hear the same.
+    // In a transaction the first publish that the words fit is the refused one. With confirms all that they fit fail
+    // alike.
     const publish = !isPublish ?
       undefined
       : this.mode === "tx" ?
@@ -566,8 +571,8 @@ export class ChannelState {
     const fields = { replyCode, replyText, operation, entity, classId, methodId }
     const routingKey = refused.length > 1 ? undefined : publish?.routingKey
     const error = fromChannelClose(routingKey === undefined ? fields : { ...fields, routingKey })
-    // Both sides closed at once. Whether the broker still answers our close is its affair, and RabbitMQ's is to lose it
-    // now and then: with our answer to its own it has forgotten the channel.
+    // Both sides closed at once. The broker may not answer our close (RabbitMQ loses it now and then). Our answer to
+    // its close is enough: with it the broker has forgotten the channel.
     if (this.state === "closing") this.closedBy(error)
     else this.end(error, "closed", own, refused)
     this.gone()
@@ -581,7 +586,7 @@ export class ChannelState {
     this.gone()
   }
 
-  /** Its number goes to another channel, though our close was never answered. */
+  /** Gives the number to another channel, though the broker never answered our close. */
   forget(): void {
     this.gone()
   }
@@ -600,7 +605,7 @@ export class ChannelState {
   ): void {
     this.state = state
     this.closedBy(cause)
-    // Those whose outcome nobody waits for any more count as well.
+    // Also operations that nobody waits for any more count.
     this.isToldOf = this.pending.count + this.unconfirmed > 0
     this.assembler.reset()
     this.madeSettlements?.clear()

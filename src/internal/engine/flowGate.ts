@@ -1,5 +1,6 @@
 /**
- * Those who wait to publish on a channel, until the broker takes content (`channel.flow`) and the gate of the lane is open.
+ * The gate of a channel: publishers wait at it until the broker takes content (`channel.flow`) and the gate of the lane
+ * is open.
  *
  * @since 0.1.0
  */
@@ -10,14 +11,14 @@ export class FlowGate {
   /** Whether the broker has asked for content to stop. */
   isStopped = false
   private readonly lane: Lane
-  /** Each callback, with the one that waits for it at the lane's gate. */
+  /** Each callback, with the function that waits for it at the lane's gate. */
   private readonly waiting = new Map<() => void, () => void>()
 
   constructor(lane: Lane) {
     this.lane = lane
   }
 
-  /** Calls back once, when it is worth to look again. */
+  /** Calls back once. The caller then looks again whether content may flow. */
   wait(callback: () => void): void {
     const admitted = (): void => {
       this.waiting.delete(callback)

@@ -7,26 +7,28 @@ import { frameOverhead, writeBodyFrames } from "../codec/frames.ts"
 import { frameBody, frameEnd } from "../codec/spec.ts"
 import { sizeOf, view, Writer } from "../codec/wire.ts"
 
-/** From here a body goes by reference: a copy of 16 KiB costs about 1 us, as much as the extra writes. */
+/** From this size on a body goes out by reference. A copy of 16 KiB costs about 1 us, as much as the extra writes. */
 export const byReferenceSize = 16 * 1024
 
-/** Unwritten bytes from which publishers wait whose channel has its share of them. */
+/** From so many unwritten bytes on, publishers wait if their channel has its share of them. */
 export const highWater = 1024 * 1024
 
-/** Bytes of a channel that go into the shared pool in one turn; what follows waits for the turn of the channel. */
+/** Bytes of a channel that go into the shared pool in one turn. Further frames wait for the turn of the channel. */
 export const poolShare = 64 * 1024
 
-/** Bytes of one turn of a lane; whole frames, so one frame at least. */
+/** Bytes of one turn of a lane. At least one whole frame goes out. */
 export const quantum = 256 * 1024
 
-/** Frames of a channel, and what they end with: a large body, a stop until `release`, or nothing. */
+/** Frames of a channel, followed by a large body, a stop until `release`, or nothing. */
 interface Segment {
-  /** What of them has not been handed out. Only the last may belong to the body; all others are whole contents. */
+  /**
+   * The frames that have not been handed out. Only the last ones may belong to the body; all others are whole contents.
+   */
   readonly before: Array<Uint8Array>
   /** Empty where there is none. */
   readonly body: Uint8Array
   offset: number
-  /** Whether all of `before` has been handed out: from there on the content must be completed. */
+  /** Whether all of `before` has been handed out. From then on the content must be completed. */
   started: boolean
   holds: boolean
 }
@@ -67,7 +69,7 @@ export class Lane {
   private readonly outbox: LaneHost
   /** Bytes accepted and not yet written. For the outbox, which counts them. */
   unwritten = 0
-  /** Whether it has a place among those that take turns. For the outbox. */
+  /** Whether it is in the list of lanes that take turns. For the outbox. */
   hasTurns = false
   private madeOwn: Writer | undefined
   private readonly queue: Array<Segment> = []
@@ -85,7 +87,7 @@ export class Lane {
     return this.outbox.frameMax
   }
 
-  /** Frames that wait for a turn: most channels have none. */
+  /** Frames that wait for a turn. Made on first use: most channels have none. */
   private get own(): Writer {
     return this.madeOwn ??= new Writer()
   }
@@ -115,7 +117,7 @@ export class Lane {
     writer.commit()
     outbox.count(this, size)
     if (writer !== outbox.shared) {
-      // With a queue it has its turns already, or is held.
+      // With a queue the lane has its turns already, or is held.
       if (this.queue.length === 0) outbox.enqueue(this)
     } else {
       if (this.pooled === 0) outbox.pooled.push(this)
@@ -149,7 +151,7 @@ export class Lane {
     return size + Math.ceil(size / (this.outbox.frameMax - frameOverhead)) * frameOverhead
   }
 
-  /** Keeps the frames that follow until `release`; what was encoded before goes out. */
+  /** Keeps all further frames until `release`. Earlier frames still go out. */
   hold(): void {
     this.push(noBody, true)
   }
@@ -163,7 +165,7 @@ export class Lane {
     this.outbox.ready()
   }
 
-  /** Tells that the shared pool, which may hold the head of the first body, is going out. */
+  /** The shared pool is going out. It may hold the head of the first body. */
   onPoolTaken(): void {
     this.onTaken(this.pooled)
     this.pooled = 0
@@ -253,8 +255,9 @@ export class Lane {
   }
 
   /**
-   * Drops every content and frame that has not begun to go out, for a channel that the broker has closed: nothing but
-   * `channel.close-ok` may follow, yet a content that is partly out must be completed. Returns whether there was any.
+   * Drops every content and frame that has not begun to go out, for a channel that the broker has closed. Nothing but
+   * `channel.close-ok` may follow, but a content that is partly out must be completed. Returns whether anything was
+   * dropped.
    */
   discard(): boolean {
     const first = this.queue[0]
@@ -296,7 +299,7 @@ export class Lane {
     this.madeWaiting?.delete(callback)
   }
 
-  /** Lets in the one who has waited longest. Returns whether others wait. */
+  /** Lets in the publisher that has waited longest. Returns whether others wait. */
   admit(): boolean {
     const { waiting } = this
     const [first] = waiting

@@ -1,14 +1,14 @@
 /**
- * The write side of a connection: every frame is encoded into it, and the shell takes what has gathered, once per turn.
+ * The write side of a connection. Every frame is encoded into it. The shell takes what has gathered, once per turn.
  *
- * Small contents are copied into a shared pool, which goes out whole. What a channel has beyond that waits in its lane:
- * large bodies, which stay where they are and go out by reference, the frames behind one, and more small ones than go
- * into the pool in a turn. Lanes take turns of one quantum, so that megabytes on one channel hold up nobody else.
+ * Small contents are copied into a shared pool, which goes out whole. Everything else waits in the lane of its channel:
+ * large bodies, which go out by reference, the frames behind them, and small frames beyond the channel's share of the
+ * pool. Lanes take turns of one quantum, so that megabytes on one channel hold up nobody else.
  *
- * The gate tells publishers when to wait: the connection is blocked, or too much is unwritten and too much of it is their
- * channel's. It has them wait by channel, because one queue for all would have each wait for the bodies of all others.
- * So at most `highWater` bytes are unwritten, the n-th channel that is busy may add its n-th part of that, and each a
- * message: for 2,000 channels some 9 MiB and a message each.
+ * The gate tells publishers to wait while the connection is blocked, or while too much is unwritten and too much of it
+ * belongs to their channel. Publishers wait by channel: in one queue for all, each would wait for the bodies of all
+ * others. So `highWater` bytes may be unwritten, the n-th busy channel may add an n-th part of that, and each channel
+ * one message: for 2,000 channels some 9 MiB and a message each.
  *
  * The outbox neither writes to a socket nor keeps time.
  *
@@ -69,21 +69,24 @@ export class Outbox implements LaneHost {
     wake?.()
   }
 
-  /** Adds bytes that are no frame of a channel: the protocol header, a heartbeat. */
+  /** Adds bytes that belong to no channel: the protocol header, a heartbeat. */
   raw(bytes: Uint8Array): void {
     this.shared.raw(bytes)
     this.shared.commit()
     this.ready()
   }
 
-  /** The lane of a channel: the one that still has frames of the number's former channel to write, or a new one. */
+  /**
+   * The lane of a channel. If the former channel of this number still has frames to write, it is the same lane;
+   * otherwise a new one.
+   */
   lane(channel: number): Lane {
     return this.lanes.find((lane) => lane.channel === channel) ?? new Lane(this, channel)
   }
 
   // --- lanes
 
-  /** Counts what a lane has accepted, or less of it. */
+  /** Counts bytes that a lane has accepted; fewer where `change` is negative. */
   count(lane: Lane, change: number): void {
     if (change === 0) return
     if (lane.unwritten === 0) this.busy++
@@ -118,11 +121,11 @@ export class Outbox implements LaneHost {
 
   // --- the shell
 
-  /** Everything that may go out now; `undefined` when there is nothing. What is taken must be written. */
+  /** Takes everything that may go out now; `undefined` if there is nothing. The caller must write it. */
   take(): ReadonlyArray<Uint8Array> | undefined {
     const out = this.shared.take()
     for (const lane of this.pooled.splice(0)) lane.onPoolTaken()
-    // The small rests of many lanes are one write.
+    // The small rests of many lanes go out in one write.
     let size = 0
     while (size < quantum / 2) {
       const lane = this.lanes.shift()
@@ -139,7 +142,9 @@ export class Outbox implements LaneHost {
     return out.length === 0 ? undefined : out
   }
 
-  /** Calls back once, when no body is partly out: what is added then follows everything that was accepted before. */
+  /**
+   * Calls back once, when the lanes are empty. What is added then goes out after everything that was accepted before.
+   */
   whenDrained(callback: () => void): void {
     if (this.lanes.length === 0) callback()
     else this.drained = callback
@@ -169,8 +174,8 @@ export class Outbox implements LaneHost {
   }
 
   /**
-   * Nothing more will be accepted: once all is taken, the shell may close the socket. What is left of large bodies is
-   * dropped, because the peer reads no contents any more.
+   * Accepts nothing more: once all is taken, the shell may close the socket. What lanes still hold is dropped, because
+   * the peer reads no contents any more.
    */
   end(): void {
     this.ended = true
@@ -191,12 +196,12 @@ export class Outbox implements LaneHost {
     return this.blocked
   }
 
-  /** `admit` has to follow where that opens the gate. */
+  /** The caller must call `admit` if that opens the gate. */
   setBlocked(blocked: boolean): void {
     this.blocked = blocked
   }
 
-  /** Lets those in who wait: one of each channel whose gate is open, and again, until none is. */
+  /** Lets waiting publishers in: one of each channel whose gate is open, again and again, until no gate is open. */
   admit(): void {
     for (const lane of this.waiting) {
       if (!lane.isOpen) continue

@@ -33,10 +33,10 @@ const isReplyTo = <Name extends RequestName>(request: Name, method: Method): met
 const isForAnother = (request: Method<InputTable>, reply: Method): boolean =>
   "consumerTag" in request && "consumerTag" in reply && request.consumerTag !== reply.consumerTag
 
-/** RabbitMQ has the queue answer these, by way of the channel: requests behind them may be answered before them. */
+/** In RabbitMQ the queue answers these. So later requests may be answered before them. */
 const isAnsweredByQueue = (request: RequestName): boolean => request === "basic.consume" || request === "basic.cancel"
 
-/** What a caller wants to hear of its request. Each is called at most once, and one of the two is. */
+/** The callbacks of a request. Exactly one of the two is called, once. */
 export interface RequestHandlers<Name extends RequestName> {
   /** The queue or exchange that the request names, for errors. */
   readonly entity: string
@@ -54,7 +54,7 @@ export interface Pending {
   readonly settles: boolean
   /** How many publishes came before it, with confirms or in tx mode. */
   readonly published: number
-  /** Takes the reply; `false` where it answers another request. */
+  /** Takes the reply. Returns `false` if it answers another request. */
   readonly reply: (method: Method, content: ReceivedContent | undefined) => boolean
   readonly fail: (cause: ChannelCloseCause, own: boolean) => void
 }
@@ -98,7 +98,10 @@ export class PendingRequests {
     })
   }
 
-  /** The request that a reply answers: the oldest, or one behind those that the queue has yet to answer. */
+  /**
+   * Removes the request that a reply answers: the oldest one, or a later one if a queue has yet to answer those before
+   * it.
+   */
   answer(method: Method, content: ReceivedContent | undefined): Pending {
     const { pending } = this
     for (let at = 0; at < pending.length; at++) {
@@ -115,8 +118,8 @@ export class PendingRequests {
   }
 
   /**
-   * The request that the broker refused. Of several that it answers in any order, the one whose queue it names alone;
-   * where that is not one it is none, rather than the wrong one.
+   * The request that the broker refused. Where several may be answered in any order, it is the only one whose queue the
+   * broker names. `undefined` if that is not clear.
    */
   refused(operation: string, replyText: string): Pending | undefined {
     const end = this.pending.findIndex(({ request }) => !isAnsweredByQueue(request))

@@ -1,8 +1,8 @@
 /**
- * One epoch of a connection, without Effect: bytes in, frames to their channels, frames out through the outbox, and one
- * idempotent end for everything.
+ * One epoch of a connection, without Effect. It parses bytes, hands frames to their channels, sends frames through the
+ * outbox, and ends everything once.
  *
- * The shell feeds it with chunks and with heartbeat ticks, writes what the outbox holds, and hears through `SessionHooks`
+ * The shell feeds it with chunks and heartbeat ticks, and writes what the outbox holds. `SessionHooks` tell the shell
  * when the connection is open, blocked or over. A session does no IO, knows no clock, and is not used again after its
  * end: the next connection is the next epoch.
  *
@@ -67,8 +67,8 @@ export class Session {
   /** Why nothing can be done on it any more; `undefined` while it lives. */
   error: AmqpConnectionError | undefined
   /**
-   * How many requests without an answer were of the method that the broker ended the connection for: only one that was alone
-   * is to blame for sure.
+   * How many requests without an answer had the method that the broker ended the connection for. Only if there was one
+   * is it certainly to blame.
    */
   inQuestion = 0
   /** Why the broker takes no content at present. */
@@ -88,7 +88,9 @@ export class Session {
   private readonly backpressure: Backpressure
   /** The first bytes, until it is clear that the peer speaks AMQP. */
   private preamble: Preamble | undefined = new Preamble()
-  /** Whether something of the chunk that is being parsed is referred to: fields of methods, headers, small bodies. */
+  /**
+   * Whether somebody keeps a view of the chunk that is being parsed: of a method's fields, a header or a small body.
+   */
   private isKept = false
   private receivedSinceTick = false
   private writtenSinceTick = false
@@ -122,7 +124,7 @@ export class Session {
     this.parser = new FrameParser(this.frames, unlimited.frameMax)
   }
 
-  /** Its number, 0 until it is open: for those who read, not to tell sessions apart. */
+  /** Its number, 0 until it is open. For people to read, not to tell sessions apart. */
   get epoch(): number {
     return this.host.epoch
   }
@@ -143,7 +145,7 @@ export class Session {
 
   // --- reading
 
-  /** Takes a batch of chunks; afterwards runs what they caused. Gives back at once those of which nothing is kept. */
+  /** Takes a batch of chunks, then runs what they caused. Chunks of which nothing is kept are given back at once. */
   receive(chunks: ReadonlyArray<Uint8Array>, reuse?: (chunk: Uint8Array) => void): void {
     this.receivedSinceTick = true
     this.batch.begin()
@@ -171,7 +173,7 @@ export class Session {
     this.onDefect(error)
   }
 
-  /** Ends the connection for the peer's fault, and tells it why where it can hear that. */
+  /** Ends the connection for the peer's fault, and tells it why if the connection is open. */
   private refuse(error: AmqpConnectionError): void {
     if (this.state === "open" && error.reason._tag === "ProtocolViolation") {
       const replyText = truncateUtf8(error.reason.detail, 255)
@@ -221,7 +223,7 @@ export class Session {
 
   private onConnectionMethod(method: Method): void {
     if (this.state === "handshake") return this.onHandshake(method)
-    // The rest of a chunk whose beginning ended the connection.
+    // The beginning of this chunk ended the connection.
     if (this.state === "closed") return
     switch (method._tag) {
       case "connection.close":
@@ -229,7 +231,7 @@ export class Session {
         for (const channel of this.channels) {
           this.inQuestion += channel?.pendingOf(method.classId * 0x1_0000 + method.methodId) ?? 0
         }
-        // Also where both sides closed at once: there is nothing more to wait for.
+        // Also if both sides closed at once: there is nothing more to wait for.
         return this.fatal(fromConnectionClose(method))
       case "connection.close-ok":
         if (this.state !== "closing") throw violation(503, "connection.close-ok came, nobody asked for it")
@@ -238,7 +240,7 @@ export class Session {
     if (this.state === "closing") return
     switch (method._tag) {
       case "connection.blocked":
-        // Another alarm says nothing new, and the end of all of them is one.
+        // A second alarm says nothing new. All alarms end with one `connection.unblocked`.
         if (this.outbox.isBlocked) return
         this.blockedReason = method.reason
         this.outbox.setBlocked(true)
@@ -251,7 +253,7 @@ export class Session {
         return this.later(this.hooks.onUnblocked)
       case "connection.update-secret-ok": {
         const waiter = this.secrets.shift()
-        // One that nobody asked for changes nothing.
+        // An answer that nobody asked for changes nothing.
         if (waiter === undefined) return
         this.backpressure.expect(-1)
         return this.later(waiter.onReply)
@@ -306,7 +308,7 @@ export class Session {
   }
 
   /**
-   * `connection.update-secret`: a new password or token for this connection. The waiter hears of it exactly once.
+   * Sends `connection.update-secret`: a new password or token for this connection. The waiter is called exactly once.
    * Throws `AmqpEncodeError`.
    */
   updateSecret(newSecret: Uint8Array, reason: string, waiter: SecretWaiter): void {
@@ -320,11 +322,11 @@ export class Session {
   // --- channels
 
   /**
-   * A new channel on a free number; `channel.open` is the caller's to send. `undefined` where no number is free. On a
-   * connection that is over the channel is closed from the beginning.
+   * Makes a channel on a free number; the caller sends `channel.open`. Returns `undefined` if no number is free. On a
+   * connection that is over, the channel is closed from the beginning.
    *
-   * Numbers rotate: after a `channel.close` from the broker, late frames of the old channel may still come, so the
-   * number that was used last is used again last.
+   * Numbers rotate. After a `channel.close` from the broker, late frames of the old channel may still come. So a number
+   * is used again as late as possible.
    */
   openChannel(wanted?: number): ChannelState | undefined {
     const id = wanted === undefined ? this.freeNumber() : this.isFree(wanted) ? wanted : undefined
@@ -342,8 +344,8 @@ export class Session {
   }
 
   /**
-   * The next free number; where there is none, one whose channel the broker does not answer our close of. If it has not
-   * forgotten that one either, it ends the connection (504), and the next one has all its numbers again.
+   * The next free number. If there is none, the number of a channel whose close the broker has not answered in time. If
+   * the broker still knows that channel, it ends the connection (504), and the next connection has all numbers again.
    */
   private freeNumber(): number | undefined {
     const max = this.limits.channelMax
@@ -380,7 +382,7 @@ export class Session {
     try {
       this.options.schedule(guarded)
     } catch (defect) {
-      // There is no later. The end of the session must be heard of all the same.
+      // Nothing can run later. Yet the shell must hear of the end of the session.
       this.onDefect(defect)
       guarded()
     }
@@ -411,13 +413,13 @@ export class Session {
   }
 
   /**
-   * Half a heartbeat interval has passed: writes a heartbeat if nothing was written. Returns whether the peer has been
-   * silent for two intervals; the shell then reads what is pending and asks `isSilent` again. Ticks are counted, not
+   * Half a heartbeat interval has passed. Writes a heartbeat if nothing was written. Returns whether the peer has been
+   * silent for two intervals; the shell then reads what is pending and asks `isSilent` again. It counts ticks, not
    * time: a process that was stopped for an hour sees one tick, and reads before it judges.
    */
   tick(): boolean {
     if (this.state !== "open") return false
-    // Behind a write that does not end a heartbeat would say nothing, and each tick would add one.
+    // Behind a write that does not end, a heartbeat would not go out, and each tick would add another one.
     if (!this.writtenSinceTick && !this.outbox.isWriting) this.outbox.raw(heartbeatFrame)
     this.writtenSinceTick = false
     if (this.receivedSinceTick || this.isPaused) this.silentTicks = 0
@@ -439,8 +441,8 @@ export class Session {
   // --- the end
 
   /**
-   * Takes nothing new: channels, requests, publishes. What has been written comes to its outcome. Returns the channels on
-   * which confirms are still to come.
+   * Takes no new channels, requests or publishes. Everything that was written still gets its outcome. Returns the
+   * channels that wait for confirms.
    */
   finish(): ReadonlyArray<ChannelState> {
     if (this.state !== "open") return []
@@ -454,11 +456,11 @@ export class Session {
   close(): void {
     if (this.state !== "open") return
     this.error ??= closedByClient()
-    // What was settled is settled.
+    // Settlements that were accepted are sent.
     for (const channel of this.channels) channel?.flushAcks()
     this.failAll(this.error)
     this.state = "closing"
-    // Published is published: close does not overtake large bodies.
+    // Messages that were published are sent: the close does not overtake large bodies.
     this.outbox.whenDrained(() => {
       if (this.state !== "closing") return
       this.write({ _tag: "connection.close", replyCode: 200, replyText: "", classId: 0, methodId: 0 })
@@ -466,12 +468,15 @@ export class Session {
     this.backpressure.end()
   }
 
-  /** The socket is gone, or must go: `detail` says how. */
+  /** The socket is gone, or must go: `error` says why. */
   onSocketEnd(error: AmqpConnectionError): void {
     this.fatal(error)
   }
 
-  /** The peer hung up, as `error` says. In the handshake that may be its answer, unless it was about to give one. */
+  /**
+   * The peer hung up, as `error` says. In the handshake that may be its answer, unless it hung up in the middle of a
+   * frame.
+   */
   onHangUp(error: AmqpConnectionError): void {
     const isAnswer = this.state === "handshake" && this.parser.isBetweenFrames
     this.fatal((isAnswer ? this.handshake.onHangUp() : undefined) ?? error)
@@ -482,16 +487,19 @@ export class Session {
     return new AmqpConnectionError({ reason: new ConnectionLost({ phase: this.phase, detail }) })
   }
 
-  /** A fault of this library, or of what it calls, which nobody else would hear of. */
+  /** Ends the session for a fault of this library, or of what it calls. Nobody else would hear of it. */
   onDefect(defect: unknown): void {
     this.fatal(this.lost(`this client failed: ${String(defect)}`))
   }
 
-  /** Ends the session, once: every waiter, pull and gate that it owns. Whatever happens after `close`, we closed it. */
+  /**
+   * Ends the session once, with every waiter, pull and gate that it owns. After `close` the error is that we closed it,
+   * whatever happens.
+   */
   private fatal(happened: AmqpConnectionError): void {
     if (this.state === "closed") return
     const error = this.error ??= happened
-    // Until `close` there may be confirms that are waited for: they do not come because of what has happened.
+    // Before `close` somebody may wait for confirms. They fail with what has happened.
     const cause = this.state === "open" ? happened : error
     this.state = "closed"
     this.failAll(cause)
