@@ -3,7 +3,7 @@
  * (specification 1.4.2.2 to 1.4.2.4).
  *
  * PLAIN, AMQPLAIN, EXTERNAL and ANONYMOUS are here; `make` builds any other one, of any number of rounds. A step never
- * throws: it returns bytes or a typed failure, and whatever a user's step threw is not repeated, because it may hold a
+ * throws: it returns bytes or a typed failure. An error that a user's step threw is not repeated, because it may hold a
  * secret. Passwords stay `Redacted` until the bytes are asked for, and no mechanism shows one when it is printed.
  *
  * Not offered: a PLAIN authorization identity, which RabbitMQ refuses.

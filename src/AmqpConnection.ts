@@ -1,13 +1,13 @@
 /**
  * A connection to a broker, as a scoped value or a layer over `AmqpTransport`.
  *
- * The connection owns the socket, the handshake, the heartbeat and the end of everything that was opened on it. One that
- * is lost is replaced under the `reconnect` schedule; each connection to the broker is an epoch with a number. Nothing is
- * carried over from one epoch to the next: a channel (`AmqpChannel`), its deliveries and what waits on it end, typed.
- * What outlives an epoch is built on top: `AmqpTopology`, `AmqpPublisher`, `AmqpConsumer`. `closed` is the end for good:
- * closed by this client, or given up by the schedule.
+ * The connection owns the socket, the handshake, the heartbeat, and the end of everything that was opened on it. When
+ * it is lost, the `reconnect` schedule replaces it. Each connection to the broker is an epoch with a number. Nothing is
+ * carried over from one epoch to the next: a channel (`AmqpChannel`), its deliveries and operations that wait on it end
+ * with a typed error. `AmqpTopology`, `AmqpPublisher` and `AmqpConsumer` are built on top and outlive an epoch.
+ * `closed` tells the final end: this client closed the connection, or the schedule gave up.
  *
- * It does not publish or consume; channels do.
+ * A connection does not publish or consume: channels do.
  *
  * @since 0.1.0
  */
@@ -46,7 +46,7 @@ const defaultLocale = "en_US"
 
 const defaultReconnect = backoff(Duration.seconds(30))
 
-/** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
+/** The properties of the client (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({
   product: "effect-amqp",
   version,
@@ -65,7 +65,10 @@ const clientProperties = (options: Options): InputTable => ({
   ...options.clientProperties
 })
 
-/** What the client says in the handshake must have a form on the wire; names may be too long, tables not encodable. */
+/**
+ * Checks that the client's side of the handshake has a form on the wire: names may be too long, or tables not
+ * encodable.
+ */
 const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Result<unknown, AmqpEncodeError> =>
   Result.all([
     encodeMethod(0, {
@@ -78,7 +81,7 @@ const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Res
     encodeMethod(0, { _tag: "connection.open", virtualHost: vhost })
   ])
 
-/** One attempt, at each endpoint in turn until one opens. Fails with what the last one said. */
+/** One attempt: tries each endpoint in turn until one opens. Fails with the error of the last one. */
 const attempt = (
   options: Options,
   resolved: ResolvedOptions,
@@ -126,7 +129,7 @@ export const make = (
     if (options.separatePublishers !== true) return yield* makeOne(options, resolved, ending)
     const { connectionName } = options
     const named = connectionName === undefined ? {} : { connectionName: `${connectionName} (publishing)` }
-    // Made first, so that its scope ends last: handlers publish until they are done.
+    // It is made first, so that its scope ends last: handlers publish until they are done.
     const publishing = yield* makeOne({ ...options, ...named }, resolved, ending)
     const consuming = yield* makeOne(options, resolved, ending)
     return yield* makeTwo(consuming, publishing)
@@ -137,7 +140,8 @@ const makeTwo = (
   publishing: AmqpConnection
 ): Effect.Effect<AmqpConnection, AmqpConnectionError, Scope.Scope> =>
   Effect.gen(function*() {
-    // What is registered there has then been restored. Where there will be none, publishers go on alone.
+    // By then everything that is registered on the main connection is restored. If it is over for good, publishers go
+    // on alone.
     const { nextSession } = consuming[internals]()
     yield* publishing[internals]().onEpoch(() => Effect.ignore(nextSession))
     const closing = Effect.andThen(consuming.close, publishing.close)
@@ -149,7 +153,7 @@ const makeTwo = (
           concurrency: "unbounded",
           discard: true
         }),
-      // Goes on, in that order, when the one who asked for it waits no longer.
+      // It goes on in this order, also if the caller is interrupted.
       close: Effect.andThen(
         Effect.forkDetach(closing, { startImmediately: true }),
         Effect.asVoid(Effect.andThen(consuming.closed, publishing.closed))
@@ -185,7 +189,7 @@ const makeOne = (
     }
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
+      // A function, because inspectors do not look into one: the outbox may still hold bytes of the handshake.
       [internals]: () => inner,
       status: Effect.sync(() => board.current),
       changes: board.changes,

@@ -1,8 +1,8 @@
 /**
  * The service that connects to an endpoint: any `effect/socket` that carries bytes in both directions.
  *
- * A transport dials, and says in what way dialing failed. It knows nothing of AMQP: framing, credentials and timeouts
- * are above it. `NodeAmqp` has the one for TCP and TLS on Node.
+ * A transport dials, and says how dialing failed. It knows nothing of AMQP: framing, credentials and timeouts are above
+ * it. `NodeAmqp` has the one for TCP and TLS on Node.
  *
  * @since 0.1.0
  */

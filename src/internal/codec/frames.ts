@@ -39,7 +39,10 @@ export const frameOverhead = 8
  */
 export const maxUnsplitSize = 1024 * 1024
 
-/** The same where a larger `frame_max` was agreed: 16 MiB, whatever a broker proposes, because memory is taken for it. */
+/**
+ * The limit where a larger `frame_max` was agreed: 16 MiB, whatever a broker proposes, because the parser takes memory
+ * for it.
+ */
 const maxAgreedUnsplitSize = 16 * 1024 * 1024
 
 /** A violation of the protocol by the peer, with the reply code the specification gives it. */
@@ -78,7 +81,7 @@ const basicClass = 60
 export class FrameParser {
   /** The negotiated size of a whole frame, which limits body frames. */
   frameMax: number
-  /** The same for methods and headers, where the peer keeps to it. */
+  /** The limit of method and header frames, if the peer keeps to one. */
   unsplitMax: number | undefined = undefined
   private readonly handler: FrameHandler
   private readonly reader = new Reader(new Uint8Array(0))

@@ -2,9 +2,9 @@
  * Messages: the properties and the body that a publisher gives, and the content that a broker delivers, returns or
  * hands out.
  *
- * A received message keeps its header as bytes until its properties are asked for, so a consumer that only wants the
- * body does not pay for them, and a header that cannot be decoded is the problem of that message alone. Nothing here
- * interprets a body: content type and encoding are for the application.
+ * A received message keeps its header as bytes until its properties are read. So a consumer that only wants the body
+ * does not pay for them, and a header that cannot be decoded concerns that message alone. Nothing here interprets a
+ * body: the application does, by content type and encoding.
  *
  * @since 0.1.0
  */
@@ -75,11 +75,11 @@ export const bodyBytes = (body: Publish["body"]): Uint8Array => {
   throw new AmqpEncodeError({ path: "body", reason })
 }
 
-/** The end of the year 9999: what is beyond was counted in milliseconds. */
+/** The end of the year 9999. A larger number was counted in milliseconds. */
 const lastSecond = 253_402_300_799
 
 /**
- * Refuses what has a form on the wire and is a mistake. Throws `AmqpEncodeError`.
+ * Refuses a timestamp that could be written but is a mistake. Throws `AmqpEncodeError`.
  *
  * @internal
  */

@@ -1,5 +1,6 @@
 /**
- * A connection as its users and the library's own modules see it. `AmqpConnection` publishes it, but for the door.
+ * A connection, as its users and the library's own modules see it. `AmqpConnection` publishes all of it except the door
+ * for those modules (`internals`).
  *
  * @since 0.1.0
  */
@@ -19,7 +20,7 @@ import type { Supervisor } from "./supervisor.ts"
 export const TypeId = "~effect-amqp/AmqpConnection"
 
 /**
- * What the broker says of itself, and what was agreed with it.
+ * What the broker says about itself, and what was agreed with it.
  *
  * @category models
  * @since 0.1.0
@@ -31,7 +32,7 @@ export interface Server {
   readonly version: string
   /** The capabilities that the broker announces as present, for example `"publisher_confirms"`. */
   readonly capabilities: ReadonlySet<string>
-  /** Everything it says of itself. */
+  /** All properties that it announces. */
   readonly properties: PlainTable
   /** The mechanism that authenticated the connection. */
   readonly mechanism: string
@@ -50,9 +51,11 @@ export type Status =
   | { readonly _tag: "Open"; readonly epoch: number; readonly endpoint: string; readonly server: Server }
   /** The broker is short of a resource and reads nothing from this connection; publishes wait. */
   | { readonly _tag: "Blocked"; readonly epoch: number; readonly reason: string }
-  /** The connection is lost; `attempt` counts from 1 for each loss, `cause` is why the last attempt or epoch ended. */
+  /**
+   * The connection is lost. `attempt` counts from 1 after each loss. `cause` is why the last attempt or epoch ended.
+   */
   | { readonly _tag: "Reconnecting"; readonly attempt: number; readonly cause: AmqpConnectionError }
-  /** For good: closed by this client, or given up by the schedule. */
+  /** The end: this client closed it, or the schedule gave up. */
   | { readonly _tag: "Closed"; readonly error: AmqpConnectionError }
 
 /**
@@ -82,28 +85,29 @@ export interface AmqpConnection {
    *
    * **Details**
    *
-   * `AmqpConsumer.run` ends first: its handlers at work may finish and settle, within their `drainTimeout`. From then on nothing
-   * new is taken: channels, requests and publishes fail with `ConnectionClosed`, also those that wait to be sent. What was
-   * published with confirms is waited for, then the connection is closed. All of it shares one `closeTimeout`, also
-   * against a broker that does not answer. Returns when the socket is closed. Closing again does nothing (specification
-   * 1.4.2.9).
+   * `AmqpConsumer.run` ends first: its handlers at work may finish and settle, within their `drainTimeout`. From then
+   * on it takes nothing new: channels, requests and publishes fail with `ConnectionClosed`, also those that wait to be
+   * sent. It waits for unsettled confirms, then closes the connection. All of this shares one `closeTimeout`, also if
+   * the broker does not answer. Returns when the socket is closed. Closing again does nothing (specification 1.4.2.9).
    *
    * **Gotchas**
    *
-   * A handler of `AmqpConsumer.run` that waits for it is itself waited for, until `drainTimeout`: fork it there.
+   * A handler of `AmqpConsumer.run` that waits for `close` blocks it until `drainTimeout`: `close` waits for the
+   * handler. Fork it there.
    */
   readonly close: Effect.Effect<void>
-  /** Waits for the end of the connection, however it comes, and returns its reason. */
+  /** Waits for the end of the connection, whatever ends it, and returns the reason. */
   readonly closed: Effect.Effect<AmqpConnectionError>
   /**
-   * The connection that publishers have with `separatePublishers`; without, they use this one, and it is `undefined`.
+   * The connection of publishers, with the option `separatePublishers`. Without the option they use this connection,
+   * and this is `undefined`.
    *
    * **Details**
    *
-   * It is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
-   * its epochs begins when this connection is open, so that topology is declared before anybody publishes. `close` and
-   * `updateSecret` are for both: consumers end first, then publishers. Raw channels are on the connection that they
-   * are opened on.
+   * It is lost, blocked and replaced independently of this one: see its own `status`, `changes`, `server` and `closed`.
+   * Each of its epochs begins when this connection is open, so that topology is declared before anybody publishes.
+   * `close` and `updateSecret` apply to both: consumers end first, then publishers. Raw channels are on the connection
+   * that they are opened on.
    */
   readonly publishing: AmqpConnection | undefined
   /** @internal */
@@ -116,7 +120,7 @@ export interface AmqpConnection {
 export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
 
 /**
- * Requests of topologies that are under way; more would only be sent in vain when one of them is refused.
+ * How many requests of topologies may be under way. When one is refused, those behind it were sent in vain.
  */
 export const declareWindow = 256
 
@@ -127,9 +131,9 @@ export type Restores = (queue: unknown, since: number) => boolean
 export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
   /** Bounds what ends on the connection. */
   readonly ending: Ending
-  /** `declareWindow` permits, one for each request of a topology that is under way; one that goes alone takes all. */
+  /** `declareWindow` permits, one for each request of a topology. A request that goes alone takes all of them. */
   readonly declaring: Semaphore.Semaphore
-  /** What the topologies say of their queues; ask `isRestored`. */
+  /** What the topologies know of their queues: see `isRestored`. */
   readonly restorations: Set<Restores>
 }
 

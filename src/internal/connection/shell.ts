@@ -1,8 +1,8 @@
 /**
  * Runs one session over one socket: the fibers that read, write and keep the heartbeat, under the Clock.
  *
- * One session, one socket, one scope. The socket is not used before its handshake nor after its end, so no byte of one
- * epoch can reach the next. Reconnecting is not here.
+ * One session has one socket and one scope. A socket is never used for a second session, so no byte of one epoch can
+ * reach the next. Reconnecting is not here.
  *
  * @since 0.1.0
  */
@@ -41,7 +41,7 @@ export interface ShellOptions extends HandshakeOptions, TransportOptions {
   readonly handshakeTimeout: Duration.Duration
   /** Bounds the end. */
   readonly ending: Ending
-  /** The broker takes no content any more, or takes it again. */
+  /** The broker has stopped taking content, or takes it again. */
   readonly onBlocking: (session: Session) => void
 }
 
@@ -50,7 +50,7 @@ export interface OpenSession {
   readonly session: Session
   readonly endpoint: Endpoint
   readonly negotiated: Negotiated
-  /** The end of the connection, however it comes; the socket is then closed. */
+  /** The end of the connection, whatever ends it. The socket is closed by then. */
   readonly ended: Effect.Effect<AmqpConnectionError>
   /**
    * Closes in good order: takes nothing new, waits for confirms, then closes. Bounded by the ending; returns when the
@@ -82,8 +82,8 @@ const writeAll = (session: Session, writer: Socket.Writer): Effect.Effect<void, 
 }
 
 /**
- * Consumers that have enough are not read for, except for one read in so much time: RabbitMQ closes a connection that takes
- * nothing for some 30 s, and with it goes what it has sent without waiting for acknowledgements.
+ * When consumers have enough, the socket is read only once in this time. Without any read RabbitMQ would close the
+ * connection after some 30 s, and messages that it sent without acknowledgement would be lost.
  */
 const trickle = "5 seconds"
 
@@ -114,7 +114,7 @@ const beat = (session: Session, seconds: number): Effect.Effect<void> =>
     }
   })
 
-/** Whether the socket takes no last words: it is gone or dead, or nobody answers on it. */
+/** Whether it makes no sense to write last frames: the socket is gone, or nobody answers on it. */
 const isLost = ({ reason: { _tag } }: AmqpConnectionError): boolean =>
   _tag === "ConnectionLost" || _tag === "HeartbeatTimeout" || _tag === "HandshakeTimeout"
 
@@ -135,16 +135,17 @@ export const open = (
       let writing: Fiber.Fiber<void> | undefined
       let clock: Fiber.Fiber<void> | undefined
 
-      /** A fault of this library must not leave behind a connection that nobody reads, writes or watches. */
+      /** Ends the session for a fault of this library: nobody would read, write or watch it any more. */
       const orEnd = Effect.catchDefect((defect) => Effect.sync(() => session.onDefect(defect)))
 
-      // One wait at a time: for the dial, for the handshake, for the next heartbeat. A race for each takes two fibers.
+      // There is one wait at a time: for the dial, the handshake or the next heartbeat. A race for each would take two
+      // fibers.
       const onClock = (effect: Effect.Effect<void>): void => {
         clock?.interruptUnsafe()
         clock = runFork(orEnd(effect))
       }
 
-      // The socket goes with what it has not sent: its peer may not read either.
+      // Drops what the socket has not sent: the peer may not be reading either.
       const drop = Effect.suspend(() => Effect.ignore(writer?.write(new Socket.CloseEvent(1000)) ?? Effect.void))
 
       // Whatever ends the session: let its last words out, then close the socket.
@@ -164,7 +165,7 @@ export const open = (
 
       const session = new Session({
         ...options,
-        // A function of the page may not be called as another object's.
+        // A browser's function must not be called with another `this`.
         schedule: (run) => queueMicrotask(run),
         hooks: {
           onOpen: (negotiated) => {

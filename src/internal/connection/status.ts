@@ -1,5 +1,5 @@
 /**
- * The state of a connection: kept for those who ask, told to those who watch.
+ * The state of a connection. It can be read at any time, and watched.
  *
  * @since 0.1.0
  */
@@ -29,10 +29,10 @@ export const toServer = ({ limits, mechanism, serverProperties }: Negotiated): S
   }
 }
 
-/** The states of a connection, for those who ask and those who watch. */
+/** Holds the state of a connection, and tells watchers of each change. */
 export class StatusBoard {
   current: Status = { _tag: "Connecting" }
-  /** Made for the first who watches. */
+  /** Made for the first watcher. */
   private hub: PubSub.PubSub<Status> | undefined
   private open: OpenSession | undefined
 

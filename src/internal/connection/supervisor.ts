@@ -2,9 +2,9 @@
  * Keeps one session alive: opens the first, replaces each one that is lost under a `Schedule`, and lets those who need
  * an open connection wait for it.
  *
- * Every session is a new epoch, whose number no other has had: one that is lost before it is restored keeps its own.
- * Before anybody may use it, what has been registered with `onEpoch` restores its part (topology), in the order of
- * registration. Sessions are not shared between epochs, and nothing of an old one is sent on a new one.
+ * Every session is a new epoch with a new number, also one that is lost before it is restored. Before anybody may use
+ * it, everything that was registered with `onEpoch` restores its part (topology), in the order of registration.
+ * Sessions are not shared between epochs, and nothing of an old one is sent on a new one.
  *
  * @since 0.1.0
  */
@@ -25,7 +25,7 @@ import type { OpenSession } from "./shell.ts"
 
 /** How reconnecting is going, for those who watch. */
 export interface SupervisorHooks {
-  /** There will be an attempt, when the schedule's delay is over; `cause` is why the last connection or attempt ended. */
+  /** The next attempt comes after the schedule's delay. `cause` is why the last connection or attempt ended. */
   readonly onReconnecting: (attempt: number, cause: AmqpConnectionError) => void
   /** The session is open and restored. */
   readonly onOpen: (open: OpenSession) => void
@@ -56,8 +56,8 @@ export interface Supervisor {
     restore: (session: Session) => Effect.Effect<void>
   ) => Effect.Effect<void, AmqpConnectionError, Scope.Scope>
   /**
-   * Has `close` bring something to its end first, while everything still works; several at the same time. It bounds
-   * itself.
+   * Registers something that `close` ends first, while everything still works. Several end at the same time. Each
+   * limits its own time.
    */
   readonly onClosing: (end: Effect.Effect<void>) => Effect.Effect<void, never, Scope.Scope>
   /** Whether there will be no session any more: closed, given up, or lost while it was being closed. */
@@ -73,10 +73,12 @@ interface Epoch {
   readonly scope: Scope.Closeable
 }
 
-/** An epoch that lasted so long begins the schedule anew; shorter ones go on in it, so that no loop spins. */
+/**
+ * After an epoch that lasted so long, the schedule begins anew. After a shorter one it goes on, so that no loop spins.
+ */
 const stable = Duration.seconds(10)
 
-/** A fault of this library, or of what it was given: credentials, endpoints, a schedule. */
+/** The error for a defect of this library, or of what it was given: credentials, endpoints, a schedule. */
 export const clientFailed = (defect: unknown): AmqpConnectionError =>
   new AmqpConnectionError({
     reason: new ConnectionLost({ phase: "open", detail: `this client failed: ${String(defect)}` })
@@ -85,8 +87,8 @@ export const clientFailed = (defect: unknown): AmqpConnectionError =>
 const isUnspoken = ({ reason }: AmqpConnectionError): boolean => "unspoken" in reason && reason.unspoken === true
 
 /**
- * Whether a first connection is tried again after `error`, with the one before it. A broker that hangs up without a word
- * refuses, or is just stopping: it is asked once more.
+ * Whether a first connection is tried again after `error`; `before` is the error of the attempt before it. A broker
+ * that hangs up without a word refuses the client, or is just stopping. So it is asked once more.
  */
 const isWorthAnother = (error: AmqpConnectionError, before: AmqpConnectionError | undefined): boolean =>
   isTransient(error) || (isUnspoken(error) && (before === undefined || !isUnspoken(before)))
@@ -122,7 +124,7 @@ export const make = <R>(
       const restoring = Effect.gen(function*() {
         for (const restorer of restorers) yield* restorer(open.session)
       })
-      // A loss ends it: there is nothing to be restored on.
+      // A loss ends it: there is no session to restore anything on.
       if (restorers.size > 0) yield* Effect.raceFirst(restoring, open.ended)
       return open
     })
@@ -181,7 +183,7 @@ export const make = <R>(
     const supervise = (begin: Epoch): Effect.Effect<AmqpConnectionError, never, R> =>
       Effect.gen(function*() {
         let { open, scope } = begin
-        // Made with the first loss, not with each connection.
+        // Made at the first loss, not for each connection.
         let step: Effect.Success<typeof steps> | undefined
         for (;;) {
           const since = clock.currentTimeMillisUnsafe()
@@ -207,7 +209,7 @@ export const make = <R>(
         if (Deferred.isDoneUnsafe(closed)) return
         lastError = error
         over = error
-        // First: whoever hears of the end sees it everywhere.
+        // This comes first, so that whoever hears of the end sees it everywhere.
         hooks.onClosed(error)
         Deferred.doneUnsafe(closed, Effect.succeed(error))
         refuse(error)
@@ -232,7 +234,7 @@ export const make = <R>(
       if (current !== undefined) yield* current.open.close
       yield* end(error)
     })
-    // Goes on, within its bound, when the one who asked for it waits no longer.
+    // It goes on, within its time limit, also if the caller is interrupted.
     const close = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         if (!isClosing && !Deferred.isDoneUnsafe(closed)) {
@@ -251,7 +253,7 @@ export const make = <R>(
         const open = openSession()
         if (open !== undefined) return Effect.succeed(open)
         if (over !== undefined) return Effect.fail(over)
-        // Lost while it was being closed, and not replaced.
+        // It was lost during the close, and is not replaced.
         return isClosing ? Effect.fail(refuse(closedByClient())) : wait
       })
     const upcoming = Effect.suspend(() => Deferred.await(next))
@@ -266,7 +268,7 @@ export const make = <R>(
       onEpoch: (restore) =>
         Effect.gen(function*() {
           let restored: Session | undefined
-          // An epoch that begins while this waits for one has been restored before it is open.
+          // If an epoch begins while this waits, it is restored before it is open.
           const once = (session: Session) =>
             Effect.suspend(() => {
               if (session === restored) return Effect.void

@@ -1,8 +1,8 @@
 /**
  * The service that connects to an endpoint: any `effect/socket` that carries bytes in both directions.
  *
- * A transport dials, and says in what way dialing failed. It knows nothing of AMQP: framing, credentials and timeouts
- * are above it. `NodeAmqp` has the one for TCP and TLS on Node.
+ * A transport dials, and says how dialing failed. It knows nothing of AMQP: framing, credentials and timeouts are above
+ * it. `NodeAmqp` has the one for TCP and TLS on Node.
  *
  * @since 0.1.0
  */
@@ -62,19 +62,20 @@ export interface Endpoint {
  *
  * **Details**
  *
- * The chunks it yields must not be overwritten, because small messages are views of them, except those that `reuse` is
- * called with: at once, when they have been read and nothing of them is kept, as it is with pieces of large bodies.
+ * It must not overwrite the chunks that it yields, because small messages are views of them. Only chunks that are given
+ * back by `reuse` may be overwritten. That happens as soon as a chunk has been read and nothing refers to it, as with
+ * pieces of large bodies.
  *
  * @category models
  * @since 0.1.0
  */
 export interface TransportSocket extends Socket.Socket {
-  /** Takes back a chunk; to do nothing is allowed. */
+  /** Takes back a chunk. It may do nothing. */
   readonly reuse?: ((chunk: Uint8Array) => void) | undefined
 }
 
 /**
- * How a transport should go about its work.
+ * Options of a connection that concern its transport.
  *
  * @category models
  * @since 0.1.0
@@ -108,7 +109,7 @@ export interface AmqpTransport {
 export const AmqpTransport = Context.Service<AmqpTransport>("effect-amqp/AmqpTransport")
 
 /**
- * How an endpoint is called in errors and logs: `amqps://localhost:5671`, never with credentials.
+ * The name of an endpoint in errors and logs: `amqps://localhost:5671`, never with credentials.
  *
  * @category combinators
  * @since 0.1.0
@@ -119,7 +120,7 @@ export const formatEndpoint = ({ host, port, tls }: Endpoint): string =>
 const codeOf = (cause: unknown): string =>
   Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : ""
 
-/** Short, for it may hold what the peer sent: a certificate has room for very many names. */
+/** Kept short, because it may hold what the peer sent: a certificate has room for very many names. */
 const detailOf = (cause: unknown): string => {
   if (!(cause instanceof Error)) return excerpt(String(cause))
   // Node reports several addresses that all failed as one error without a message.
@@ -149,7 +150,7 @@ export const openError = (error: Socket.SocketError, endpoint: Endpoint): AmqpCo
 }
 
 /**
- * Whether a socket ended by an act of the peer, which closed or reset it, and not for want of a network.
+ * Whether the peer closed or reset the socket, so that not the network failed.
  *
  * @category guards
  * @since 0.1.0
@@ -167,7 +168,7 @@ export const lostError = (error: Socket.SocketError, endpoint: Endpoint, phase: 
   const { reason } = error
   const cause = "cause" in reason ? reason.cause : undefined
   const code = codeOf(cause)
-  // A server refuses a client certificate after the client has taken the connection for secure.
+  // A server may refuse a client certificate after the client considers the connection secure.
   if (phase !== "open" && endpoint.tls !== undefined && /SSL|TLS|CERT|EPROTO/.test(code)) {
     return new AmqpConnectionError({
       reason: new TlsFailed({ endpoint: formatEndpoint(endpoint), code, detail: detailOf(cause) })

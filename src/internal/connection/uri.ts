@@ -2,14 +2,14 @@
  * AMQP URIs, after the RabbitMQ URI specification and its page of query parameters:
  * `amqp://user:pass@host:5672/vhost?heartbeat=10`, `amqps://` for TLS.
  *
- * `parse` and `format` are inverses. An absent part and an empty one are told apart, except for host, port and vhost, whose
- * empty form means absent: `amqp://host/` is `amqp://host`, as most other clients read it. Every part may hold any Unicode
+ * `parse` and `format` are inverses. An absent part and an empty one differ, except for host, port and vhost, where
+ * empty means absent: `amqp://host/` is `amqp://host`, as most other clients read it. Every part may hold any Unicode
  * text, percent-encoded as UTF-8.
  *
- * Refused are all texts outside the grammar (a second path segment, a fragment, an unencoded delimiter, a bad escape),
+ * It refuses texts outside the grammar (a second path segment, a fragment, an unencoded delimiter, a bad escape),
  * values that cannot work (port 70000), and query parameters that nobody would read: a misspelt one, one that is given
- * twice, a TLS one on `amqp://`. An error never repeats what stands in the URI, because in a broken URI any piece may
- * be a piece of the password; the one exception, the name of an unknown query parameter, is stated there.
+ * twice, a TLS one on `amqp://`. An error never repeats text of the URI, because in a broken URI any piece may be part
+ * of the password. There is one exception, the name of an unknown query parameter: see `AmqpUriError`.
  *
  * @since 0.1.0
  */
@@ -120,7 +120,7 @@ const decode = (part: typeof Part.Type, text: string, allowed: RegExp): Result.R
     })
     : fail(part, "has a character that must be percent-encoded, as \"@\" is %40, \":\" is %3A and \"/\" is %2F")
 
-// A lone surrogate has no UTF-8 form; it goes the way that it goes in every UTF-8 encoder.
+// A lone surrogate has no UTF-8 form. It becomes U+FFFD, as in every UTF-8 encoder.
 const encode = (text: string): string => encodeURIComponent(text.toWellFormed())
 
 /** How the text of a secret is put into a formatted URI. */
@@ -271,9 +271,9 @@ const authorityShape = /^(?:([^:]*)(?::(.*))?@)?(?:\[(.*)\]|([^:[\]@]*))(?::(.*)
  *
  * **Details**
  *
- * The scheme may be in any case. An empty port (`amqp://host:/`) is an absent one, as RFC 3986 has it, and an empty vhost
- * (`amqp://host/`) as well, unlike in RabbitMQ's specification: to name the vhost `""` is an option of the connection.
- * `+` in a query is a plus sign. An IPv6 zone is written as RFC 6874 has it: `[fe80::1%25eth0]`.
+ * The scheme may be in any case. An empty port (`amqp://host:/`) means an absent one, as in RFC 3986. So does an empty
+ * vhost (`amqp://host/`), unlike in RabbitMQ's specification: only the option `vhost` of a connection can name the
+ * vhost `""`. `+` in a query is a plus sign. An IPv6 zone is written as RFC 6874 has it: `[fe80::1%25eth0]`.
  *
  * **Gotchas**
  *
@@ -337,8 +337,7 @@ const formatWith = (uri: AmqpUri, reveal: Reveal): string => {
 }
 
 /**
- * Writes an AMQP URI, **with its passwords in clear**: for the program that it is handed to, not for a log. That is
- * `formatSafe`.
+ * Writes an AMQP URI, **with its passwords in clear**, for another program. For logs use `formatSafe`.
  *
  * **Details**
  *

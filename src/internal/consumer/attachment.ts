@@ -1,8 +1,8 @@
 /**
- * The queues of a consumer on one channel: subscribed together, and left together.
+ * The queues of a consumer on one channel. They are subscribed together, and left together.
  *
- * What comes goes into the consumer's one buffer, whatever the number of queues. An attachment does not recover: it tells
- * what happens to its queues and its channel, and others decide.
+ * All deliveries go into the one buffer of the consumer. An attachment does not recover: it reports what happens to its
+ * queues and its channel, and others decide.
  *
  * @since 0.1.0
  */
@@ -81,15 +81,18 @@ class Subscription implements ConsumerEntry {
 export class Attachment {
   readonly state: ChannelState
   readonly buffer: DeliveryBuffer<AmqpSupervisedDelivery>
-  /** Whether a message has come. */
+  /** Whether a delivery has come. */
   hasDelivered = false
   private readonly open: OpenChannel
   private readonly onEvent: (event: AttachmentEvent) => void
   private readonly subscriptions = new Map<QueueRef, Subscription>()
-  /** Kept until every queue has answered: if one refuses, the channel goes, and nobody should have begun with these. */
+  /**
+   * Deliveries that come before every queue has answered. If a queue refuses, the channel goes, so nobody may begin to
+   * handle these.
+   */
   private held: Array<AmqpSupervisedDelivery> | undefined = []
   private isLeft = false
-  /** Whether the end of the channel was told: each of its consumers hears of it, and so do we. */
+  /** Whether the end of the channel was reported. Each of its consumers hears of it, but it is reported once. */
   private isTold = false
 
   constructor(
@@ -116,12 +119,12 @@ export class Attachment {
     return this.open.consuming.subscribe(subscription, options)
   }
 
-  /** Limits what comes without being settled, for each queue that is subscribed to from here on, or for all together. */
+  /** Limits the unsettled deliveries of each queue that is subscribed to later, or of all queues together. */
   qos(prefetchCount: number, global: boolean): Effect.Effect<void, RequestError> {
     return this.open.channel.qos({ prefetchCount, global })
   }
 
-  /** Cancels the consumers and waits for the answers; what has come can still be settled. */
+  /** Cancels the consumers and waits for the answers. Deliveries that have come can still be settled. */
   get stop(): Effect.Effect<void, ClosedError> {
     return Effect.suspend(() => {
       const stopping = [...this.subscriptions.values()]
@@ -133,12 +136,12 @@ export class Attachment {
     })
   }
 
-  /** Whether its channel is gone, or it has no queue any more, and what came is settled. */
+  /** Whether it is over: its channel is gone, or it has no queue any more and all deliveries are settled. */
   get isSpent(): boolean {
     return this.state.isClosed || (this.subscriptions.size === 0 && this.state.unsettledCount === 0)
   }
 
-  /** Hands out what has come so far, and from now on at once. */
+  /** Hands out the deliveries that have come so far, and later ones at once. */
   release(): void {
     const { held } = this
     this.held = undefined
@@ -146,8 +149,8 @@ export class Attachment {
   }
 
   /**
-   * Hands out nothing any more: cancels the consumers without waiting, and gives back what nobody handles, also what still
-   * comes.
+   * Hands out nothing any more. Cancels the consumers without waiting, and gives back what nobody handles, also
+   * deliveries that still come.
    */
   leave(): void {
     this.isLeft = true
@@ -155,7 +158,7 @@ export class Attachment {
     this.buffer.keep((delivery) => !delivery.isOn(this.state))
     for (const subscription of this.subscriptions.values()) this.open.consuming.leave(subscription)
     this.state.giveBackAll()
-    // The channel may outlive its consumers, for the handlers at work, and then nobody else would tell.
+    // The channel may outlive its consumers, for handlers at work. Nobody else would then report its end.
     this.state.onClosed(() => this.onChannelClosed(this.state.closeCause))
   }
 
@@ -173,7 +176,7 @@ export class Attachment {
       case "Cancelled":
         return
       case "CancelledByBroker":
-        // One of a former prefetch has ended all the same.
+        // A consumer with a former prefetch has ended too.
         if (!isPresent) return
         return this.onEvent({ _tag: "Cancelled", queue: subscription.ref, error: end.error })
       case "ChannelClosed":

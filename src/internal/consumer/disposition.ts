@@ -60,9 +60,9 @@ export const requeue: Disposition = disposition((delivery) => delivery.nack({ re
 export const deadLetter: Disposition = disposition((delivery) => delivery.nack({ requeue: false }))
 
 /**
- * Back to its queue the first time, to the dead-letter exchange when it comes again: a message that nobody can handle
- * does not go round for ever. It goes by `redelivered`, which a lost connection sets as well: where that matters, use
- * `requeue` and the delivery limit of a quorum queue.
+ * Back to its queue the first time, to the dead-letter exchange when it comes again. So a message that nobody can
+ * handle does not go round for ever. It looks at `redelivered`, which a lost connection sets as well. Where that
+ * matters, use `requeue` and the delivery limit of a quorum queue.
  *
  * @category dispositions
  * @since 0.1.0

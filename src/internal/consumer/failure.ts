@@ -23,8 +23,8 @@ const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume
 export type ConsumerPhase = typeof Phase.Type
 
 /**
- * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
- * failure for transient.
+ * A consumer that outlives its connections has failed for good: its `recover` schedule has given up, or does not retry
+ * this failure.
  *
  * @category errors
  * @since 0.1.0
@@ -55,10 +55,10 @@ export class AmqpConsumerFailed
   }
 }
 
-/** So many queues are named; a consumer may have thousands. */
+/** How many queues are named. A consumer may have thousands. */
 const named = 10
 
-/** What queues are called in errors and logs. */
+/** The names of queues in errors and logs. */
 export const labelOf = (queues: ReadonlyArray<QueueRef>): string => {
   const names = queues.slice(0, named).map((queue) => typeof queue === "string" ? queue : "(server-named)")
   return queues.length > named ? `${names.join(", ")} and ${queues.length - named} more` : names.join(", ")

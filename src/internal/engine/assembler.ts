@@ -1,6 +1,6 @@
 /**
  * Puts one channel's contents together: method, header, then body frames until the announced size is there
- * (specification 4.2.6). Checks the order and the sizes; what a content is for, its channel knows.
+ * (specification 4.2.6). It checks order and sizes. The channel knows what a content is for.
  *
  * @since 0.1.0
  */
@@ -9,7 +9,7 @@ import { type Reader, view } from "../codec/wire.ts"
 
 const noBytes: Uint8Array = new Uint8Array(0)
 
-/** The limit of a content is the user's, and may be more than there is. */
+/** The user sets the limit of a content, and may set it higher than the memory there is. */
 const allocate = (size: number): Uint8Array => {
   try {
     return new Uint8Array(size)
@@ -18,22 +18,23 @@ const allocate = (size: number): Uint8Array => {
   }
 }
 
-/** Of a content as large as this the header is copied, so that its chunk, all the rest of which is copied, can be reused. */
+/** From this size on the header is copied too. Nothing then refers to its chunk, which can be reused. */
 const largeSize = 64 * 1024
 
 /** Below this the objects around bodies fill V8's young generation soon enough. */
 const heavySize = 8 * 1024
 
-/** Holds what was taken last, or the compiler would leave the rest out. */
+/** Holds the last ballast. Without it the compiler would remove the allocation. */
 const ballast: { last: ReadonlyArray<number> } = { last: [] }
 
 /**
- * Takes half as much of V8's heap, for nothing, as a body has outside of it. What is outside is freed by young
- * collections as well, but sets off only full ones, every 64 MB, and each marks the whole heap: 20 MB in a program with
- * Effect. With ballast the young ones come first. Consuming 16 KiB takes 15 us instead of 23, 1 MiB 600 instead of 1,300.
+ * Allocates ballast on V8's heap: half the size of a body, which itself is outside of the heap. Young collections free
+ * memory outside as well, but such memory sets off only full collections, every 64 MB. Each of them marks the whole
+ * heap: 20 MB in a program with Effect. With ballast, young collections come first. Consuming 16 KiB takes 15 us
+ * instead of 23, 1 MiB 600 instead of 1,300.
  */
 const weigh = (size: number): void => {
-  // Of 64 KiB at most: V8 keeps much larger objects elsewhere.
+  // 64 KiB at most: V8 keeps much larger objects elsewhere.
   for (let slots = size >>> 4; slots > 0; slots -= 8192) ballast.last = new Array(Math.min(slots, 8192))
 }
 
@@ -78,7 +79,7 @@ export class Assembler {
     return size === 0
   }
 
-  /** A piece of a body frame. Returns whether the content is a view of it, which it is where it lies in one piece. */
+  /** A piece of a body frame. Returns whether the content is a view of it, as it is when it lies in one piece. */
   body(bytes: Uint8Array, start: number, end: number): boolean {
     if (this.phase !== "body") throw violation(505, "a body frame came without its content header")
     const length = end - start

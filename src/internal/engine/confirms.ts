@@ -1,12 +1,12 @@
 /**
- * Publisher confirms: which publish each `basic.ack`, `basic.nack` and `basic.return` speaks of, and which one the broker
- * refused.
+ * Publisher confirms: finds the publish that each `basic.ack`, `basic.nack` and `basic.return` speaks of, and the one
+ * that the broker refused.
  *
  * Publishes are numbered from 1 in the order in which they are written. Acknowledgements come out of order, for many at
- * once, and for numbers that are settled already; each waiter hears exactly one outcome. A `basic.return` names no
- * number: a mandatory publish carries its own in the property that the specification reserves, which brokers relay and
- * `AmqpMessage` hides. Matching by content instead would mix up equal messages whose routing changed in between; it is
- * what is left for a return whose tag is lost, and where it leaves several, each of them is in doubt.
+ * once, and for numbers that are settled already. Each publish has exactly one outcome. A `basic.return` names no
+ * number. So a mandatory publish carries its number in the property that the specification reserves: brokers relay it,
+ * and `AmqpMessage` hides it. Matching by content would mix up equal messages whose routing changed in between. It is
+ * used only for a return whose tag is lost. If it fits several publishes, all of them are in doubt.
  *
  * @since 0.1.0
  */
@@ -19,8 +19,8 @@ import { AmqpMessageReturned } from "../errors/publish.ts"
 import { refusedOf, traitsOf } from "./publishRefusal.ts"
 
 /**
- * Whether a publish provoked the end of its channel: it did, it is one of those that may have, or it did not. The end of
- * a connection is never more than `possible`: what else was on it is not known here.
+ * Whether a publish provoked the end of its channel: it did (`own`), it may have (`possible`), or it did not (`none`).
+ * For the end of a connection it is never `own`, because other operations of the connection are not known here.
  */
 export type Blame = "own" | "possible" | "none"
 
@@ -37,7 +37,7 @@ export type PublishOutcomeFailure =
   )
   & { readonly sequence: number }
 
-/** What became of so many publishes of a waiter, or of the one with this number. */
+/** The outcome: so many publishes of a waiter are confirmed, or the one with this number has failed. */
 export type PublishOutcome = { readonly _tag: "Confirmed"; readonly count: number } | PublishOutcomeFailure
 
 /** Waits for the outcome of a publish, or of several. */
@@ -47,7 +47,7 @@ export interface PublishWaiter {
   readonly onOutcome: (outcome: PublishOutcome) => void
 }
 
-/** Shared by all that are confirmed alone: nothing is allocated per acknowledgement. */
+/** Shared by all publishes that are confirmed alone, so that an acknowledgement allocates nothing. */
 const confirmed: PublishOutcome = { _tag: "Confirmed", count: 1 }
 
 /** Keeps the number of a publish whose waiter has given up. */
@@ -73,7 +73,7 @@ const isRouteOf = (method: BasicReturn, { exchange = "", routingKey = "" }: Publ
 const isReturnOf = (method: BasicReturn, { body }: AmqpMessage, publish: Publish | undefined): boolean =>
   publish !== undefined && isRouteOf(method, publish) && sameBytes(body, bodyBytes(publish.body))
 
-/** Both run their callbacks at the end of the batch. */
+/** What confirms need of their channel. Both run callbacks at the end of the batch. */
 export interface ConfirmsHooks {
   readonly later: (callback: () => void) => void
   readonly settle: (waiter: PublishWaiter, outcome: PublishOutcome) => void
@@ -85,13 +85,19 @@ export class Confirms {
   latest = 0
   /** Publishes without an outcome. */
   unsettled = 0
-  /** So many unsettled publishes are enough: more of them should wait. */
+  /** How many publishes may be unsettled. Further ones should wait. */
   limit = Infinity
   /** The lowest number that may be unsettled. */
   private oldest = 1
-  /** Up to here the broker has taken publishes: it has answered one of them, or what came behind. It takes them in order. */
+  /**
+   * The broker has taken all publishes up to this number: it has answered this one, or something that came after it. It
+   * takes them in order.
+   */
   private taken = 0
-  /** A ring of a power of two entries, indexed by the low bits of the number; small until somebody confirms (0.5 KiB). */
+  /**
+   * A ring whose size is a power of two, indexed by the low bits of the number. It begins small, which saves 0.5 KiB
+   * until somebody publishes.
+   */
   private ring: Array<PublishWaiter | undefined> = [undefined]
   private readonly hooks: ConfirmsHooks
   private readonly idle = new Set<() => void>()
@@ -131,7 +137,7 @@ export class Confirms {
     this.resolve(sequence, acknowledged ? confirmed : { _tag: "Nacked", sequence })
   }
 
-  /** One outcome for all that one waiter has there. */
+  /** Gives one outcome for all publishes of the same waiter. */
   private confirmUpTo(last: number): void {
     const mask = this.ring.length - 1
     let waiter: PublishWaiter | undefined
@@ -165,7 +171,7 @@ export class Confirms {
   /** `basic.return` of the publish with this pairing tag. */
   returned(tag: string | undefined, method: BasicReturn, message: AmqpMessage): void {
     const named = tag === undefined ? Number.NaN : Number.parseInt(tag.slice(pairingPrefix.length), 36)
-    // Answered already: the broker repeats itself.
+    // It has been answered already: the broker repeats itself.
     if (named >= 1 && named <= this.latest && this.waiter(named) === undefined) return
     const candidates = this.candidates(named, method, message)
     const [only] = candidates
@@ -178,7 +184,9 @@ export class Confirms {
     }
   }
 
-  /** The publishes that came back, or one of which did. The tag may be lost, or be another channel's. */
+  /**
+   * The publish that came back, or several if it may be any of them. The tag may be lost, or belong to another channel.
+   */
   private candidates(named: number, method: BasicReturn, message: AmqpMessage): ReadonlyArray<number> {
     const waiter = this.waiter(named)
     const own = waiter?.messageOf(named)
@@ -229,13 +237,13 @@ export class Confirms {
     this.waiting.delete(callback)
   }
 
-  /** There is nothing to wait for any more: who waits looks again. */
+  /** The channel takes no more publishes: everybody who waits looks again. */
   release(): void {
     this.limit = Infinity
     this.hooks.later(this.admit)
   }
 
-  /** Lets those in who wait, in their order, while there is room. */
+  /** Lets waiting publishers in, in their order, while there is room. */
   private readonly admit = (): void => {
     this.admitting = false
     for (const callback of this.waiting) {
@@ -275,8 +283,7 @@ export class Confirms {
   }
 
   /**
-   * The publishes up to and including a number have waited for too long. They stay unsettled for the broker, and so
-   * count until it answers.
+   * The publishes up to and including a number have waited too long. They count as unsettled until the broker answers.
    */
   expire(last: number, timeoutMillis: number): void {
     for (let sequence = this.oldest; sequence <= last; sequence++) {

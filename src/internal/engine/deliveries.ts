@@ -1,9 +1,9 @@
 /**
- * The deliveries of consumers until somebody takes them: a buffer, the pull that waits for it, and how it ended. A consumer
- * of a channel has a buffer of its own, or shares one with others.
+ * The deliveries of consumers, until somebody takes them: a buffer, the pull that waits for it, and its end. A consumer
+ * has a buffer of its own, or shares one with others.
  *
- * Deliveries gather in an array; a waiting pull gets what has gathered at the end of a batch of frames. A buffer does not
- * talk to the broker: the channel does.
+ * Deliveries gather in an array. At the end of a batch of frames a waiting pull gets what has gathered. A buffer does
+ * not talk to the broker: the channel does.
  *
  * @since 0.1.0
  */
@@ -60,15 +60,16 @@ const maxBufferedBytes = 8 * 1024 * 1024
 const maxBufferedDeliveries = 4096
 
 /**
- * At most so many deliveries or bytes for one pull. Who takes all of 4096 and is slow lets the socket wait until the last of
- * them is done, too long for the broker; one wake-up for 256 deliveries costs nothing that can be measured.
+ * The most deliveries and bytes for one pull. A slow consumer that takes 4096 at once would stop the socket until the
+ * last one is done, which is too long for the broker. One wake-up for 256 deliveries costs nothing that can be
+ * measured.
  */
 const maxPulledDeliveries = 256
 const maxPulledBytes = 1024 * 1024
 
 /**
- * An answer that somebody waits for is behind whatever the system's buffers hold, megabytes of small deliveries at times:
- * below this, not to read on would be to wait for ever.
+ * Below this size the socket is read while somebody waits for an answer. The answer may lie behind megabytes of
+ * deliveries in the system's buffers, so without reading on it would never come.
  */
 const farBytes = 64 * 1024 * 1024
 /** About what a delivery takes on the wire without its body. */
@@ -103,7 +104,7 @@ export class DeliveryBuffer<D extends AmqpMessage> {
     this.host = host
   }
 
-  /** Goes on with another session: what is left is dropped, for the broker delivers it again. */
+  /** Goes on with another session. What is left is dropped: the broker delivers it again. */
   moveTo(host: ConsumerHost): void {
     if (host === this.host) return
     this.clear()
@@ -183,7 +184,7 @@ export class DeliveryBuffer<D extends AmqpMessage> {
     }
   }
 
-  /** What waits is still pulled, then the end. */
+  /** Ends the buffer. Pulls still get what waits, then the end. */
   end(end: ConsumerEnd): void {
     if (this.ended === undefined) {
       this.ended = end
@@ -192,7 +193,7 @@ export class DeliveryBuffer<D extends AmqpMessage> {
     this.schedule()
   }
 
-  /** Drops what was not pulled, except what is to be kept. */
+  /** Drops what was not pulled, except for deliveries to keep. */
   keep(isKept: (delivery: D) => boolean): void {
     this.buffer = this.buffer.filter(isKept)
     this.bytes = this.buffer.reduce((bytes, { body }) => bytes + body.length, 0)

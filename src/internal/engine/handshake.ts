@@ -1,9 +1,9 @@
 /**
  * The opening of a connection as a sequence of steps (specification 2.2.4): start, any number of secure rounds, tune,
- * open. It answers methods with methods; reading, writing and time are the session's.
+ * open. It answers methods with methods. The session reads, writes and keeps the time.
  *
- * It refuses what the server, by its version, is known to refuse without a word, and says what a server that hangs up in the
- * middle most likely means.
+ * It refuses limits that this version of the server is known to refuse without a word. If a server hangs up in the
+ * middle, it says what that most likely means.
  *
  * @since 0.1.0
  */
@@ -58,10 +58,10 @@ export type Step =
   | { readonly _tag: "Done"; readonly negotiated: Negotiated }
   | { readonly _tag: "Fail"; readonly error: AmqpConnectionError; readonly answer?: Method<InputTable> }
 
-/** What applies where the server sets no limit: 65535 channels, frames of 128 KiB. */
+/** The limits if the server sets none: 65535 channels, frames of 128 KiB. */
 export const unlimited: Limits = { channelMax: 65535, frameMax: 131072, heartbeat: 0 }
 
-/** 0 is "no limit" on either side, which is more than any limit. */
+/** 0 is "no limit" on either side, so it counts as more than any limit. */
 const lower = (server: number, client: number, fallback: number): number =>
   server === 0 ? (client === 0 ? fallback : client) : client === 0 ? server : Math.min(server, client)
 
@@ -89,7 +89,7 @@ const isRabbitFrom41 = ({ product, version }: PlainTable): boolean => {
   return product === "RabbitMQ" && (Number(major) > 4 || (Number(major) === 4 && Number(minor) >= 1))
 }
 
-/** RabbitMQ takes no larger frame before tuning, unless it is configured to; from 4.1 on twice as much. */
+/** Before tuning, RabbitMQ takes no larger frame unless it is configured to. From 4.1 on it takes twice as much. */
 const rabbitFirstFrame = 4096
 
 /** The state of one handshake. */
@@ -133,14 +133,14 @@ export class Handshake {
     return fail(violation(503, `${method._tag} came while ${this.waitingOn} was waiting for its answer`))
   }
 
-  /** An answer had no form on the wire. The options are checked before, so it can only be the mechanism's. */
+  /** An answer has no form on the wire. Options are checked before, so it can only be an answer of the mechanism. */
   onUnsendable(error: AmqpEncodeError): AmqpConnectionError {
     return authenticationFailed(this.mechanism?.name ?? "", error.message)
   }
 
   /**
-   * The server hung up. Before it said anything that says nothing; in answer to something it is a refusal, of servers that
-   * give strangers no reasons. `undefined`: it says nothing.
+   * The server hung up. If it has not said anything yet, that means nothing, and the result is `undefined`. In answer
+   * to something it is a refusal: some servers give strangers no reasons.
    */
   onHangUp(): AmqpConnectionError | undefined {
     switch (this.waitingOn) {
@@ -246,7 +246,7 @@ export class Handshake {
     const { classId, methodId, replyCode, replyText } = close
     const ofTuning = (classId << 16 | methodId) === methods["connection.tune"].id ||
       (classId << 16 | methodId) === methods["connection.tune-ok"].id
-    // A vhost that may not be used is 530 on RabbitMQ and 403 on other brokers.
+    // RabbitMQ refuses a vhost with 530, other brokers with 403.
     if (this.limits !== undefined && !ofTuning && (replyCode === 403 || replyCode === 530)) {
       const reason = new NotAllowed({ replyCode, replyText, classId, methodId, vhost: this.options.vhost })
       return fail(new AmqpConnectionError({ reason }), answer)

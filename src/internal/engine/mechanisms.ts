@@ -3,7 +3,7 @@
  * (specification 1.4.2.2 to 1.4.2.4).
  *
  * PLAIN, AMQPLAIN, EXTERNAL and ANONYMOUS are here; `make` builds any other one, of any number of rounds. A step never
- * throws: it returns bytes or a typed failure, and whatever a user's step threw is not repeated, because it may hold a
+ * throws: it returns bytes or a typed failure. An error that a user's step threw is not repeated, because it may hold a
  * secret. Passwords stay `Redacted` until the bytes are asked for, and no mechanism shows one when it is printed.
  *
  * Not offered: a PLAIN authorization identity, which RabbitMQ refuses.
@@ -39,7 +39,7 @@ export interface Mechanism {
   readonly initialResponse: () => Result.Result<Uint8Array, AmqpEncodeError>
   /**
    * The response to one `connection.secure`; `round` is 0 for the first. The challenge is only valid during the call.
-   * A mechanism without this step has nothing to say to a challenge: one that arrives is a protocol violation.
+   * For a mechanism without this step a challenge is a protocol violation.
    */
   readonly respond?: ((challenge: Uint8Array, round: number) => Result.Result<Uint8Array, AmqpEncodeError>) | undefined
 }
@@ -166,7 +166,7 @@ export const amqplain = (credentials: Credentials): Mechanism =>
 const noBytes = (): Uint8Array => new Uint8Array(0)
 
 /**
- * EXTERNAL (RFC 4422, appendix A): the server knows the client already, by its TLS certificate.
+ * EXTERNAL (RFC 4422, appendix A): the server knows the client by its TLS certificate.
  *
  * @category constructors
  * @since 0.1.0

@@ -2,8 +2,8 @@
  * Which publishes a refusal speaks of, by the broker's words: RabbitMQ closes the channel and gives a text, which quotes
  * what it did not like.
  *
- * A publish is named if the broker would say the same of it; one that is the only one in question needs no name. A text
- * that is not known here names nobody: whoever sends again finds the message by sending those in question one at a time.
+ * A publish is named if the broker would say the same words of it. If only one is in question, it needs no name. An
+ * unknown text names nobody: a resend then finds the message by sending those in question one at a time.
  *
  * @since 0.1.0
  */
@@ -11,7 +11,7 @@ import { bodyBytes, type PropertiesInput, type Publish } from "../codec/message.
 import type { ChannelClose } from "../codec/spec.ts"
 import { isValue } from "../values/tableValue.ts"
 
-/** What a broker may refuse a publish for. */
+/** The parts of a publish for which a broker may refuse it. */
 export interface PublishTraits {
   readonly exchange: string
   readonly routingKey: string
@@ -20,7 +20,7 @@ export interface PublishTraits {
   readonly size: number
 }
 
-/** What a broker may refuse this publish for. */
+/** The parts of this publish for which a broker may refuse it. */
 export const traitsOf = ({ body, exchange = "", properties = {}, routingKey = "" }: Publish): PublishTraits => ({
   exchange,
   routingKey,
@@ -28,11 +28,13 @@ export const traitsOf = ({ body, exchange = "", properties = {}, routingKey = ""
   size: bodyBytes(body).length
 })
 
-/** How a reply text ends that did not fit into the 255 bytes of a short string, and how long it is at least. */
+/**
+ * The end of a reply text that did not fit into the 255 bytes of a short string, and the least length of such a text.
+ */
 const cut = "..."
 const cutSize = 252
 
-/** The broker's words without the name of the reply code, and whether there was more. */
+/** The broker's words without the name of the reply code, and whether the end was cut off. */
 interface Spoken {
   readonly text: string
   readonly isCut: boolean
@@ -58,7 +60,7 @@ const isNoArray = ({ headers }: PropertiesInput, header: "BCC" | "CC"): boolean 
   return isValue(value) ? value._tag !== "Array" : !Array.isArray(value)
 }
 
-/** What 403 and 404 say: of an exchange, or of a routing key there. */
+/** Whether a 403 or 404 speaks of this exchange, or of this routing key there. */
 const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits): boolean => {
   const name = `'${exchange === "" ? "amq.default" : exchange}'`
   const topic = /^(?:write )?access to topic '/.exec(spoken.text)?.[0]
@@ -69,7 +71,7 @@ const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits)
   return spoken.text.includes(`exchange ${name}`) || (spoken.isCut && begins(spoken, `no exchange ${name}`))
 }
 
-/** What 406 says of a message: what is wrong with it comes first. */
+/** Whether a 406 speaks of this message. Its text begins with what is wrong. */
 const isRefusedSo = (spoken: Spoken, { properties, size }: PublishTraits): boolean => {
   const { deliveryMode, expiration, replyTo, userId } = properties
   return begins(spoken, `message size ${size} is larger than `) ||
@@ -82,7 +84,7 @@ const isRefusedSo = (spoken: Spoken, { properties, size }: PublishTraits): boole
     )
 }
 
-/** Those publishes among `suspects` that the broker speaks of: they are refused alike, whichever was the first. */
+/** The publishes among `suspects` that the broker's words fit. All of them would be refused alike. */
 export const refusedOf = <A>(
   { replyCode, replyText }: ChannelClose,
   suspects: ReadonlyArray<A>,
@@ -94,7 +96,7 @@ export const refusedOf = <A>(
     const known = traits(suspect)
     return known !== undefined && isRefused(spoken, known)
   })
-  // What was cut off may be where they differ.
+  // They may differ in the part that was cut off.
   if (named.length > 1 && spoken.isCut) return []
   return named.length === 0 && suspects.length === 1 ? suspects : named
 }

@@ -1,8 +1,8 @@
 /**
- * The deliveries of one channel that are not settled: each is settled at most once, a rollback makes those of its
- * transaction unsettled again, a recover takes all of them back, and acknowledgements of one turn go out together.
+ * The deliveries of one channel that are not settled. Each is settled at most once. A rollback makes those of its
+ * transaction unsettled again. A recover takes all of them back. Acknowledgements of one turn go out together.
  *
- * Whether the channel still lives is the channel's to know.
+ * The channel knows whether it is still alive; this class does not.
  *
  * @since 0.1.0
  */
@@ -20,7 +20,7 @@ const ackOne: Settlement = { _tag: "Ack" }
 /** Gives a delivery back that nobody has handled. */
 export const requeue: Settlement = { _tag: "Nack", requeue: true }
 
-/** A delivery that is not settled, with its consumer; one that `basic.get` took, or that is being handled, has none. */
+/** A delivery that is not settled, with its consumer. It has none if `basic.get` took it, or if it is being handled. */
 type Unsettled = readonly [deliveryTag: number, consumer: ConsumerEntry | undefined]
 
 /** The unsettled deliveries of a channel. */
@@ -31,7 +31,10 @@ export class Settlements {
   private readonly later: (callback: () => void) => void
   /** In the order of their tags. */
   private unsettled = new Map<Unsettled[0], Unsettled[1]>()
-  /** Whether every delivery that the broker waits for is known here: only then may a `multiple` be made up. */
+  /**
+   * Whether all deliveries that the broker waits for are known here. Only then may acknowledgements be joined into a
+   * `multiple`.
+   */
   private isComplete = true
   /** Acknowledged in this turn, and not written yet. */
   private acked: Array<number> = []
@@ -39,7 +42,7 @@ export class Settlements {
   private settledInTx: Array<Unsettled> = []
   /** The same of each transaction whose rollback has no answer yet. */
   private readonly rolledBack: Array<ReadonlyArray<Unsettled>> = []
-  /** How many `basic.recover` are on their way: what comes before their answers is the broker's again. */
+  /** How many `basic.recover` have no answer. The broker has already taken back what comes before their answers. */
   private recovering = 0
 
   /** `later` runs a callback at the end of the turn. */
@@ -61,7 +64,7 @@ export class Settlements {
     this.unsettled.set(tag, consumer)
   }
 
-  /** A delivery was ignored, for nobody knows its consumer: no `multiple` of ours may acknowledge it by the way. */
+  /** A delivery was ignored, because its consumer is unknown. No `multiple` may acknowledge it along with others. */
   onIgnored(): void {
     this.isComplete = false
   }
@@ -84,7 +87,10 @@ export class Settlements {
     return true
   }
 
-  /** Acknowledges one delivery. It goes out at the end of the turn, with those that came before it where that is safe. */
+  /**
+   * Acknowledges one delivery. The acknowledgement goes out at the end of the turn, joined with earlier ones where that
+   * is safe.
+   */
   ack(tag: number): boolean {
     if (this.transactional) return this.settle(tag, ackOne)
     if (!this.unsettled.delete(tag)) return false
@@ -97,7 +103,7 @@ export class Settlements {
     this.flush()
     let last = 0
     for (const entry of this.unsettled) {
-      // No number, such as NaN, is behind everything.
+      // NaN, which is no number, settles nothing.
       if (tag !== undefined && !(entry[0] <= tag)) break
       this.unsettled.delete(entry[0])
       if (this.transactional) this.settledInTx.push(entry)
@@ -113,14 +119,14 @@ export class Settlements {
     for (const [tag, owner] of this.unsettled) if (owner === consumer) this.settle(tag, requeue)
   }
 
-  /** Somebody handles a delivery: it is not its consumer's to give back any more. Returns whether it was. */
+  /** Marks a delivery as handled: its consumer no longer gives it back. Returns whether the consumer still had it. */
   begin(tag: number): boolean {
     if (this.unsettled.get(tag) === undefined) return false
     this.unsettled.set(tag, undefined)
     return true
   }
 
-  /** Gives back all deliveries that are still their consumers'. */
+  /** Gives back all deliveries that nobody handles. */
   giveBackAll(): void {
     const tags = [...this.unsettled].flatMap(([tag, owner]) => owner === undefined ? [] : [tag])
     if (tags.length === this.unsettled.size) this.settleUpTo(undefined, requeue)
@@ -128,8 +134,9 @@ export class Settlements {
   }
 
   /**
-   * Writes the acknowledgements of this turn; whatever is written after them calls this first. All that lie before the
-   * oldest unsettled delivery become one `multiple`: nothing unfinished is among them. That saves a fifth of consuming.
+   * Writes the acknowledgements of this turn. Whoever writes something else calls this first. All that come before the
+   * oldest unsettled delivery become one `multiple`, because nothing unfinished is among them. That saves a fifth of
+   * consuming.
    */
   readonly flush = (): void => {
     const tags = this.acked
@@ -173,7 +180,7 @@ export class Settlements {
 
   // --- transactions and recover
 
-  /** `tx.commit` was sent: what was settled stays so. */
+  /** `tx.commit` was sent: what was settled stays settled. */
   onCommit(): void {
     this.settledInTx = []
   }
@@ -184,7 +191,7 @@ export class Settlements {
     this.settledInTx = []
   }
 
-  /** The oldest rollback was answered; a recover behind it takes its deliveries back with the rest. */
+  /** The oldest rollback was answered. If a recover is on its way, it takes these deliveries back with the rest. */
   onRolledBack(): void {
     const deliveries = this.rolledBack.shift() ?? []
     if (this.recovering > 0) return

@@ -17,7 +17,7 @@ const replyFields = {
   methodId: Schema.Int
 }
 
-/** For what only a fault of this client, or of something in between, can provoke. */
+/** Advice for errors that only a fault of this client, or of something in between, can provoke. */
 const clientFault = "This should not happen: report it"
 
 const reply = <Self>() => <const Tag extends string>(tag: Tag) =>

@@ -8,15 +8,14 @@ import { AmqpConnectionError } from "./connection.ts"
 import { softErrors } from "./soft.ts"
 
 /**
- * The channel had already gone when the operation wanted to use it, or went away under it for another operation's
- * fault.
+ * The channel was already gone when the operation began, or went away during it because of another operation.
  *
  * @category errors
  * @since 0.1.0
  */
 export class AmqpChannelClosed
   extends Schema.TaggedError<AmqpChannelClosed>("effect-amqp/AmqpChannelClosed")("AmqpChannelClosed", {
-    /** The operation that could not be done. */
+    /** The operation that failed. */
     operation: Schema.String,
     /** What closed the channel; absent where its own scope or `close` did. */
     cause: Schema.optional(Schema.Union([...softErrors, AmqpConnectionError]))
@@ -29,8 +28,8 @@ export class AmqpChannelClosed
 }
 
 /**
- * The broker did not answer the close of a channel: the connection was lost, or the time for it was over. Whether what was
- * published last on it, without confirms, has come to the broker is unknown.
+ * The broker did not answer the close of a channel: the connection was lost, or the time was over. It is unknown
+ * whether the last publishes without confirms have come to the broker.
  *
  * @category errors
  * @since 0.1.0

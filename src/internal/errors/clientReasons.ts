@@ -6,10 +6,10 @@
  */
 import * as Schema from "effect/Schema"
 
-/** The step in which nothing was heard of the peer yet. */
+/** The first step of the handshake, before anything has come from the peer. */
 export const firstStep = "the protocol header"
 
-/** A peer that says nothing at all may wait for TLS. */
+/** Advice for a peer that says nothing at all: it may wait for TLS. */
 const tlsAdvice = (step: string): string => step === firstStep ? " and does not expect TLS (amqps)" : ""
 
 /**

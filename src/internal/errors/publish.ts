@@ -1,5 +1,5 @@
 /**
- * What can become of a publish that is not confirmed. `AmqpError` publishes them.
+ * Why a publish is not confirmed. `AmqpError` publishes these errors.
  *
  * @since 0.1.0
  */
@@ -67,8 +67,8 @@ const returnAdvice = (
 }
 
 /**
- * No confirm: the channel went away between the write and the confirm, the time for it is over, or a message came back
- * that may be this one. The message may or may not be stored.
+ * There was no confirm: the channel went away after the write, the time was over, or a message came back that may be
+ * this one. The message may or may not be stored.
  *
  * @category errors
  * @since 0.1.0

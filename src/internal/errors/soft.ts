@@ -18,7 +18,7 @@ const softFields = {
   operation: Schema.String,
   /** The queue or exchange that the operation named; empty where it names none. */
   entity: Schema.String,
-  /** The routing key of the publish that was refused, where it is known to be the one. */
+  /** The routing key of the refused publish, where it is known which publish was refused. */
   routingKey: Schema.optional(Schema.String),
   /** Class of the method that provoked it; 0 where the broker did not say. */
   classId: Schema.Int,
@@ -36,7 +36,7 @@ const softMessage = (error: SoftParts, advice: string): string => {
   return `${error.operation}${target} was refused: ${error.replyText.replace(/\.$/, "")}. ${advice}`
 }
 
-/** The advice that fits the broker's words or the operation: the first that matches. */
+/** The first advice that fits the broker's words or the operation. */
 type Advice = readonly [fits: (words: string, operation: string) => boolean, advice: string]
 
 const about = (pattern: RegExp, advice: string): Advice => [(words) => pattern.test(words), advice]

@@ -1,5 +1,5 @@
 /**
- * What an error is: soft, hard, worth another try. `AmqpError` publishes them.
+ * Classifies errors: soft, hard, transient. `AmqpError` publishes these functions.
  *
  * @since 0.1.0
  */
@@ -55,11 +55,11 @@ const isTransientSoft = (error: SoftError): boolean => {
   }
 }
 
-/** Errors of consumers and topologies, whose classes are not known here. */
+/** Errors of consumers and topologies. Their classes are not known here. */
 const isTagged = <Tag extends string>(u: unknown, tag: Tag): u is Error & { readonly _tag: Tag } =>
   u instanceof Error && "_tag" in u && u._tag === tag
 
-/** What consumers and topologies failed because of. */
+/** The reason why a consumer or a topology failed. */
 const reasonOf = (u: unknown): unknown => {
   if (isTagged(u, "AmqpConsumerFailed") && "reason" in u) return u.reason
   return isTagged(u, "AmqpTopologyError") ? u.cause : undefined
@@ -74,8 +74,8 @@ const reasonOf = (u: unknown): unknown => {
  * Lost, forced and refused connections are transient; refused credentials, limits without agreement, a failed TLS
  * verification and protocol errors are not. Where one code has two meanings, the broker's text decides:
  *
- * - 403: a queue in the exclusive use of another consumer is transient, which may be one's own of a connection that the
- *   broker has not found dead yet; a missing permission is not.
+ * - 403: a queue that another consumer uses exclusively is transient: that may be an own consumer of a connection that
+ * the broker has not found dead yet. A missing permission is not.
  * - 404: a queue whose node is down, whose process has crashed or whose leader does not answer is transient; one that
  *   does not exist is not.
  * - 405: an exclusive queue is transient; a dead connection of one's own may still hold it.
@@ -101,14 +101,15 @@ export const isTransient = (u: unknown): boolean => {
 }
 
 /**
- * Whether what outlives its connections (a consumer, a publisher, a topology) may go on after this error: the rule of
- * `AmqpConsumer`, `AmqpPublisher` and `AmqpTopology`.
+ * Whether something that outlives its connections may go on after this error: the rule of `AmqpConsumer`,
+ * `AmqpPublisher` and `AmqpTopology`.
  *
  * **Details**
  *
- * It is `isTransient`, but for one thing. A connection ends for the mistake of one, and everybody else on it has lost it,
- * no more: to them each `AmqpConnectionError` is a loss that their connection makes up for. Only `ConnectionClosed`, by this
- * client, is the end. What the broker refuses to them themselves, on their channel, is judged by itself.
+ * It is `isTransient`, with one difference. A connection may end for the mistake of one operation. Everybody else on it
+ * has only lost the connection, which will be replaced. So each `AmqpConnectionError` may be recovered from, except
+ * `ConnectionClosed`, which comes from this client. A refusal of their own operation, on their own channel, is judged
+ * as `isTransient` does.
  *
  * @category guards
  * @since 0.1.0

@@ -1,5 +1,6 @@
 /**
- * The words of errors: what RabbitMQ means by its own, where one reply code has several meanings, and how a route is called.
+ * The words of errors: what RabbitMQ's words mean where one reply code has several meanings, and how a route is
+ * described.
  *
  * @since 0.1.0
  */
@@ -11,8 +12,8 @@ export interface SoftParts {
 }
 
 /**
- * The broker's own words: its text without what stands between the first quote and the last. Names, which may be any words,
- * it quotes. Of a text that it cut off at 255 bytes only the beginning is certain to be its own.
+ * The broker's own words: its text without what stands between the first and the last quote. The broker quotes names,
+ * which may be any words. If the text was cut off at 255 bytes, only its beginning is certain to be the broker's own.
  */
 export const wordsOf = (replyText: string): string => {
   const first = replyText.indexOf("'")
@@ -26,10 +27,12 @@ export const says = (replyText: string, pattern: RegExp): boolean => pattern.tes
 /** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
 export const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
 
-/** Another consumer has the queue for itself: perhaps our own of a connection whose loss the broker has not noticed. */
+/**
+ * Another consumer uses the queue exclusively: perhaps our own, of a connection whose loss the broker has not noticed.
+ */
 export const isInUse = ({ replyText }: SoftParts): boolean => says(replyText, /in exclusive use|exclusive consumer/)
 
-/** The queue is there, what serves it is not: its node is down, its process has crashed, its leader changes or is slow. */
+/** The queue exists but is not served: its node is down, its process has crashed, its leader changes or is slow. */
 export const isAway = ({ replyText }: SoftParts): boolean =>
   says(
     replyText,
@@ -39,7 +42,7 @@ export const isAway = ({ replyText }: SoftParts): boolean =>
 /** A limit on queues or exchanges. */
 export const limitReached = /(\(\d+\)|limit of \d+) is reached$/
 
-/** Not in anybody's use: nobody may ever delete it. */
+/** Refusals of a deletion that no waiting will change: nobody may ever delete this. */
 export const isProtected = ({ replyText }: SoftParts): boolean => says(replyText, /Cannot delete protected/)
 
 /** An exchange and a routing key in words. */

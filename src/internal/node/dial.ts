@@ -10,13 +10,13 @@ import * as Socket from "effect/socket/Socket"
 import type { Socket as NetSocket } from "node:net"
 import type { ResolvedSocketOptions } from "./socketOptions.ts"
 
-/** What the system says of a peer that went away; in the middle of TLS it says nothing against the certificates. */
+/** The system's codes for a peer that went away. In the middle of TLS they do not mean that certificates are wrong. */
 const isGone = (cause: Error): boolean => "code" in cause && /^E(CONNRESET|PIPE|TIMEDOUT)$/.test(String(cause.code))
 
-/** How long bytes that are written may take to go out when a socket closes. */
+/** How long written bytes may take to go out when a socket closes. */
 const linger = "1 second"
 
-/** What was written goes out before the socket closes, unless the peer does not take it. */
+/** Closes the socket after what was written has gone out, unless the peer does not take it. */
 const hangUp = (socket: NetSocket): Effect.Effect<void> =>
   Effect.callback<void>((resume) => {
     if (socket.closed) return resume(Effect.void)
@@ -54,7 +54,7 @@ export const dial = <S extends NetSocket>(
         connected = true
       })
       socket.once(ready, () => resume(Effect.succeed(socket)))
-      // Stays for the life of the socket: an error that nobody listens to would end the process.
+      // This listener stays for the life of the socket: an error without a listener would end the process.
       socket.on("error", (cause) => {
         const reason = connected && !isGone(cause)
           ? new Socket.SocketUpgradeError({ cause })

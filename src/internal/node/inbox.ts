@@ -9,13 +9,13 @@ import * as Effect from "effect/Effect"
 import * as Socket from "effect/socket/Socket"
 import type { OnReadOpts, Socket as NetSocket } from "node:net"
 
-/** What is received goes into slabs of this size, read after read; one is let go with the last view of it. */
+/** The size of a slab. Reads fill it one after another. It is freed with the last view of it. */
 const leastSlab = 64 * 1024
 
-/** Slabs are up to this size where reads are large: fewer turns, and fewer bodies of some KiB that lie across two. */
+/** The largest slab, for large reads: fewer turns, and fewer bodies of some KiB that lie across two slabs. */
 const mostSlab = 256 * 1024
 
-/** With less room than this the next read begins a new slab. */
+/** If less room than this is left, the next read begins a new slab. */
 const leastRead = 16 * 1024
 
 /**
@@ -26,9 +26,9 @@ const leastRead = 16 * 1024
 export class Inbox {
   /** Where the next read goes. */
   private room: Uint8Array = Buffer.allocUnsafeSlow(leastSlab)
-  /** Of the next slab: four reads like the last one. */
+  /** The size of the next slab: four reads like the last one. */
   private slabSize = leastSlab
-  /** What came while nobody waited. */
+  /** The chunks that came while nobody waited. */
   private chunk: Uint8Array | undefined
   private waiter:
     | ((effect: Effect.Effect<Arr.NonEmptyReadonlyArray<Uint8Array>, Socket.SocketError>) => void)
@@ -38,7 +38,7 @@ export class Inbox {
   private stopped = false
 
   readonly onread: OnReadOpts = {
-    // Asked for after each callback.
+    // Node reads this after each callback.
     buffer: () => {
       if (this.room.length < leastRead) this.room = Buffer.allocUnsafeSlow(this.slabSize)
       return this.room
@@ -48,15 +48,15 @@ export class Inbox {
       this.room = bytes.subarray(size)
       this.slabSize = Math.max(leastSlab, Math.min(4 * size, mostSlab))
       this.drain()
-      // Whoever was served may wait for more already.
+      // The reader that got the chunks may already wait for more.
       this.stopped = this.waiter === undefined
       return !this.stopped
     }
   }
 
   /**
-   * The chunk before the room becomes part of it again, if that is enough for the reads there are. It changes nothing
-   * where the system has the room already.
+   * Makes the chunk before the free room part of it again, if reads are small enough for that. It does nothing if the
+   * system already has the room.
    */
   readonly reuse = (chunk: Uint8Array): void => {
     const { room } = this
@@ -66,7 +66,7 @@ export class Inbox {
     ) this.room = new Uint8Array(chunk.buffer, chunk.byteOffset, size)
   }
 
-  /** Listens to the end of the socket that was made with `onread`. */
+  /** Listens for the end of the socket, which must have been made with `onread`. */
   attach(socket: NetSocket): void {
     const end = (reason: Socket.SocketErrorReason): void => {
       this.error ??= new Socket.SocketError({ reason })

@@ -1,42 +1,42 @@
 /**
  * When a socket is read again: at once, or a moment later.
  *
- * A busy broker sends a few messages at a time, and each read of so little costs as much as handling them does. So while
- * reads are many and small, the next one waits for more to gather. That must not slow down what it waits for: a peer may
- * send no more before it is answered. From outside nobody can tell, so it is tried: reads that wait have to bring in a time
- * what reads that do not wait bring, or waiting is given up for a while.
+ * A busy broker sends a few messages at a time, and each small read costs as much as handling its messages does. So
+ * while reads are many and small, the next one waits for more to gather. Waiting must not slow down the peer, which may
+ * send no more before it is answered. The client cannot know that, so it tries: reads that wait must bring as much in
+ * the same time as reads that do not wait. Otherwise waiting is given up for a while.
  *
  * It knows no clock and no socket.
  *
  * @since 0.1.0
  */
 
-/** Bytes of a read after which the next one never waits: enough has gathered, and there is more. */
+/** After a read of so many bytes the next one never waits: enough has gathered, and there is more. */
 const enough = 16 * 1024
 
-/** Intervals of a span, which is what is compared and counted. */
+/** Intervals in a span. Spans are compared and counted. */
 const spanIntervals = 8
 
-/** Reads in an interval that are many: waiting spares three of four. */
+/** From so many reads in an interval on, waiting spares three of four. */
 const many = 4
 
-/** Spans of a try, every second one with waiting: what flows in a span differs from the next by half at times. */
+/** Spans of a try. Every second one waits, because the flow of one span may differ from the next by half. */
 const spansOfTry = 16
 
-/** After so many of them a try ends in which waiting has brought less than a quarter. */
+/** A try ends after so many spans if waiting has brought less than a quarter. */
 const spansOfDoubt = 4
 
-/** Reads that wait have to bring so much of what others bring. */
+/** Reads that wait must bring at least this share of what others bring. */
 const tolerance = 0.8
 
-/** After so many milliseconds of waiting it is tried anew whether it is right. */
+/** After so many milliseconds of waiting there is a new try. */
 const waitingTime = 1000
 
-/** After so many milliseconds it is tried anew after a try in vain; after the next one, twice as many. */
+/** So many milliseconds after a try in vain there is a new one. The time doubles with each. */
 const leastPause = 250
 const mostPause = 64_000
 
-/** What flowed in some spans. */
+/** The flow of some spans. */
 class Flow {
   private reads = 0
   private bytes = 0
@@ -64,7 +64,7 @@ export class ReadPacing {
   /** Milliseconds. */
   private readonly interval: number
   private phase: "watching" | "trying" | "waiting" | "pausing" = "watching"
-  /** Of a try; it waits in every second one. */
+  /** Spans of the present try. It waits in every second one. */
   private spansLeft = 0
   /** Of waiting and pausing. */
   private timeLeft = 0

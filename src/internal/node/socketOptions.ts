@@ -1,7 +1,7 @@
 /**
- * What a user may say of the TCP socket below a connection, checked. Names and meanings are those of `node:net`.
+ * Options of the TCP socket below a connection, checked. Names and meanings are those of `node:net`.
  *
- * It knows no platform: `NodeAmqp` hands the result to its own.
+ * It does not use the platform: `NodeAmqp` hands the result to it.
  *
  * @since 0.1.0
  */
@@ -19,7 +19,7 @@ import type { AmqpEncodeError } from "../errors/value.ts"
  */
 export interface SocketOptions {
   /**
-   * Whether the system probes a peer from which nothing comes (`SO_KEEPALIVE`), for what lies between and forgets silent
+   * Whether the system probes a silent peer (`SO_KEEPALIVE`). That helps against devices in between that forget silent
    * connections. A dead peer is found by AMQP's heartbeats. Defaults to `false`.
    */
   readonly keepAlive?: boolean | undefined
@@ -29,7 +29,7 @@ export interface SocketOptions {
   readonly noDelay?: boolean | undefined
   /** The address to connect from, of this machine. Defaults to the system's choice. */
   readonly localAddress?: string | undefined
-  /** The port to connect from. Defaults to any; with one, there can be only one connection to an endpoint. */
+  /** The port to connect from. Defaults to any. With a fixed port there can be only one connection to an endpoint. */
   readonly localPort?: number | undefined
   /** Whether names are looked up as IPv4 or IPv6 addresses only. Defaults to both. */
   readonly family?: 4 | 6 | undefined
@@ -39,13 +39,13 @@ export interface SocketOptions {
   readonly autoSelectFamilyAttemptTimeout?: Duration.Input | undefined
 }
 
-/** Socket options without a question left open. */
+/** Socket options, checked and completed. */
 export interface ResolvedSocketOptions {
   readonly noDelay: boolean
   readonly keepAlive: boolean
   /** Milliseconds; 0 is the platform's choice. */
   readonly keepAliveInitialDelay: number
-  /** For the call that connects; what is absent is the platform's choice. */
+  /** Options of the call that connects. The platform chooses what is absent. */
   readonly connect: {
     readonly localAddress?: string
     readonly localPort?: number
@@ -55,7 +55,7 @@ export interface ResolvedSocketOptions {
   }
 }
 
-/** What applies where nothing is said. */
+/** The defaults. */
 export const defaults: ResolvedSocketOptions = {
   noDelay: true,
   keepAlive: false,

@@ -20,10 +20,10 @@ import { ReadPacing } from "./readPacing.ts"
 import type { ResolvedSocketOptions } from "./socketOptions.ts"
 import { tlsOptions } from "./tls.ts"
 
-/** The clock of the machine: the pace of reads, of which no program can tell, goes on where a test has stopped its own. */
+/** The clock of the machine. Reads keep their pace also where a test has stopped its own clock. */
 const machineClock = Clock.Clock.defaultValue()
 
-/** Gathers what comes in many small reads. */
+/** Waits between small reads, so that their bytes gather. */
 const paced = (socket: TransportSocket, interval: Duration.Duration): TransportSocket => {
   if (Duration.isZero(interval)) return socket
   const rest = machineClock.sleep(interval)
@@ -39,7 +39,7 @@ const paced = (socket: TransportSocket, interval: Duration.Duration): TransportS
   return { ...socket, reader: Effect.map(socket.reader, pacedReader) }
 }
 
-/** Waits until a socket takes more, or is closed, of which its read side tells. */
+/** Waits until a socket takes more or is closed. The read side reports the close. */
 const drained = (socket: NetSocket): Effect.Effect<void> =>
   Effect.callback((resume) => {
     const off = (): void => void socket.off("drain", done).off("close", done)
@@ -66,7 +66,7 @@ const writerOf = (socket: NetSocket): Socket.Writer => {
 }
 
 /**
- * A socket that is read through an `Inbox`. Not one of `NodeSocket`, whose read side would only stand by: connecting
+ * A socket that is read through an `Inbox`. `NodeSocket` would add a read side that is not used: without it connecting
  * costs 5 % less.
  */
 const tcpSocket = ({ host, port }: Endpoint, options: ResolvedSocketOptions): TransportSocket => {

@@ -1,5 +1,5 @@
 /**
- * Publishes that are waited for together: one Effect per wait, and nothing per message that is confirmed.
+ * Publishes that are awaited together: one Effect per wait, and nothing per confirmed message.
  *
  * @since 0.1.0
  */
@@ -18,15 +18,15 @@ export interface BatchFailure {
   readonly index: number
   readonly message: Publish
   readonly error: PublishError
-  /** Whether the message may be what the broker did not like: sent again, it goes alone. */
+  /** Whether the broker may have refused this message. If it is sent again, it goes alone. */
   readonly isQuestioned: boolean
 }
 
-/** Messages that were published one behind the other, on one channel: one waiter for all of them. */
+/** Messages that were published in a row on one channel. They share one waiter. */
 class Run implements PublishWaiter {
   private readonly batch: PublishBatch
   private readonly messages: ReadonlyArray<Publish>
-  /** From the number of a publish to its place among the messages. */
+  /** What to add to the number of a publish to get its place among the messages. */
   private readonly shift: number
   /** The place of the first of the messages in the batch. */
   private readonly first: number
@@ -77,7 +77,7 @@ export class PublishBatch {
     this.channel = channel
   }
 
-  /** Writes messages in order, as fast as they are taken. What they fail with is for `takeFailures`. */
+  /** Writes messages in order, as fast as the channel takes them. `takeFailures` returns their failures. */
   add(messages: ReadonlyArray<Publish>): Effect.Effect<void> {
     return Effect.suspend(() => {
       const first = this.size
@@ -93,7 +93,7 @@ export class PublishBatch {
       if (state === undefined) {
         return Effect.matchEffect(this.channel.opened, {
           onSuccess: () => this.addFrom(messages, i, first),
-          // Nothing of the rest is sent: it would wait as long again, message by message.
+          // The rest is not sent: each message would wait as long again.
           onFailure: (error) =>
             Effect.sync(() =>
               this.fail(
@@ -156,7 +156,7 @@ export class PublishBatch {
   /** Waits until a message has failed. */
   readonly failed: Effect.Effect<void> = this.when(() => this.failures.length > 0)
 
-  /** What has failed since the last call, in the order of the outcomes. */
+  /** The failures since the last call, in the order of the outcomes. */
   takeFailures(): ReadonlyArray<BatchFailure> {
     const { failures } = this
     this.failures = []

@@ -1,12 +1,13 @@
 /**
- * The channels of a publisher. Each is one at a time, in confirm mode, replaced when it is gone, so that those who publish
- * see one that is open or wait for it.
+ * The channels of a publisher. Each is in confirm mode, and is replaced when it is gone. Publishes use the present
+ * channel or wait for the next one.
  *
- * A refused publish ends a channel as a lost connection does: the next one is opened as soon as there is a session. What
- * was on the old channel stays its business: nothing is carried over.
+ * A refused publish ends a channel, as a lost connection does. The next one is opened as soon as there is a session.
+ * Nothing is carried over from the old channel.
  *
- * A publisher has one for all that it sends. What is sent again and may be what the broker refused goes through a second
- * one, each message alone, so that a refusal there is its own, while the first one goes on at full speed.
+ * A publisher has one channel for everything that it sends. A second one is for messages that are sent again and that
+ * the broker may have refused. There each message goes alone, so that a refusal is certainly its own, while the first
+ * channel goes on at full speed.
  *
  * @since 0.1.0
  */
@@ -27,14 +28,14 @@ import { AmqpChannelClosed } from "../errors/channel.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
 import { firstDelay } from "../time/backoff.ts"
 
-/** What is sent alone is waited for so long before the next is. */
+/** How long a message that is sent alone holds up the next one. */
 const patience = "1 second"
 
 /** The present channel, if there is one, and the wait for the next. */
 export class PublisherChannel {
   private state: ChannelState | undefined
   private next = Deferred.makeUnsafe<void, ClosedError>()
-  /** Set for good. */
+  /** Why there will be no further channel. */
   private ended: ClosedError | undefined
   private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
@@ -50,7 +51,7 @@ export class PublisherChannel {
     return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
   }
 
-  /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
+  /** Waits until there is a channel. Without a connection it waits at most `waitTimeout`. */
   readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)
     if (this.open !== undefined) return Effect.void
@@ -63,14 +64,15 @@ export class PublisherChannel {
   }
 
   /**
-   * Sends what is in question, alone until it has its outcome. Others of the connection wait meanwhile: they might end it.
-   * A confirm that takes its time (a queue that is not available) holds them up for a moment only; a refusal does not.
+   * Sends a message that is in question, alone until it has its outcome. Other such messages of the connection wait
+   * meanwhile, because each might end it. A confirm that takes long (a queue that is not available) holds them up for a
+   * moment only; a refusal does not.
    */
   alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
     return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
   }
 
-  /** Waits until all that is on its way has its outcome; there may be confirms to come while the channel closes. */
+  /** Waits until all messages on their way have their outcome. Confirms may still come while the channel closes. */
   readonly idle: Effect.Effect<void> = Effect.suspend(() =>
     this.state === undefined ? Effect.void : confirmsIdle(this.state)
   )
@@ -81,7 +83,7 @@ export class PublisherChannel {
     this.release(Effect.void)
   }
 
-  /** The broker, or the connection, has no channel for us: those who wait learn why, later ones wait. */
+  /** The broker or the connection has no channel for us. Publishes that wait fail with the reason. Later ones wait. */
   refuse(error: ClosedError): void {
     this.release(Effect.fail(error))
   }
@@ -119,10 +121,10 @@ const open = (connection: AmqpConnection): Effect.Effect<OpenChannel, ClosedErro
     })
   )
 
-/** Looks so often in the time that a confirm has. */
+/** How often publishes are checked within the time for a confirm. */
 const looks = 4
 
-/** Gives up publishes that wait longer for their confirm than `timeout`, by up to a quarter: no timer per message. */
+/** Gives up publishes without a confirm after `timeout`, or up to a quarter later: there is no timer per message. */
 const expire = ({ confirms }: ChannelState, timeout: Duration.Duration): Effect.Effect<never> => {
   const timeoutMillis = Duration.toMillis(timeout)
   const latest: Array<number> = []
@@ -141,7 +143,7 @@ interface Options {
   readonly confirmTimeout: Duration.Duration | undefined
 }
 
-/** Keeps a channel open, until the end of the scope waits for confirms and closes it. */
+/** Keeps a channel open. The end of the scope waits for confirms and closes it. */
 const keep = (
   connection: AmqpConnection,
   channel: PublisherChannel,
@@ -156,10 +158,10 @@ const keep = (
     })
     const keepOpen = Effect.forever(Effect.flatMap(nextSession, ({ session }) =>
       Effect.catch(Effect.scoped(once), (error) => {
-        // Lost with its session: the next one brings the next channel.
+        // It was lost with its session. The next session brings the next channel.
         if (session.error !== undefined) return Effect.void
         channel.refuse(error)
-        // A living connection refuses a channel, such as one that has no number left.
+        // The connection is open but gives no channel, for example because no number is left.
         return Effect.flatMap(firstDelay, Effect.sleep)
       })))
 
@@ -167,9 +169,9 @@ const keep = (
       Effect.catch((error) =>
         Effect.sync(() => channel.end(error))
       ),
-      // Those who wait would hear of it from nobody else.
+      // Nobody else would tell the publishes that wait.
       Effect.catchDefect((defect) => Effect.sync(() => channel.end(clientFailed(defect)))),
-      // Whatever ends it, nobody waits for a channel that will not come.
+      // Whatever ends this fiber: nobody may wait for a channel that does not come.
       Effect.onExit(() => Effect.sync(() => channel.end(closed()))),
       Effect.forkScoped
     )
@@ -181,7 +183,9 @@ const closed = () => new AmqpChannelClosed({ operation: "basic.publish" })
 export interface PublisherChannels {
   /** For all that is sent. */
   readonly main: PublisherChannel
-  /** For what is in question; opened when it is first asked for. The main one where the connection has no number left. */
+  /**
+   * For messages that are in question. Opened on first use. It is the main one if the connection has no number left.
+   */
   readonly questioned: Effect.Effect<PublisherChannel>
   /** Waits until all that is on its way has its outcome. */
   readonly idle: Effect.Effect<void>
@@ -197,7 +201,7 @@ export const make = (
     const main = new PublisherChannel(connection)
     let second: PublisherChannel | undefined
     const keeping = yield* keep(connection, main, options)
-    // Runs before the end of those fibers, which close the channels: what still waits is not sent any more.
+    // Runs before the fibers end and close the channels: publishes that still wait are not sent any more.
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
         main.end(closed())

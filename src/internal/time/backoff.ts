@@ -1,12 +1,11 @@
 /**
- * How long to wait before something is tried again: exponential backoff with full jitter, the default of everything here
- * that tries again.
+ * Exponential backoff with full jitter: the default delay of everything that tries again.
  *
- * Each delay is anywhere between nothing and its bound, which begins at 2 seconds and doubles up to the cap. So a fleet whose
- * broker was restarted comes back over seconds and not at once, while one client is back after a second on average. The
- * randomness is Effect's `Random`, the time its `Clock`.
+ * Each delay is random between zero and a bound. The bound begins at 2 seconds and doubles up to the cap. So clients
+ * whose broker was restarted come back over seconds and not all at once. One client is back after a second on average.
+ * The randomness is Effect's `Random`, the time its `Clock`.
  *
- * It does not say what is worth another try, nor when to give up.
+ * It does not decide what is tried again, nor when to give up.
  *
  * @since 0.1.0
  */
@@ -17,7 +16,7 @@ import * as Schedule from "effect/Schedule"
 
 const first = Duration.seconds(2)
 
-/** Anything from nothing up to this duration. */
+/** A random duration, at most this one. */
 export const anywhereIn = (bound: Duration.Duration): Effect.Effect<Duration.Duration> =>
   Effect.map(Random.next, (part) => Duration.millis(Math.floor(part * Duration.toMillis(bound))))
 

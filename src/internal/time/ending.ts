@@ -1,9 +1,9 @@
 /**
- * How long the end of things on a connection may take: one bound for all that ends together.
+ * How long closing may take on a connection: one bound for everything that ends together.
  *
- * A scope ends its parts one after the other, and none of them knows of the rest. So the bound belongs to the connection:
- * the first part that ends begins an *ending*, and what ends right after it shares its time. Whatever opens a channel, or
- * a second without an end, says that the next part ends for itself.
+ * A scope ends its parts one after another, and no part knows of the others. So the bound belongs to the connection.
+ * The first part that ends begins an *ending*. What ends right after it shares the time. After a new channel is opened,
+ * or after a second without an end, the next end begins a new ending.
  *
  * It bounds waits and sends nothing. Interrupting what it bounds must be safe.
  *
@@ -14,7 +14,10 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 
-/** What ends within so many milliseconds after another end belongs to it; a scope's own finalizers may come between. */
+/**
+ * An end within so many milliseconds after another one belongs to the same ending. Finalizers of the scope may run in
+ * between.
+ */
 const together = 1000
 
 /** The present ending of a connection. */
@@ -24,11 +27,11 @@ export class Ending {
   private readonly timeout: number
   private begun = -Infinity
   private latest = -Infinity
-  /** Waits under way, and those of them that wait for handlers. */
+  /** How many waits are under way, and how many of them wait for handlers. */
   private waits = 0
   private drains = 0
   private drainsBegun = 0
-  /** Milliseconds of this ending in which handlers were waited for; they do not count for `timeout`. */
+  /** Milliseconds of this ending that were spent on handlers. They do not count for `timeout`. */
   private drained = 0
 
   constructor(clock: Clock.Clock, closeTimeout: Duration.Duration) {
@@ -36,7 +39,7 @@ export class Ending {
     this.timeout = Duration.toMillis(closeTimeout)
   }
 
-  /** A channel was opened: what ends from here on begins another ending, unless handlers at work opened it. */
+  /** A channel was opened: the next end begins a new ending, unless handlers at work opened the channel. */
   opened(): void {
     if (this.drains === 0) this.begun = -Infinity
   }
@@ -67,7 +70,7 @@ export class Ending {
       Effect.sync(leave)
     )
 
-  /** Waits for an effect, at most as long as `closeTimeout` leaves for this ending. */
+  /** Waits for an effect, at most for what is left of `closeTimeout` in this ending. */
   within<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Option.Option<A>, E, R> {
     return Effect.suspend(() => {
       const now = this.enter()
@@ -76,7 +79,7 @@ export class Ending {
   }
 
   /**
-   * Waits for handlers at work, at most `drainTimeout`, less what others in this ending have waited for theirs.
+   * Waits for handlers at work, at most `drainTimeout` minus the time that this ending has already spent on handlers.
    */
   drain<A, E, R>(
     effect: Effect.Effect<A, E, R>,

@@ -1,6 +1,6 @@
 /**
- * Declares the entities of a topology in one session: pipelined over a channel that is replaced whenever the broker
- * closes it over one of them, so that no entity is in the way of another. The same for deleting them.
+ * Declares and deletes the entities of a topology in one session. Requests are pipelined over a channel. When the
+ * broker closes the channel over one entity, another channel takes its place, so that no entity blocks the others.
  *
  * @since 0.1.0
  */
@@ -55,12 +55,15 @@ type Use<A> = (
 ) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
 /**
- * Runs operations, each with no other beside it where `alone` says so. A refusal closes the channel; the operations that it
- * takes along run again on the next one.
+ * Runs operations. Where `alone` says so, an operation runs with no other beside it. A refusal closes the channel.
+ * Other operations that end with the channel run again on the next one.
  */
 type Send = <A>(use: Use<A>, alone?: boolean) => Effect.Effect<A, Refusal | AmqpConnectionError>
 
-/** An operation that was taken along so often runs alone: then a closed channel is its own fault, and the end of it. */
+/**
+ * An operation that has ended so often with somebody else's channel runs alone. Then a closed channel is its own fault,
+ * and final.
+ */
 const together = 3
 
 const makeSend = (
@@ -113,23 +116,23 @@ export interface Pass {
   readonly session: Session
   /** In order. */
   readonly entities: ReadonlyArray<Entity>
-  /** For entities without one of their own. */
+  /** The policy of entities without one of their own. */
   readonly onFailure: OnFailure
-  /** Of this topology, over all epochs. */
+  /** The refusals of this topology, over all epochs. */
   readonly refusals: TopologyRefusals
-  /** An entity is declared, or was refused and is perhaps tried again. */
+  /** An entity was declared, or was refused and may be tried again. */
   readonly onAttempt: (entity: Entity, failure: AmqpTopologyError | undefined) => Effect.Effect<void>
   /** An entity is not tried again. */
   readonly onGivenUp: (entity: Entity) => void
 }
 
-/** What a pass could not declare: failures, and what was to be skipped. */
+/** What a pass could not declare: failures, and entities that the policy skips. */
 export interface Outcome {
   readonly failed: ReadonlyArray<AmqpTopologyError>
   readonly skipped: ReadonlyArray<AmqpTopologyError>
 }
 
-/** For ever while the failure is transient, with delays of up to 5 s. */
+/** Retries without end while the failure is transient, with delays of up to 5 s. */
 export const whileTransient: Schedule.Schedule<unknown, AmqpTopologyError> = backoff(Duration.seconds(5)).pipe(
   Schedule.setInputType<AmqpTopologyError>(),
   Schedule.while(({ input }) => isTransient(input))
@@ -173,7 +176,7 @@ const declareOn = (
   }
 }
 
-/** Declares everything once, and again what the policies say. Fails only with the session. */
+/** Declares everything, and retries as the policies say. Fails only with the session. */
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
     const inner = pass.connection[internals]()
@@ -181,7 +184,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
     const send = yield* makeSend(pass.session, inner)
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
-    /** Done when what the key stands for has been declared or given up. */
+    /** For each key, done when its entity is declared or given up. */
     const settled = new Map<unknown, { readonly entity: Entity; readonly done: Deferred.Deferred<void> }>()
     for (const entity of pass.entities) {
       const key = keyOf(entity)
@@ -189,7 +192,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
     }
     const dependencies = (entity: Entity) => dependenciesOf(entity).flatMap((key) => settled.get(key) ?? [])
 
-    /** Requests without an answer; what has none when the session ends stays. */
+    /** Requests without an answer. Those that have none when the session ends stay here. */
     const unanswered = new Set<Entity>()
     const declare = (entity: Entity): Effect.Effect<unknown, Refusal | AmqpConnectionError> =>
       send((channel) => {
@@ -201,7 +204,10 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
               () => pass.session.error === undefined ? Effect.sync(() => unanswered.delete(entity)) : Effect.void
             )
           })
-        /** Once more with what it binds: an auto-delete exchange goes when our dead connection's last binding does. */
+        /**
+         * Declares it again together with its exchange: an auto-delete exchange goes with the last binding of our dead
+         * connection.
+         */
         const declaringAgain = Effect.andThen(
           Effect.forEach(
             dependencies(entity).filter(({ entity }) =>
@@ -229,7 +235,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
             pass.refusals.clear(entity)
             return pass.onAttempt(entity, undefined)
           },
-          // Not for the policies: the whole pass ends.
+          // The policies do not apply: the whole pass ends.
           onFailure: (cause) =>
             cause._tag === "AmqpConnectionError"
               ? Effect.andThen(Deferred.fail(ended, cause), Effect.never)
@@ -285,7 +291,7 @@ const deleteOn = (
   }
 }
 
-/** Deletes entities, given in the order of their declaration, backwards; what cannot be deleted stays. */
+/** Deletes entities, which are given in the order of their declaration, in reverse. What cannot be deleted stays. */
 export const deleteAll = (
   pass: Pick<Pass, "connection" | "session" | "entities">
 ): Effect.Effect<void> =>

@@ -1,6 +1,6 @@
 /**
- * Finds what contradicts itself in a topology, before anything of it is sent. What depends on what the broker already
- * holds is for the broker to say.
+ * Finds contradictions in a topology before any of it is sent. Whether it fits what the broker already holds, only the
+ * broker can say.
  *
  * @since 0.1.0
  */
@@ -26,7 +26,7 @@ interface Rule {
   readonly check?: Check
 }
 
-/** Tagged values and bigints are for those who know what they do. */
+/** Tagged values and bigints are not checked: who uses them chooses the type. */
 const integer = (min: number, max = Number.MAX_SAFE_INTEGER): Check => (value) => {
   if (typeof value !== "number" || (Number.isSafeInteger(value) && value >= min && value <= max)) return undefined
   return `expected an integer from ${min}${max === Number.MAX_SAFE_INTEGER ? "" : ` to ${max}`}, not ${value}`
@@ -42,7 +42,7 @@ const age: Check = (value) =>
 
 const notStreams: ReadonlyArray<QueueType> = ["classic", "quorum"]
 
-/** What is not listed, the broker knows or passes over. */
+/** Other arguments are sent as they are: the broker knows them or ignores them. */
 const rules: { readonly [argument: string]: Rule | undefined } = {
   "x-message-ttl": { types: notStreams, check: integer(0) },
   "x-expires": { types: notStreams, check: integer(1) },
@@ -86,7 +86,7 @@ const queueProblems = (queue: Queue | ServerNamedQueue): ReadonlyArray<string> =
       if (args[name] !== undefined) problems.push(`${name} without x-dead-letter-exchange`)
     }
   }
-  // The broker takes these two and does something else.
+  // The broker accepts these two together, and does something else.
   if (type === "quorum" && args["x-overflow"] === "reject-publish-dlx") {
     problems.push("a quorum queue cannot reject-publish-dlx")
   }
@@ -113,7 +113,7 @@ const nameProblems = (entity: Entity): ReadonlyArray<string> => {
   return /[\r\n]/.test(entity.name) ? ["the broker would remove the line breaks from its name"] : []
 }
 
-/** Whether all that it carries has a form on the wire: names of at most 255 bytes, tables. */
+/** Checks that everything in it has a form on the wire: names of at most 255 bytes, and tables. */
 const encoded = (entity: Entity): Result.Result<unknown, AmqpEncodeError> => {
   const common = { passive: false, noWait: false }
   const passive = { ...common, durable: false, exclusive: false, autoDelete: false, internal: false, arguments: {} }
@@ -146,7 +146,7 @@ const encodeProblems = (entity: Entity): ReadonlyArray<string> => {
 // bindings
 // -----------------------------------------------------------------------------
 
-/** What a binding names must be in the topology, or be the broker's own. */
+/** The exchanges and queues of a binding must be in the topology, or be the broker's own. */
 const bindingProblems = (entity: Entity, keys: ReadonlySet<unknown>): ReadonlyArray<string> => {
   const names: Array<string> = []
   if (entity._tag === "QueueBinding") names.push(entity.exchange)
@@ -160,7 +160,7 @@ const bindingProblems = (entity: Entity, keys: ReadonlySet<unknown>): ReadonlyAr
   })
 }
 
-/** All that is wrong, each beginning with the entity; empty if nothing is. */
+/** All mistakes. Each text begins with the entity. Empty if there are none. */
 export const diagnose = (entities: ReadonlyArray<Entity>): ReadonlyArray<string> => {
   const known = new Map<unknown, Entity>()
   const problems: Array<string> = []

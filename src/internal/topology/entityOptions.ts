@@ -1,7 +1,7 @@
 /**
- * What all entities of a topology have in common: further arguments, and what happens when the broker refuses one.
+ * Options that all entities of a topology have: further arguments, and what happens when the broker refuses the entity.
  *
- * Entities are plain values. Nothing is checked when they are made; `diagnosis.ts` checks all of a topology at once.
+ * Entities are plain values. Nothing is checked when they are made: `diagnosis.ts` checks a whole topology at once.
  *
  * @since 0.1.0
  */
@@ -10,7 +10,7 @@ import type { Input } from "../values/tableValue.ts"
 import type { AmqpTopologyError } from "./error.ts"
 
 /**
- * Arguments beyond the typed ones, for example of a plugin. They are preferred over the typed ones.
+ * Arguments beyond the typed ones, for example those of a plugin. They win over typed ones of the same name.
  *
  * @category models
  * @since 0.1.0
@@ -22,9 +22,9 @@ export type Arguments = { readonly [key: string]: Input | undefined }
  *
  * **Details**
  *
- * `"fail"` fails the first declaration; in later epochs the entity is left out and listed in `failures`. `"skip"` leaves
- * it out and lists it from the first declaration on. `retry` declares it again under the schedule, whose input is the
- * failure; when the schedule gives up, it is as with `"fail"`.
+ * `"fail"` fails the first declaration; in later epochs the entity is left out and listed in `failures`. `"skip"`
+ * leaves it out and lists it from the first declaration on. `retry` declares it again under the schedule, whose input
+ * is the failure; when the schedule gives up, the entity is treated as with `"fail"`.
  *
  * @category models
  * @since 0.1.0
@@ -40,9 +40,9 @@ export interface EntityOptions {
   readonly onFailure?: OnFailure | undefined
 }
 
-/** Without what is `undefined`, so that equal options are equal values. */
+/** Leaves out what is `undefined`, so that equal options give equal values. */
 export const defined = (values: Arguments): Arguments =>
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined))
 
-/** `onFailure`, where it is given. */
+/** The `onFailure` of an entity, if it has one. */
 export const policy = ({ onFailure }: EntityOptions): EntityOptions => onFailure === undefined ? {} : { onFailure }

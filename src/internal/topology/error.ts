@@ -10,7 +10,7 @@ import { AmqpAccessRefused, AmqpNotFound, AmqpPreconditionFailed, AmqpResourceLo
 import { AmqpEncodeError } from "../errors/value.ts"
 
 /**
- * An entity that the present epoch began without: the broker has not answered yet, or what it depends on is not there.
+ * The present epoch began without this entity: the broker has not answered yet, or an entity that it needs is missing.
  *
  * @category errors
  * @since 0.1.0
@@ -34,8 +34,8 @@ export class AmqpTopologyError
     /** What it is: `queue "billing"`, `binding of queue "billing" to exchange "orders", routing key "order.*"`. */
     entity: Schema.String,
     /**
-     * Why the broker, or the library, refused it. `AmqpConnectionError`: the broker ends the connection whenever it is
-     * declared, so it is not declared any more.
+     * Why the broker or the library refused it. With an `AmqpConnectionError` the broker ends the connection whenever
+     * this entity is declared, so it is not declared any more.
      */
     cause: Schema.Union([
       AmqpAccessRefused,
@@ -62,7 +62,7 @@ export class AmqpTopologyError
  */
 export class AmqpTopologyInvalid
   extends Schema.TaggedError<AmqpTopologyInvalid>("effect-amqp/AmqpTopologyInvalid")("AmqpTopologyInvalid", {
-    /** All that is wrong with it, each beginning with the entity. */
+    /** All mistakes. Each text begins with the entity. */
     problems: Schema.Array(Schema.String)
   })
 {

@@ -1,6 +1,6 @@
 /**
- * Finds queues whose dead letters come back to them. Only what the bindings of the topology make certain counts: routing
- * by headers, by unknown keys and by exchanges of unknown types does not.
+ * Finds queues whose dead letters come back to them. Only routes that the bindings make certain count: not routing by
+ * headers, by unknown keys or by exchanges of unknown types.
  *
  * @since 0.1.0
  */
@@ -42,13 +42,13 @@ const text = (queue: Queue | ServerNamedQueue, name: string): string | undefined
   return typeof value === "string" ? value : undefined
 }
 
-/** Whether messages leave it for its dead letter exchange without anybody rejecting them. */
+/** Whether messages of this queue go to its dead letter exchange without anybody rejecting them. */
 const passesOn = (queue: Queue | ServerNamedQueue): boolean => queue.arguments["x-message-ttl"] !== undefined
 
 /**
- * The loops, in words: a queue whose dead letters go straight back to it, and queues in a circle from which every message
- * expires into the next (the broker drops what comes around). A circle that somebody has to reject into, such as work
- * and delayed retries, is none.
+ * The loops, in words. One kind is a queue whose dead letters go straight back to it. The other is a circle of queues
+ * from which each message expires into the next (the broker drops a message that comes around). A circle in which
+ * somebody must reject a message, such as work and delayed retries, is no loop.
  */
 export const deadLetterLoops = (entities: ReadonlyArray<Entity>): ReadonlyArray<string> => {
   const types = new Map(predefinedTypes)

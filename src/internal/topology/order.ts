@@ -1,5 +1,5 @@
 /**
- * Entities in words, what they depend on, and the order that follows.
+ * Describes entities in words, finds what they depend on, and puts them into that order.
  *
  * @since 0.1.0
  */
@@ -34,15 +34,15 @@ export const describe = (entity: Entity): string => {
   }
 }
 
-/** Whether the broker keeps the name for itself. It has such entities, or makes them; nobody declares them. */
+/** Whether the name is reserved for the broker. The broker makes such entities; nobody declares them. */
 export const isPredefined = (name: string): boolean => name.startsWith("amq.")
 
 const exchangeKey = (name: string): string => `exchange ${name}`
-/** What stands for a queue where bindings and consumers refer to it. */
+/** The key of a queue, by which bindings and consumers refer to it. */
 export const queueKey = (queue: QueueRef): string | ServerNamedQueue =>
   typeof queue === "string" ? `queue ${queue}` : queue
 
-/** What stands for the entity where bindings depend on it. */
+/** The key of an entity, by which others depend on it. */
 export const keyOf = (entity: Entity): string | ServerNamedQueue | undefined => {
   switch (entity._tag) {
     case "Exchange":
@@ -58,7 +58,7 @@ export const keyOf = (entity: Entity): string | ServerNamedQueue | undefined => 
   }
 }
 
-/** The keys of what must be there before the entity can be. */
+/** The keys of the entities that must exist before this one. */
 export const dependenciesOf = (entity: Entity): ReadonlyArray<string | ServerNamedQueue> => {
   switch (entity._tag) {
     case "QueueBinding":
@@ -80,7 +80,10 @@ const ranks: Record<Entity["_tag"], number> = {
   QueueBinding: 3
 }
 
-/** Exchanges (alternates before those that fall back on them), queues, bindings of exchanges, bindings of queues. */
+/**
+ * The order: exchanges (alternates before those that fall back on them), queues, bindings of exchanges, bindings of
+ * queues.
+ */
 export const inOrder = (entities: ReadonlyArray<Entity>): ReadonlyArray<Entity> => {
   const exchanges = new Map(entities.flatMap((entity) => entity._tag === "Exchange" ? [[entity.name, entity]] : []))
   const ordered = new Set<Entity>()

@@ -108,7 +108,7 @@ export interface StreamQueueOptions extends EntityOptions {
 export type LeaderLocator = "client-local" | "balanced" | "random" | "least-leaders"
 
 /**
- * A queue by its name, or the value of a server-named queue that stands for whatever the broker called it.
+ * A queue: its name, or the value of a server-named queue, which stands for the name that the broker gave it.
  *
  * @category models
  * @since 0.1.0
@@ -149,8 +149,8 @@ export interface PassiveQueue extends EntityOptions {
 }
 
 /**
- * A queue that the broker names. The value stands for it, whatever it is called in the present epoch: two values with
- * the same options are two queues.
+ * A queue that the broker names. The value stands for the queue, whatever its name in the present epoch. Two values
+ * with the same options are two queues.
  *
  * @category models
  * @since 0.1.0
@@ -166,8 +166,8 @@ const seconds = (input: Duration.Input | undefined): string | undefined =>
   input === undefined ? undefined : `${Duration.toSeconds(Duration.fromInputUnsafe(input))}s`
 
 /**
- * The options of every type of queue. The public constructors take those of their type; callers without types can give
- * any, which the diagnosis then refuses.
+ * The options of all types of queues. Each public constructor takes those of its type. Callers without types can give
+ * others, which the diagnosis then refuses.
  */
 interface AnyQueueOptions
   extends

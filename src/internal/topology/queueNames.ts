@@ -1,6 +1,6 @@
 /**
- * The names that the broker has made up for server-named queues, in each session. A name of an earlier session is not
- * given out: that queue is gone.
+ * The names that the broker gave to server-named queues, by session. A name of an earlier session is not used: that
+ * queue is gone.
  *
  * @since 0.1.0
  */
@@ -27,9 +27,9 @@ export const queueNameIn = (session: Session, queue: ServerNamedQueue): string |
   names.get(session)?.get(queue)
 
 /**
- * Whether a topology of the connection is about to declare a queue, or has done so since a moment (milliseconds of the
- * Clock): if it was not found in that time it was only away, as an exclusive one is between the end of our dead connection,
- * which takes it along, and the topology's next try.
+ * Whether a topology of the connection is about to declare a queue, or has declared it since a moment (milliseconds of
+ * the Clock). Then a queue that was not found since was only away for a while. An exclusive queue, for example, goes
+ * with our dead connection, and comes back with the topology's next try.
  */
 export const isRestored = (connection: AmqpConnection, queue: QueueRef, since: number): boolean => {
   for (const restores of connection[internals]().restorations) if (restores(queue, since)) return true

@@ -1,9 +1,10 @@
 /**
- * Which entity of a topology the broker ends the connection for.
+ * Finds the entity of a topology for which the broker ends the connection.
  *
- * Such an end names a method, not an entity, and may be for somebody else's request. So those that had no answer are sent
- * one at a time from then on, and one whose request is the only one of that method on the whole connection each time when
- * the broker says the same is not sent any more. Any other end of a connection is a loss, and says nothing of a topology.
+ * Such an end names a method, not an entity, and may concern somebody else's request. So entities without an answer are
+ * sent one at a time from then on. If the broker says the same again while an entity's request is the only one of that
+ * method on the whole connection, that counts against the entity; after some repetitions it is not sent any more. Any
+ * other end of a connection is a loss, and says nothing about a topology.
  *
  * @since 0.1.0
  */
@@ -12,7 +13,7 @@ import type { Session } from "../engine/session.ts"
 import type { AmqpConnectionError } from "../errors/connection.ts"
 import type { Entity } from "./entity.ts"
 
-/** So many equal refusals of an entity that was alone are no coincidence. */
+/** After so many equal refusals of an entity that was sent alone, it is not sent any more. */
 const enough = 3
 
 const requestOf = {
@@ -31,7 +32,7 @@ interface Refused {
   readonly times: number
 }
 
-/** What is held against the entities of one topology, over all epochs. */
+/** The refusals of the entities of one topology, over all epochs. */
 export class TopologyRefusals {
   private readonly suspects = new Set<Entity>()
   private readonly refused = new Map<Entity, Refused>()
@@ -47,7 +48,7 @@ export class TopologyRefusals {
     return refused !== undefined && refused.times >= enough ? refused.error : undefined
   }
 
-  /** The broker has taken it. */
+  /** The broker has accepted it. */
   clear(entity: Entity): void {
     this.suspects.delete(entity)
     this.refused.delete(entity)
