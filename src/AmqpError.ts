@@ -4,7 +4,7 @@
  * A *soft* error is the broker's refusal of one operation: it closes the channel of that operation and appears in its
  * error channel. A *hard* error ends or prevents a connection: one `AmqpConnectionError` with a `reason` for each way
  * that can happen. The rest are the outcomes of publishing, the end of consumers, and values that AMQP cannot carry.
- * All are `Schema.TaggedError`s, so they cross process boundaries, and no field of any of them holds a secret.
+ * All are `Schema.TaggedError`s, so they can cross process boundaries. No field holds a secret.
  *
  * The module decides what an error *is*. It does not decide which operation a reply code belongs to: the engine does.
  *

@@ -1,7 +1,7 @@
 /**
  * AMQP over TCP and TLS on Node: `AmqpConnection.layer` with the transport that this platform has.
  *
- * The only module that imports the platform, and so the only one that needs `@effect/platform-node`.
+ * Only this module imports the platform, so only this module needs `@effect/platform-node`.
  *
  * @since 0.1.0
  */
@@ -42,7 +42,7 @@ export const layerTransportWith = (options: SocketOptions): Layer.Layer<AmqpTran
  * @since 0.1.0
  */
 export interface Options extends AmqpConnection.Options {
-  /** Of the TCP socket: keepalive, Nagle's algorithm, the address to connect from, and so on. */
+  /** Options of the TCP socket: keepalive, Nagle's algorithm, the address to connect from, and so on. */
   readonly socket?: SocketOptions | undefined
 }
 

@@ -128,7 +128,10 @@ export interface ConsumeOptions {
   readonly consumerTag?: string | undefined
   /** Whether messages count as settled when they are sent. They are lost with the connection. Defaults to `false`. */
   readonly noAck?: boolean | undefined
-  /** Refuses (403) if there is another consumer, and all that come later. Defaults to `false`. */
+  /**
+   * Whether this is the only consumer: the broker refuses (403) it if there is another one, and refuses later ones.
+   * Defaults to `false`.
+   */
   readonly exclusive?: boolean | undefined
   /** For example `x-priority`, `x-stream-offset`. */
   readonly arguments?: InputTable | undefined

@@ -4,8 +4,8 @@
  *
  * A parser checks what one frame shows by itself: its size before memory is taken for it, its type, its end, and each
  * field of a method up to the last byte. It does not know which frame may follow which, who may send it, or which
- * channels are open; it does not put contents together, and nothing here opens a socket. What is written is not checked
- * for sense either, only for having an exact form on the wire.
+ * channels are open. It does not put contents together, and nothing here opens a socket. Writers do not check whether a
+ * method makes sense, only whether it has an exact form on the wire.
  *
  * @since 0.1.0
  */

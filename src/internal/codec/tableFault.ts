@@ -1,5 +1,5 @@
 /**
- * What is wrong with a table, on its way out: each level adds its step, the outermost one makes the error.
+ * The fault of a table on its way out: each level adds its step to the path, and the outermost one makes the error.
  *
  * @since 0.1.0
  */
@@ -9,7 +9,7 @@ import { AmqpDecodeError, AmqpEncodeError } from "../errors/value.ts"
 /** Nested tables and arrays, the outermost counted. Brokers relay 500; the peer must not be able to end our stack. */
 export const maxDepth = 1024
 
-/** Paths can be 1024 keys of 255 bytes; beyond this the middle is left out. */
+/** Longer paths are shown without their middle: they can be 1024 keys of 255 bytes. */
 const maxPathLength = 256
 
 /**
@@ -32,7 +32,7 @@ const asFault = (error: unknown): Fault | undefined => {
   return undefined
 }
 
-/** Anything else than a fault, such as what a getter of the caller's object throws, passes as it is. */
+/** Everything but a fault is thrown as it is, such as an error of a getter of the caller's object. */
 export const addStep = (error: unknown, step: string | number | undefined): unknown => {
   const fault = asFault(error)
   if (fault === undefined) return error

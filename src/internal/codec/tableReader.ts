@@ -92,7 +92,7 @@ const readItems = (reader: Reader, depth: number): Array<Plain> => {
   return items
 }
 
-/** The common types without the detour over a tagged value. */
+/** Reads the common types directly, without a tagged value. */
 const readValue = (reader: Reader, depth: number): Plain => {
   const tag = reader.u8()
   switch (tag) {
@@ -205,7 +205,7 @@ const readText = (reader: Reader): string | Uint8Array => {
   return reader.longString().slice()
 }
 
-/** Without a `bigint` for the numbers that do not need one. */
+/** Makes a `bigint` only for numbers that need one. */
 const readInt64 = (reader: Reader): number | bigint => {
   const high = reader.i32()
   const low = reader.u32()

@@ -205,7 +205,7 @@ export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionErr
             )
           })
         /**
-         * Declares it again together with its exchange: an auto-delete exchange goes with the last binding of our dead
+         * Declares it again together with what it binds: an auto-delete exchange goes with the last binding of our dead
          * connection.
          */
         const declaringAgain = Effect.andThen(
