@@ -10,7 +10,7 @@ import type { Session } from "../engine/session.ts"
 import { ChannelsExhausted } from "../errors/clientReasons.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
-import type { Ending } from "../time/ending.ts"
+import type { Ending, Part } from "../time/ending.ts"
 import { OpenChannel } from "./channel.ts"
 import type { RequestError } from "./errors.ts"
 import { command } from "./requests.ts"
@@ -31,17 +31,21 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
 /** A separate function, so that its closure keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope. An ending that is under way goes on. */
+/**
+ * Opens a channel of this session and closes it with the scope. Its end belongs to the ending of `part`, or to any
+ * ending.
+ */
 export const openPart = (
   session: Session,
   ending: Ending,
+  part: Part,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, RequestError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
-      const open = new OpenChannel(session, state, ending)
+      const open = new OpenChannel(session, state, ending, part)
       const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
         onReply: () => open,
@@ -57,7 +61,4 @@ export const openChannelOn = (
   ending: Ending,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
-  Effect.suspend(() => {
-    ending.opened()
-    return openPart(session, ending, id)
-  })
+  Effect.suspend(() => openPart(session, ending, ending.opened(), id))

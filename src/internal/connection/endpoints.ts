@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Random from "effect/Random"
+import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import { ConnectFailed } from "../errors/clientReasons.ts"
 import { AmqpConnectionError } from "../errors/connection.ts"
@@ -41,7 +42,8 @@ const hostProblem = (host: string): string | undefined => {
     return `${name} without a port: write host: ${JSON.stringify(before)}, port: ${port === "" ? "5672" : port}`
   }
   if (host === "" || /[\s/?#\\]/.test(host) || (host.includes(":") && !AmqpUri.isIpv6(host))) {
-    return `${name}, not ${shown(host)}`
+    // It may be a name and a password.
+    return /^[^:]*:[^:]*$/.test(host) ? `${name} alone, without a port` : `${name}, not ${shown(host)}`
   }
   return undefined
 }
@@ -55,10 +57,33 @@ const noEndpoint = new AmqpConnectionError({
   reason: new ConnectFailed({ endpoint: "", code: "", detail: "the list of endpoints is empty" })
 })
 
-export const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> =>
-  tls === undefined || typeof tls === "boolean" || (typeof tls === "object" && tls !== null)
-    ? Result.succeed(tls)
-    : invalid(path, `expected true, false or options, not ${shown(tls)}`)
+const isText = (value: unknown): boolean => typeof value === "string"
+const isPem = (value: unknown): boolean => isText(value) || value instanceof Uint8Array
+
+/** What each TLS option must be. Errors do not show a wrong value, which may be a secret. */
+const tlsShapes: Readonly<Record<keyof TlsOptions, readonly [fits: (value: unknown) => boolean, expected: string]>> = {
+  ca: [isPem, "PEM as a text or bytes"],
+  caFile: [isText, "a path"],
+  cert: [isPem, "PEM as a text or bytes"],
+  certFile: [isText, "a path"],
+  key: [(value) => Redacted.isRedacted(value) && isPem(Redacted.value(value)), "PEM as Redacted.make(\"…\")"],
+  keyFile: [isText, "a path"],
+  passphrase: [(value) => Redacted.isRedacted(value) && isText(Redacted.value(value)), "Redacted.make(\"…\")"],
+  servername: [(value) => isText(value) || value === false, "a name, or false"],
+  verify: [(value) => typeof value === "boolean", "true or false"]
+}
+
+export const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> => {
+  if (tls === undefined || typeof tls === "boolean") return Result.succeed(tls)
+  if (typeof tls !== "object" || tls === null) {
+    return invalid(path, `expected true, false or options, not ${shown(tls)}`)
+  }
+  for (const [option, [fits, expected]] of Object.entries(tlsShapes)) {
+    const value: unknown = Reflect.get(tls, option)
+    if (value !== undefined && !fits(value)) return invalid(`${path}.${option}`, `expected ${expected}`)
+  }
+  return Result.succeed(tls)
+}
 
 const hasHost = (endpoint: unknown): endpoint is EndpointInput =>
   Predicate.hasProperty(endpoint, "host") && typeof endpoint.host === "string"

@@ -266,8 +266,14 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
     yield* texts(options)
     yield* checkCredentials(options.credentials)
     yield* checkTls("tls", options.tls)
-    if (options.endpoints !== undefined && !Effect.isEffect(options.endpoints)) yield* checkEndpoints(options.endpoints)
-    const { clientProperties, endpointOrder = "fixed", reconnect } = options
+    if (options.endpoints !== undefined && !Effect.isEffect(options.endpoints)) {
+      const { length } = yield* checkEndpoints(options.endpoints)
+      if (length === 0) return yield* invalid("endpoints", "expected at least one, or leave it out for host and port")
+    }
+    const { clientProperties, endpointOrder = "fixed", reconnect, separatePublishers } = options
+    if (separatePublishers !== undefined && typeof separatePublishers !== "boolean") {
+      return yield* invalid("separatePublishers", `expected true or false, not ${shown(separatePublishers)}`)
+    }
     if (endpointOrder !== "fixed" && endpointOrder !== "shuffled") {
       return yield* invalid("endpointOrder", `expected "fixed" or "shuffled", not ${shown(endpointOrder)}`)
     }

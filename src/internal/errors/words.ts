@@ -27,17 +27,21 @@ export const says = (replyText: string, pattern: RegExp): boolean => pattern.tes
 /** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
 export const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
 
+/** Whether a text about a queue was cut off in its name. A 403 or 404 that begins so speaks of the queue's state. */
+const isCutQueue = (replyText: string): boolean => /^[A-Z_]+ - queue '.*\.\.\.$/s.test(replyText)
+
 /**
  * Another consumer uses the queue exclusively: perhaps our own, of a connection whose loss the broker has not noticed.
  */
-export const isInUse = ({ replyText }: SoftParts): boolean => says(replyText, /in exclusive use|exclusive consumer/)
+export const isInUse = ({ replyText }: SoftParts): boolean =>
+  says(replyText, /in exclusive use|exclusive consumer/) || isCutQueue(replyText)
 
 /** The queue exists but is not served: its node is down, its process has crashed, its leader changes or is slow. */
 export const isAway = ({ replyText }: SoftParts): boolean =>
   says(
     replyText,
     /home node|is down|inaccessible|not running|stopped by supervisor|crashed|failed to perform operation|timeout/
-  )
+  ) || isCutQueue(replyText)
 
 /** A limit on queues or exchanges. */
 export const limitReached = /(\(\d+\)|limit of \d+) is reached$/

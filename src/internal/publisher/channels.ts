@@ -19,7 +19,7 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { OpenChannel } from "../channel/channel.ts"
 import type { ClosedError } from "../channel/errors.ts"
-import { confirmsIdle } from "../channel/requests.ts"
+import { confirmsIdle, contentGate, takesContent } from "../channel/requests.ts"
 import { openChannel } from "../connection/openChannel.ts"
 import { type AmqpConnection, internals } from "../connection/service.ts"
 import { clientFailed } from "../connection/supervisor.ts"
@@ -31,12 +31,29 @@ import { firstDelay } from "../time/backoff.ts"
 /** How long a message that is sent alone holds up the next one. */
 const patience = "1 second"
 
+/** Where messages go. */
+export interface PublishTarget {
+  /** The channel, if it is open. */
+  readonly open: ChannelState | undefined
+  /** Waits until there is one. */
+  readonly opened: Effect.Effect<void, ClosedError>
+}
+
+/** Where messages go one at a time. */
+export interface AloneChannel extends PublishTarget {
+  readonly alone: (publish: Effect.Effect<void>, settled: Effect.Effect<void>) => Effect.Effect<void>
+}
+
 /** The present channel, if there is one, and the wait for the next. */
-export class PublisherChannel {
+export class PublisherChannel implements AloneChannel {
   private state: ChannelState | undefined
   private next = Deferred.makeUnsafe<void, ClosedError>()
   /** Why there will be no further channel. */
   private ended: ClosedError | undefined
+  /** Whether the last attempt to open one was refused. */
+  isRefused = false
+  /** Set while one message has the channel to itself. */
+  private held: Deferred.Deferred<void> | undefined
   private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
@@ -46,15 +63,23 @@ export class PublisherChannel {
     this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
   }
 
-  /** The channel, if it is open. */
+  /** The channel, if it is open to everybody. */
   get open(): ChannelState | undefined {
+    return this.held === undefined ? this.present : undefined
+  }
+
+  private get present(): ChannelState | undefined {
     return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
   }
 
   /** Waits until there is a channel. Without a connection it waits at most `waitTimeout`. */
-  readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
+  readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() =>
+    this.held === undefined ? this.appeared : Effect.andThen(Deferred.await(this.held), this.opened)
+  )
+
+  private readonly appeared: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)
-    if (this.open !== undefined) return Effect.void
+    if (this.present !== undefined) return Effect.void
     return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
   })
 
@@ -69,7 +94,52 @@ export class PublisherChannel {
    * moment only; a refusal does not.
    */
   alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
-    return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+    return this.turn(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+  }
+
+  /** Waits for room before it takes its turn, so that confirms that do not come hold up nobody else. */
+  private turn(send: Effect.Effect<unknown>): Effect.Effect<void> {
+    const full = (): ChannelState | undefined => {
+      const { present } = this
+      return present !== undefined && !takesContent(present) ? present : undefined
+    }
+    return Effect.suspend(() => {
+      const state = full()
+      if (state !== undefined) return Effect.flatMap(contentGate(state), () => this.turn(send))
+      const sent = Effect.suspend(() => full() === undefined ? Effect.as(send, true) : Effect.succeed(false))
+      return Effect.flatMap(
+        aloneOn(this.connection).withPermit(sent),
+        (isSent) => isSent ? Effect.void : this.turn(send)
+      )
+    })
+  }
+
+  /**
+   * This channel for messages that are sent alone, if there is no second channel. Others wait until such a message has
+   * its outcome.
+   */
+  get forOne(): AloneChannel {
+    const present = () => this.present
+    const hold = Effect.sync(() => {
+      this.held = Deferred.makeUnsafe()
+    })
+    const letGo = Effect.sync(() => {
+      if (this.held !== undefined) Deferred.doneUnsafe(this.held, Effect.void)
+      this.held = undefined
+    })
+    return {
+      get open() {
+        return present()
+      },
+      opened: this.appeared,
+      alone: (publish, settled) => {
+        const send = Effect.timeoutOption(this.idle, patience).pipe(
+          Effect.andThen(publish),
+          Effect.andThen(Effect.timeoutOption(settled, patience))
+        )
+        return this.turn(Effect.acquireUseRelease(hold, () => send, () => letGo))
+      }
+    }
   }
 
   /** Waits until all messages on their way have their outcome. Confirms may still come while the channel closes. */
@@ -80,11 +150,13 @@ export class PublisherChannel {
   /** Lets everybody use this channel. */
   replace(state: ChannelState): void {
     this.state = state
+    this.isRefused = false
     this.release(Effect.void)
   }
 
   /** The broker or the connection has no channel for us. Publishes that wait fail with the reason. Later ones wait. */
   refuse(error: ClosedError): void {
+    this.isRefused = true
     this.release(Effect.fail(error))
   }
 
@@ -186,7 +258,7 @@ export interface PublisherChannels {
   /**
    * For messages that are in question. Opened on first use. It is the main one if the connection has no number left.
    */
-  readonly questioned: Effect.Effect<PublisherChannel>
+  readonly questioned: Effect.Effect<AloneChannel>
   /** Waits until all that is on its way has its outcome. */
   readonly idle: Effect.Effect<void>
 }
@@ -216,13 +288,16 @@ export const make = (
       second = new PublisherChannel(connection)
       return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
     }))
-    const questioned = Effect.flatMap(kept, (own) =>
-      Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main }))
+    const questioned = Effect.flatMap(kept, (own): Effect.Effect<AloneChannel> =>
+      own === main
+        ? Effect.succeed(main)
+        // It goes on trying, but nobody waits for that.
+        : own.isRefused
+        ? Effect.succeed(main.forOne)
+        : Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main.forOne }))
     return {
       main,
       questioned,
-      idle: Effect.suspend(() =>
-        Effect.andThen(main.idle, second?.idle ?? Effect.void)
-      )
+      idle: Effect.suspend(() => Effect.andThen(main.idle, second?.idle ?? Effect.void))
     }
   })
