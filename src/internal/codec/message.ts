@@ -91,7 +91,7 @@ export const checkTimestamp = (timestamp: PropertiesInput["timestamp"]): void =>
 }
 
 /**
- * The private tag by which returned messages are told apart starts with this; see `internal/confirms.ts`.
+ * The private tag by which returned messages are told apart starts with this; see `engine/confirms.ts`.
  *
  * @internal
  */
@@ -164,7 +164,7 @@ export class AmqpMessage {
   }
 
   /**
-   * The private tag of a publish that came back; see `internal/confirms.ts`.
+   * The private tag of a publish that came back; see `engine/confirms.ts`.
    *
    * @internal
    */
