@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Cause, Redacted, Result, Schema } from "effect"
 import { inspect } from "node:util"
-import * as AmqpUri from "../src/AmqpUri.ts"
+import * as AmqpUri from "../../src/AmqpUri.ts"
 
 const parsed = (uri: string): AmqpUri.AmqpUri => Result.getOrThrow(AmqpUri.parse(uri))
 

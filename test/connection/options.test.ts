@@ -4,8 +4,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Redacted, Result } from "effect"
 import { inspect } from "node:util"
-import { AmqpConnectionError, AmqpEncodeError, ConnectFailed } from "../src/AmqpError.ts"
-import { type Options, resolve } from "../src/internal/connection/options.ts"
+import { AmqpConnectionError, AmqpEncodeError, ConnectFailed } from "../../src/AmqpError.ts"
+import { type Options, resolve } from "../../src/internal/connection/options.ts"
 
 /** As a program in JavaScript gives them, or one whose values come from outside. */
 const untyped = (options: object): Options => ({ ...options })

@@ -4,9 +4,9 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Result, Schema } from "effect"
-import { AmqpMessage } from "../src/AmqpMessage.ts"
-import * as AmqpProtocol from "../src/AmqpProtocol.ts"
-import * as AmqpTable from "../src/AmqpTable.ts"
+import { AmqpMessage } from "../../src/AmqpMessage.ts"
+import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
 import {
   concat,
   firstOf,
@@ -20,8 +20,8 @@ import {
   print,
   toHex,
   utf8
-} from "./fixtures/frames.ts"
-import { versionAnswer } from "./fixtures/goldens.ts"
+} from "../fixtures/frames.ts"
+import { versionAnswer } from "../fixtures/goldens.ts"
 
 type Method = AmqpProtocol.Method
 type MethodOf<Name extends AmqpProtocol.MethodName> = Extract<Method, { readonly _tag: Name }>

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Redacted, Result, Schema } from "effect"
 import { inspect } from "node:util"
-import * as AmqpAuth from "../src/AmqpAuth.ts"
-import { AmqpEncodeError } from "../src/AmqpError.ts"
+import * as AmqpAuth from "../../src/AmqpAuth.ts"
+import { AmqpEncodeError } from "../../src/AmqpError.ts"
 
 const credentials = (username: string, password: string): AmqpAuth.Credentials => ({
   username,

@@ -4,10 +4,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect } from "effect"
 import * as Socket from "effect/socket/Socket"
-import { AmqpTransport } from "../src/AmqpTransport.ts"
-import { ReadPacing } from "../src/internal/node/readPacing.ts"
-import * as NodeAmqp from "../src/NodeAmqp.ts"
-import { listen } from "./harness/listen.ts"
+import { AmqpTransport } from "../../src/AmqpTransport.ts"
+import { ReadPacing } from "../../src/internal/node/readPacing.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import { listen } from "../harness/listen.ts"
 
 /** A peer: what there is to read at a time, when the last read was at another; milliseconds. */
 type Peer = (now: number, last: number) => number

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Result, Schema } from "effect"
-import { AmqpConnectionError, AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
-import * as AmqpProtocol from "../src/AmqpProtocol.ts"
-import type * as AmqpTable from "../src/AmqpTable.ts"
+import { AmqpConnectionError, AmqpDecodeError, AmqpEncodeError } from "../../src/AmqpError.ts"
+import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import type * as AmqpTable from "../../src/AmqpTable.ts"
 import {
   concat,
   firstOf,
@@ -17,7 +17,7 @@ import {
   toHex,
   u32,
   utf8
-} from "./fixtures/frames.ts"
+} from "../fixtures/frames.ts"
 
 type Method = AmqpProtocol.Method
 type MethodName = AmqpProtocol.MethodName

@@ -8,7 +8,7 @@ import * as Fs from "node:fs"
 import * as Os from "node:os"
 import * as Path from "node:path"
 
-const root = Path.resolve(import.meta.dirname, "..")
+const root = Path.resolve(import.meta.dirname, "../..")
 const specification = "/usr/share/amqp/specs/0-9-1-rabbit/amqp0-9-1.stripped.extended.xml"
 
 /** As on a fresh machine: the formatter has nothing of its plugin yet. */

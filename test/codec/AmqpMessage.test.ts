@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Result, Schema } from "effect"
-import { AmqpDecodeError } from "../src/AmqpError.ts"
-import { AmqpMessage, type PropertiesInput } from "../src/AmqpMessage.ts"
-import * as AmqpProtocol from "../src/AmqpProtocol.ts"
-import * as AmqpTable from "../src/AmqpTable.ts"
-import { concat, fromHex, goldens, parse, parseOne, thrown, toHex, u32, utf8 } from "./fixtures/frames.ts"
+import { AmqpDecodeError } from "../../src/AmqpError.ts"
+import { AmqpMessage, type PropertiesInput } from "../../src/AmqpMessage.ts"
+import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
+import { concat, fromHex, goldens, parse, parseOne, thrown, toHex, u32, utf8 } from "../fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------
 // helpers

@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Schema } from "effect"
-import { AmqpConsumerFailed } from "../src/AmqpConsumer.ts"
-import * as AmqpError from "../src/AmqpError.ts"
-import * as AmqpTable from "../src/AmqpTable.ts"
-import { AmqpTopologyError, AmqpTopologyPending } from "../src/internal/topology/error.ts"
-import { replyCodes } from "../src/internal/values/replyCodes.ts"
+import { AmqpConsumerFailed } from "../../src/AmqpConsumer.ts"
+import * as AmqpError from "../../src/AmqpError.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../../src/internal/topology/error.ts"
+import { replyCodes } from "../../src/internal/values/replyCodes.ts"
 
 // -----------------------------------------------------------------------------
 // one of each

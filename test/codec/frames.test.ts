@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import { AmqpConnectionError, AmqpEncodeError } from "../src/AmqpError.ts"
+import { AmqpConnectionError, AmqpEncodeError } from "../../src/AmqpError.ts"
 import {
   type FrameHandler,
   frameOverhead,
@@ -13,10 +13,10 @@ import {
   writeMethodFrame,
   writePublishFrame,
   writeRawHeaderFrame
-} from "../src/internal/codec/frames.ts"
-import { frameEnd, frameMinSize } from "../src/internal/codec/spec.ts"
-import { Writer } from "../src/internal/codec/wire.ts"
-import { concat, fromHex, thrown, toHex, u32 } from "./fixtures/frames.ts"
+} from "../../src/internal/codec/frames.ts"
+import { frameEnd, frameMinSize } from "../../src/internal/codec/spec.ts"
+import { Writer } from "../../src/internal/codec/wire.ts"
+import { concat, fromHex, thrown, toHex, u32 } from "../fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------
 // helpers

@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Redacted, Result, Schema } from "effect"
-import { AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
-import * as AmqpTable from "../src/AmqpTable.ts"
-import { readTable, readTableTagged } from "../src/internal/codec/tableReader.ts"
-import { writeTable } from "../src/internal/codec/tableWriter.ts"
-import { Reader, Writer } from "../src/internal/codec/wire.ts"
+import { AmqpDecodeError, AmqpEncodeError } from "../../src/AmqpError.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
+import { readTable, readTableTagged } from "../../src/internal/codec/tableReader.ts"
+import { writeTable } from "../../src/internal/codec/tableWriter.ts"
+import { Reader, Writer } from "../../src/internal/codec/wire.ts"
 
 // -----------------------------------------------------------------------------
 // helpers

@@ -2,9 +2,9 @@
  * Whom a connection's end is held against: the entity that was alone, each time, with the same words.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { AmqpConnectionError, ConnectionLost, fromConnectionClose } from "../src/AmqpError.ts"
-import { bind, classicQueue, exchange } from "../src/AmqpTopology.ts"
-import { TopologyRefusals } from "../src/internal/topology/refusals.ts"
+import { AmqpConnectionError, ConnectionLost, fromConnectionClose } from "../../src/AmqpError.ts"
+import { bind, classicQueue, exchange } from "../../src/AmqpTopology.ts"
+import { TopologyRefusals } from "../../src/internal/topology/refusals.ts"
 
 const [x, y, q] = [exchange("x"), exchange("y"), classicQueue("q")]
 const binding = bind({ queue: "q", exchange: "x" })

@@ -10,10 +10,10 @@ import * as Os from "node:os"
 import * as Path from "node:path"
 import * as Tls from "node:tls"
 import { vi } from "vitest"
-import { AmqpConnection } from "../src/AmqpConnection.ts"
-import { AmqpTransport, type Endpoint } from "../src/AmqpTransport.ts"
-import * as NodeAmqp from "../src/NodeAmqp.ts"
-import { type Certs, makeCerts } from "./harness/certs.ts"
+import { AmqpConnection } from "../../src/AmqpConnection.ts"
+import { AmqpTransport, type Endpoint } from "../../src/AmqpTransport.ts"
+import * as NodeAmqp from "../../src/NodeAmqp.ts"
+import { type Certs, makeCerts } from "../harness/certs.ts"
 
 const folder = Fs.mkdtempSync(Path.join(Os.tmpdir(), "effect-amqp-"))
 let certs: Certs | undefined

@@ -1,9 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration } from "effect"
-import * as AmqpTable from "../src/AmqpTable.ts"
-import * as AmqpTopology from "../src/AmqpTopology.ts"
-import { diagnose } from "../src/internal/topology/diagnosis.ts"
-import { inOrder } from "../src/internal/topology/order.ts"
+import * as AmqpTable from "../../src/AmqpTable.ts"
+import * as AmqpTopology from "../../src/AmqpTopology.ts"
+import { diagnose } from "../../src/internal/topology/diagnosis.ts"
+import { inOrder } from "../../src/internal/topology/order.ts"
 
 const { bind, bindExchange, classicQueue, exchange, passiveExchange, passiveQueue, quorumQueue, serverNamedQueue } =
   AmqpTopology

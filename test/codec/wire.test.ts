@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import { AmqpDecodeError, AmqpEncodeError } from "../src/AmqpError.ts"
-import { Reader, truncateUtf8, utf8, utf8Decode, view, Writer } from "../src/internal/codec/wire.ts"
-import { fromHex, thrown, toHex } from "./fixtures/frames.ts"
+import { AmqpDecodeError, AmqpEncodeError } from "../../src/AmqpError.ts"
+import { Reader, truncateUtf8, utf8, utf8Decode, view, Writer } from "../../src/internal/codec/wire.ts"
+import { fromHex, thrown, toHex } from "../fixtures/frames.ts"
 
 // -----------------------------------------------------------------------------
 // helpers
