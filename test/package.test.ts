@@ -127,7 +127,7 @@ describe("the package", () => {
   })
 
   it("refuses its internals", () => {
-    for (const path of ["internal/wire", "index", "testing/internal/broker", "testing/index", "cli"]) {
+    for (const path of ["internal/codec/wire", "index", "testing/internal/server/broker", "testing/index", "cli"]) {
       assert.throws(() => runModule(`import "effect-amqp/${path}"`), /ERR_PACKAGE_PATH_NOT_EXPORTED/)
     }
   })

@@ -43,7 +43,7 @@ describe("generated files", { timeout: 60_000 }, () => {
       Fs.writeFileSync(other, Fs.readFileSync(specification, "utf8").replaceAll(`name="routing-key"`, `name="rk"`))
       const { status, stderr } = generate("--check", other)
       assert.strictEqual(status, 1)
-      assert.strictEqual(stderr, "src/internal/spec.ts differs from the specification: run npm run generate\n")
+      assert.strictEqual(stderr, "src/internal/codec/spec.ts differs from the specification: run npm run generate\n")
     } finally {
       Fs.rmSync(folder, { recursive: true })
     }
