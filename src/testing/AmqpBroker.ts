@@ -61,7 +61,7 @@ import type {
   Vhost
 } from "./internal/model/model.ts"
 import { makeCore } from "./internal/server/broker.ts"
-import { memorySocket } from "./internal/sockets/memorySocket.ts"
+import { memorySocket } from "./internal/sockets/memory.ts"
 import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpBroker"

@@ -40,9 +40,9 @@ import type {
   Point,
   Refuse
 } from "./internal/faults/faults.ts"
-import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faults/faultyLink.ts"
-import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faultySocket.ts"
-import type { Shape } from "./internal/sockets/linkPipe.ts"
+import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faults/link.ts"
+import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faulty.ts"
+import type { Shape } from "./internal/sockets/pipe.ts"
 import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpFaults"

@@ -11,7 +11,7 @@ import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import { AmqpTransport } from "../../src/AmqpTransport.ts"
 import * as AmqpBroker from "../../src/testing/AmqpBroker.ts"
-import { unreadMax } from "../../src/testing/internal/sockets/memorySocket.ts"
+import { unreadMax } from "../../src/testing/internal/sockets/memory.ts"
 import { declare, Script } from "../fixtures/violations.ts"
 
 interface TestOptions {

@@ -89,7 +89,7 @@ export interface Taken {
   readonly remaining: number
 }
 
-/** A queue of any type. `storedQueue.ts` and `streamQueue.ts` have the implementations. */
+/** A queue of any type. `queues/stored.ts` and `queues/stream.ts` have the implementations. */
 export interface Queue {
   readonly name: string
   readonly type: QueueType
@@ -311,7 +311,7 @@ export interface TappedFrame {
   readonly frame: AmqpProtocol.Frame
 }
 
-/** The whole broker, synchronous: `internal/broker.ts`. */
+/** The whole broker, synchronous: `server/broker.ts`. */
 export interface Core {
   readonly timers: Timers
   readonly connections: ReadonlyMap<string, Connection>

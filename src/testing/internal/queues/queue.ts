@@ -4,11 +4,11 @@
  * @since 0.1.0
  */
 import type { Context, Queue, QueueHost } from "../model/model.ts"
-import type { QueueDefinition } from "./queueDefinition.ts"
-import { StoredQueue } from "./storedQueue.ts"
-import { StreamQueue } from "./streamQueue.ts"
+import type { QueueDefinition } from "./definition.ts"
+import { StoredQueue } from "./stored.ts"
+import { StreamQueue } from "./stream.ts"
 
-export type { QueueDefinition } from "./queueDefinition.ts"
+export type { QueueDefinition } from "./definition.ts"
 
 /** A new queue, which has none of what another of its name may have had. */
 export const makeQueue = (context: Context, host: QueueHost, definition: QueueDefinition): Queue => {

@@ -1,6 +1,6 @@
 /**
  * The broker's side of one channel: every method of the classes channel, basic, confirm and tx; those of exchanges and
- * queues are in `serverEntities.ts`.
+ * queues are in `entities.ts`.
  *
  * It checks what the channel's state allows; what an exchange or a queue has to say is theirs. As in
  * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
@@ -24,12 +24,12 @@ import {
 import type { ChannelHost, Services } from "../model/services.ts"
 import { addressed } from "../vhost/addressing.ts"
 import { checkConsumerArguments } from "../vhost/arguments.ts"
-import { ChannelMail } from "./channelMail.ts"
 import type { ChannelFrame } from "./clientFrame.ts"
 import { type PublishOutcome, ServerConfirms } from "./confirms.ts"
 import { Consumer, type ConsumerHost, Consumers } from "./consumers.ts"
 import { ServerEntities } from "./entities.ts"
 import { type Command, Incoming, type IncomingContent } from "./incoming.ts"
+import { ChannelMail } from "./mail.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
 import { Replies, replyTo } from "./replies.ts"
 import { type Delivery, type Place, Unsettled } from "./unsettled.ts"

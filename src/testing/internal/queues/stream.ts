@@ -12,7 +12,7 @@ import type { PlainTable } from "../../../AmqpTable.ts"
 import type { Message } from "../model/message.ts"
 import type { Context, Entry, Outcome, Owner, Queue, QueueHost, QueueType, Subscriber } from "../model/model.ts"
 import { notImplemented, preconditionFailed, Refusal } from "../model/refusal.ts"
-import { describeQueue, parseAge, type QueueDefinition, type QueueSettings, readSettings } from "./queueDefinition.ts"
+import { describeQueue, parseAge, type QueueDefinition, type QueueSettings, readSettings } from "./definition.ts"
 
 interface Stored {
   readonly message: Message

@@ -18,7 +18,7 @@ import type { Context, Entry, Outcome, Owner, Queue, QueueHost, QueueType, Subsc
 import { accessRefused, notImplemented, resourceLocked } from "../model/refusal.ts"
 import type { Timer } from "../model/timers.ts"
 import { deadLetter, type Reason, takers } from "./deadLetters.ts"
-import { describeQueue, type QueueDefinition, type QueueSettings, readSettings } from "./queueDefinition.ts"
+import { describeQueue, type QueueDefinition, type QueueSettings, readSettings } from "./definition.ts"
 import { ReadyMessages, StoredEntry } from "./readyMessages.ts"
 import { Subscribers } from "./subscribers.ts"
 

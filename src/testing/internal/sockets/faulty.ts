@@ -14,8 +14,8 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
 import type { Direction } from "../faults/faults.ts"
-import { FaultyLink, type LinkHost } from "../faults/faultyLink.ts"
-import { LinkPipe, type Shape } from "./linkPipe.ts"
+import { FaultyLink, type LinkHost } from "../faults/link.ts"
+import { LinkPipe, type Shape } from "./pipe.ts"
 
 const systemError = (call: string, code: string): Error => Object.assign(new Error(`${call} ${code}`), { code })
 

@@ -23,7 +23,7 @@ import type {
   Incident,
   Point
 } from "./faults.ts"
-import { FrameLane, type Item, type RawFrame } from "./frameLane.ts"
+import { FrameLane, type Item, type RawFrame } from "./lane.ts"
 
 // -----------------------------------------------------------------------------
 // what is armed

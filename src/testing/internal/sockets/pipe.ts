@@ -10,7 +10,7 @@ import type * as Arr from "effect/Array"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Socket from "effect/socket/Socket"
-import type { Item } from "../faults/frameLane.ts"
+import type { Item } from "../faults/lane.ts"
 
 /** Bytes that a delay holds back at most. */
 const capacity = 1024 * 1024
