@@ -23,6 +23,7 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type * as AmqpProtocol from "../AmqpProtocol.ts"
 import { AmqpTransport, formatEndpoint } from "../AmqpTransport.ts"
+import { Arm, type Place, type Striker, type Target } from "./internal/faults/arm.ts"
 import type {
   AfterPoint,
   BytePoint,
@@ -40,7 +41,6 @@ import type {
   Point,
   Refuse
 } from "./internal/faults/faults.ts"
-import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faults/link.ts"
 import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faulty.ts"
 import type { Shape } from "./internal/sockets/pipe.ts"
 import { Watchers } from "./internal/sockets/watchers.ts"
@@ -299,7 +299,7 @@ export const draw = (options: RandomOptions, count: number): Effect.Effect<Reado
 /** A condition that holds. */
 interface Held {
   readonly condition: Condition
-  readonly isFor: (link: FaultyLink) => boolean
+  readonly isFor: (link: Target) => boolean
 }
 
 const least = (a: number, b: number): number => a === 0 ? b : Math.min(a, b)

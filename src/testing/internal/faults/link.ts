@@ -10,7 +10,8 @@
 import * as Result from "effect/Result"
 import * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import { truncateUtf8 } from "../../../internal/codec/wire.ts"
-import { ConfirmLedger } from "./confirmLedger.ts"
+import { type Arm, directionOf, isAt, isOfConfirm, type Place, type Striker } from "./arm.ts"
+import type { ConfirmLedger } from "./confirmLedger.ts"
 import type {
   ChannelClose,
   Condition,
@@ -19,72 +20,11 @@ import type {
   Directions,
   Fault,
   FrameName,
-  FramePoint,
-  Incident,
-  Point
+  Incident
 } from "./faults.ts"
-import { FrameLane, type Item, type RawFrame } from "./lane.ts"
-
-// -----------------------------------------------------------------------------
-// what is armed
-// -----------------------------------------------------------------------------
-
-/** Where a fault struck. */
-export interface Place {
-  readonly link: FaultyLink
-  readonly channel: number | undefined
-  readonly frame: { readonly direction: Direction; readonly name: FrameName } | undefined
-}
-
-/** Whoever lets a fault strike. */
-export interface Striker {
-  /** It has, maybe later than it was asked to. */
-  readonly onFired: (place: Place) => void
-  /** A condition holds for a link from here on. */
-  readonly hold: (condition: Condition, link: FaultyLink) => void
-}
-
-/** A fault that waits for its point. */
-export class Arm {
-  readonly point: Point
-  readonly fault: Fault
-  readonly striker: Striker
-  private remaining: number
-  private readonly counts = new WeakMap<FaultyLink, number>()
-
-  constructor(point: Point, fault: Fault, times: number, striker: Striker) {
-    this.point = point
-    this.fault = fault
-    this.remaining = times
-    this.striker = striker
-  }
-
-  /** Whether a connection can still come to its point. */
-  isFor(link: FaultyLink): boolean {
-    const which = this.point._tag === "After" ? this.point.frame : this.point
-    return this.remaining > 0 && (which.connection ?? link.id) === link.id
-  }
-
-  /** Whether it will not strike again. */
-  get isSpent(): boolean {
-    return this.remaining === 0
-  }
-
-  /** A connection has come to it: whether it strikes this time. */
-  takes(link: FaultyLink): boolean {
-    const which = this.point._tag === "After" ? this.point.frame : this.point
-    const count = (this.counts.get(link) ?? 0) + 1
-    this.counts.set(link, count)
-    if (this.remaining === 0 || ("nth" in which && count < (which.nth ?? 1))) return false
-    this.remaining--
-    return true
-  }
-
-  /** It could not strike there. */
-  spare(): void {
-    this.remaining++
-  }
-}
+import type { RawFrame } from "./frame.ts"
+import { FrameLane, type Item } from "./lane.ts"
+import { LinkState } from "./state.ts"
 
 /** What a link needs of its owner. */
 export interface LinkHost {
@@ -105,10 +45,6 @@ export interface LinkHost {
   ) => void
 }
 
-// -----------------------------------------------------------------------------
-// the link
-// -----------------------------------------------------------------------------
-
 /** A channel that both sides are being told is closed. */
 interface Closing {
   /** What either side was told so far; from there on nothing passes. */
@@ -120,13 +56,6 @@ interface Closing {
   readonly next: Array<RawFrame>
 }
 
-interface Consumer {
-  readonly channel: number
-  readonly tag: string
-  readonly queue: string
-  readonly noAck: boolean
-}
-
 /** Where something is to be done: at a frame, between bytes of a lane, or wherever the connection is. */
 interface Spot {
   readonly lane?: FrameLane
@@ -136,9 +65,6 @@ interface Spot {
   readonly cause?: AmqpProtocol.MethodName | undefined
 }
 
-/** How far a channel is, as the broker knows it. */
-type ChannelPhase = "open" | "closing"
-
 const encode = (channel: number, method: AmqpProtocol.Method): Uint8Array =>
   Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method))
 
@@ -147,48 +73,14 @@ const directionsOf = (directions: Directions): ReadonlyArray<Direction> =>
 
 const noReason = { replyCode: 200, replyText: "", classId: 0, methodId: 0 }
 
-const isOfConfirm = (fault: Fault): fault is ConfirmFault =>
-  fault._tag === "ConfirmLost" || fault._tag === "ConfirmLate" || fault._tag === "ConfirmNacked"
-
-/** In which direction a point among frames is. */
-const directionOf = (point: Point): Direction => {
-  switch (point._tag) {
-    case "Confirm":
-      return "down"
-    case "After":
-      return point.frame.direction
-    default:
-      return point.direction
-  }
-}
-
-/** Whether a frame is the one that is waited for, `nth` aside. */
-const isAt = (point: FramePoint, { direction }: FrameLane, frame: RawFrame, name: FrameName): boolean => {
-  if (point.direction !== direction || point.name !== name || (point.channel ?? frame.channel) !== frame.channel) {
-    return false
-  }
-  if (point.where === undefined) return true
-  const decoded = frame.frame
-  const subject = decoded?._tag === "Method" ? decoded.method : decoded
-  return subject !== undefined && point.where(subject)
-}
-
 /** One connection. */
 export class FaultyLink {
   readonly id: number
   readonly up: FrameLane
   readonly down: FrameLane
   private readonly host: LinkHost
-  private readonly phases = new Map<number, ChannelPhase>()
-  private readonly ledgers = new Map<number, ConfirmLedger>()
+  private readonly state = new LinkState()
   private readonly closings = new Map<number, Closing>()
-  /** Consumers whose reply has not come. */
-  private starting: Array<Consumer> = []
-  private consumers: Array<Consumer> = []
-  /** Those that the client was told are cancelled. */
-  private cancelled: Array<Consumer> = []
-  /** `connection.open-ok` has passed. */
-  private isOpen = false
   /** The client was told that the connection is closed. */
   isEnding = false
   private isBlocked = false
@@ -210,9 +102,7 @@ export class FaultyLink {
 
   /** The channels that are open. */
   get channels(): ReadonlyArray<number> {
-    return [...this.phases].flatMap(([channel, phase]) =>
-      phase === "open" && !this.closings.has(channel) ? [channel] : []
-    )
+    return this.state.openChannels.filter((channel) => !this.closings.has(channel))
   }
 
   /** Whether the broker hanging up is no news for the client. */
@@ -258,7 +148,7 @@ export class FaultyLink {
         break
       case "Blocked":
       case "Unblocked":
-        if (!this.isOpen || this.isEnding) return false
+        if (!this.state.isOpen || this.isEnding) return false
         if (fault._tag === "Blocked") striker.hold(fault, this)
         this.isBlocked = fault._tag === "Blocked"
         this.say(0, this.alarm(fault), fired)
@@ -331,14 +221,14 @@ export class FaultyLink {
       this.isEnding = true
       fired()
       // Before it is open nothing can be closed in good order.
-      if (this.isOpen) this.tell(0, { _tag: "connection.close", ...noReason, replyText: "closed by a fault" })
+      if (this.state.isOpen) this.tell(0, { _tag: "connection.close", ...noReason, replyText: "closed by a fault" })
       else this.host.leaveBroker()
     })
     return true
   }
 
   private closeChannel(reply: ChannelClose, { cause, channel = 0 }: Spot, fired: () => void): boolean {
-    const phase = this.phases.get(channel)
+    const phase = this.state.phaseOf(channel)
     const isOpening = phase === undefined && cause === "channel.open"
     if (channel === 0 || this.isEnding || this.closings.has(channel) || (phase !== "open" && !isOpening)) return false
     const closing: Closing = {
@@ -374,14 +264,13 @@ export class FaultyLink {
     which: { readonly consumerTag: string | undefined; readonly queue: string | undefined },
     fired: (channel: number) => void
   ): boolean {
-    const found = this.consumers.filter(({ channel, queue, tag }) =>
+    const found = this.state.takeConsumers(({ channel, queue, tag }) =>
       (which.consumerTag ?? tag) === tag && (which.queue ?? queue) === queue && !this.closings.has(channel)
     )
-    this.consumers = this.consumers.filter((consumer) => !found.includes(consumer))
     for (const consumer of found) {
       const { channel, tag: consumerTag } = consumer
       this.say(channel, { _tag: "basic.cancel", consumerTag, noWait: true }, () => {
-        this.cancelled.push(consumer)
+        this.state.cancel(consumer)
         fired(channel)
       })
       this.tell(channel, { _tag: "basic.cancel", consumerTag, noWait: true })
@@ -395,11 +284,7 @@ export class FaultyLink {
 
   private isCareful(direction: Direction): boolean {
     if (this.isEnding || this.closings.size > 0) return true
-    if (
-      direction === "down" && (this.cancelled.length > 0 || [...this.ledgers.values()].some((one) => one.isAltered))
-    ) {
-      return true
-    }
+    if (direction === "down" && (this.state.hasCancelled || this.state.hasAlteredConfirms)) return true
     for (const { point } of this.host.arms) {
       if (point._tag !== "Bytes" && directionOf(point) === direction) return true
     }
@@ -457,12 +342,12 @@ export class FaultyLink {
       // What has struck may be the end of its channel.
       if (!isClosing && !this.isExpected(lane, frame)) return false
     }
-    const ledger = this.ledgers.get(frame.channel)
+    const ledger = this.state.ledgerOf(frame.channel)
     if (ledger !== undefined && name === "basic.publish") ledger.publish(!isDropped)
     if (ledger !== undefined && lane === this.down && (name === "basic.ack" || name === "basic.nack")) {
       return this.confirm(ledger, frame, isDropped)
     }
-    if (!isDropped) this.follow(lane, frame)
+    if (!isDropped) this.state.follow(lane.direction, frame)
     return !isDropped
   }
 
@@ -476,7 +361,7 @@ export class FaultyLink {
     const closing = this.closings.get(frame.channel)
     if (closing !== undefined && !this.isExpectedOfClosing(closing, lane, frame)) return false
     if (frame.isContentPart && lane.isDropping(frame.channel)) return false
-    return lane === this.up || this.cancelled.length === 0 || !this.isOfCancelled(frame)
+    return lane === this.up || !this.state.hasCancelled || !this.isOfCancelled(frame)
   }
 
   private isExpectedOfClosing(closing: Closing, lane: FrameLane, frame: RawFrame): boolean {
@@ -502,7 +387,7 @@ export class FaultyLink {
   private closed(closing: Closing, channel: number): void {
     if (this.closings.get(channel) !== closing) return
     this.closings.delete(channel)
-    this.forget(channel)
+    this.state.forget(channel)
     for (const frame of closing.next) {
       const passes = this.onFrame(this.up, frame, false)
       if (passes) this.up.insert({ _tag: "Bytes", bytes: frame.bytes })
@@ -510,20 +395,11 @@ export class FaultyLink {
     }
   }
 
-  private forget(channel: number): void {
-    const isOther = (consumer: Consumer): boolean => consumer.channel !== channel
-    this.phases.delete(channel)
-    this.ledgers.delete(channel)
-    this.starting = this.starting.filter(isOther)
-    this.consumers = this.consumers.filter(isOther)
-    this.cancelled = this.cancelled.filter(isOther)
-  }
-
   /** A delivery to a consumer that the client takes for cancelled: it is given back. */
   private isOfCancelled({ channel, method }: RawFrame): boolean {
     if (method?._tag !== "basic.deliver") return false
     const { consumerTag, deliveryTag } = method
-    const consumer = this.cancelled.find((one) => one.channel === channel && one.tag === consumerTag)
+    const consumer = this.state.cancelledConsumer(channel, consumerTag)
     if (consumer === undefined) return false
     if (!consumer.noAck) this.tell(channel, { _tag: "basic.reject", deliveryTag, requeue: true })
     return true
@@ -537,7 +413,7 @@ export class FaultyLink {
       const { fault, point } = arm
       if (point._tag === "Bytes" || point._tag === "Confirm" || !arm.isFor(this)) continue
       const wanted = point._tag === "After" ? point.frame : point
-      if (!isAt(wanted, lane, frame, name) || !arm.takes(this)) continue
+      if (!isAt(wanted, lane.direction, frame, name) || !arm.takes(this)) continue
       if (fault._tag === "Drop") {
         passes = false
         arm.striker.onFired(this.place(frame.channel, { direction: lane.direction, name }))
@@ -573,7 +449,7 @@ export class FaultyLink {
       if (fault?._tag !== "ConfirmLate") this.put("down", channel, reply)
       else {
         this.host.later(fault.millis, () => {
-          if (this.ledgers.get(channel) === ledger && !this.closings.has(channel)) this.say(channel, reply)
+          if (this.state.ledgerOf(channel) === ledger && !this.closings.has(channel)) this.say(channel, reply)
         })
       }
     }
@@ -594,72 +470,5 @@ export class FaultyLink {
       }
     }
     return chosen
-  }
-
-  // ---------------------------------------------------------------------------
-  // what both sides know
-  // ---------------------------------------------------------------------------
-
-  /** A frame passes. */
-  private follow(lane: FrameLane, frame: RawFrame): void {
-    const { channel, name } = frame
-    if (lane === this.up) this.followClient(channel, name, frame)
-    else this.followBroker(channel, name, frame)
-  }
-
-  private followClient(channel: number, name: FrameName | undefined, { method }: RawFrame): void {
-    switch (name) {
-      case "channel.open":
-        this.phases.set(channel, "open")
-        return
-      case "channel.close":
-        if (this.phases.has(channel)) this.phases.set(channel, "closing")
-        return
-      case "channel.close-ok":
-        return this.forget(channel)
-      case "confirm.select":
-        if (!this.ledgers.has(channel)) this.ledgers.set(channel, new ConfirmLedger())
-        return
-      case "basic.consume": {
-        if (method?._tag !== "basic.consume") return
-        const { consumerTag: tag, noAck, noWait, queue } = method
-        const consumer: Consumer = { channel, tag, queue, noAck }
-        if (noWait) this.consumers.push(consumer)
-        else this.starting.push(consumer)
-        return
-      }
-      case "basic.cancel":
-        if (method?._tag === "basic.cancel") this.stopped(channel, method.consumerTag)
-    }
-  }
-
-  private followBroker(channel: number, name: FrameName | undefined, { method }: RawFrame): void {
-    switch (name) {
-      case "connection.open-ok":
-        this.isOpen = true
-        return
-      case "channel.close":
-        if (this.phases.has(channel)) this.phases.set(channel, "closing")
-        return
-      case "channel.close-ok":
-        return this.forget(channel)
-      case "basic.consume-ok": {
-        if (method?._tag !== "basic.consume-ok") return
-        const { consumerTag: tag } = method
-        const index = this.starting.findIndex((one) => one.channel === channel && (one.tag === tag || one.tag === ""))
-        const [started] = index < 0 ? [] : this.starting.splice(index, 1)
-        if (started === undefined) return
-        this.stopped(channel, tag)
-        this.cancelled = this.cancelled.filter((one) => one.channel !== channel || one.tag !== tag)
-        this.consumers.push({ ...started, tag })
-        return
-      }
-      case "basic.cancel":
-        if (method?._tag === "basic.cancel") this.stopped(channel, method.consumerTag)
-    }
-  }
-
-  private stopped(channel: number, tag: string): void {
-    this.consumers = this.consumers.filter((one) => one.channel !== channel || one.tag !== tag)
   }
 }
