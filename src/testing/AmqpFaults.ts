@@ -23,7 +23,9 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type * as AmqpProtocol from "../AmqpProtocol.ts"
 import { AmqpTransport, formatEndpoint } from "../AmqpTransport.ts"
-import { Arm, type Place, type Striker, type Target } from "./internal/faults/arm.ts"
+import { Arm, type Place, type Striker } from "./internal/faults/arm.ts"
+import { Conditions, type Held, isCondition, isOfNetwork } from "./internal/faults/conditions.ts"
+import { drawer, type Drawn, type RandomOptions } from "./internal/faults/drawing.ts"
 import type {
   AfterPoint,
   BytePoint,
@@ -42,11 +44,11 @@ import type {
   Refuse
 } from "./internal/faults/faults.ts"
 import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faulty.ts"
-import type { Shape } from "./internal/sockets/pipe.ts"
 import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpFaults"
 
+export type { Drawn, RandomOptions, Weighted } from "./internal/faults/drawing.ts"
 export * from "./internal/faults/faults.ts"
 
 // -----------------------------------------------------------------------------
@@ -113,39 +115,6 @@ export interface TappedFrame {
   readonly frame: AmqpProtocol.Frame
   /** `injected`: its sender never sent it. */
   readonly fate: "passed" | "dropped" | "injected"
-}
-
-/**
- * A fault to be drawn. Heavier ones are drawn more often; the weight defaults to 1. Conditions last `for` so long.
- *
- * @category models
- * @since 0.1.0
- */
-export type Weighted =
-  | { readonly weight?: number | undefined; readonly fault: Incident }
-  | { readonly weight?: number | undefined; readonly fault: Condition | Refuse; readonly for: Duration.Input }
-
-/**
- * A fault that was drawn.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Drawn {
-  readonly fault: Incident | Condition | Refuse
-  /** How long it lasts, in milliseconds; 0 for incidents. */
-  readonly millis: number
-  /** Which of the open connections it is done to: from 0 to 1, the oldest to the newest. */
-  readonly pick: number
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface RandomOptions {
-  readonly seed: string | number
-  readonly faults: ReadonlyArray<Weighted>
 }
 
 /**
@@ -271,17 +240,10 @@ export const AmqpFaults = Context.Service<AmqpFaults>("effect-amqp/testing/AmqpF
 // -----------------------------------------------------------------------------
 
 const drawing = ({ faults, seed }: RandomOptions): Effect.Effect<() => Drawn> =>
-  Effect.map(Effect.service(Random.Random).pipe(Random.withSeed(seed)), (random) => {
-    const total = faults.reduce((sum, { weight = 1 }) => sum + weight, 0)
-    const heaviest = faults[faults.length - 1]
-    if (heaviest === undefined || !(total > 0)) throw new RangeError("there is no fault to draw")
-    return () => {
-      let left = random.nextDoubleUnsafe() * total
-      const drawn = faults.find(({ weight = 1 }) => (left -= weight) < 0) ?? heaviest
-      const millis = "for" in drawn ? Duration.toMillis(Duration.fromInputUnsafe(drawn.for)) : 0
-      return { fault: drawn.fault, millis, pick: random.nextDoubleUnsafe() }
-    }
-  })
+  Effect.map(
+    Effect.service(Random.Random).pipe(Random.withSeed(seed)),
+    (random) => drawer(faults, () => random.nextDoubleUnsafe())
+  )
 
 /**
  * The first so many faults of a seed: what `random` injects.
@@ -296,31 +258,6 @@ export const draw = (options: RandomOptions, count: number): Effect.Effect<Reado
 // constructors
 // -----------------------------------------------------------------------------
 
-/** A condition that holds. */
-interface Held {
-  readonly condition: Condition
-  readonly isFor: (link: Target) => boolean
-}
-
-const least = (a: number, b: number): number => a === 0 ? b : Math.min(a, b)
-
-/** Conditions of one kind add up where that makes sense; else the hardest counts. */
-const combine = (shape: Shape, condition: Condition, direction: Direction): Shape => {
-  if (condition._tag === "Blocked" || (condition.directions !== "both" && condition.directions !== direction)) {
-    return shape
-  }
-  switch (condition._tag) {
-    case "Delay":
-      return { ...shape, delay: shape.delay + condition.millis }
-    case "Split":
-      return { ...shape, size: least(shape.size, condition.size) }
-    case "Throttle":
-      return { ...shape, bytesPerSecond: least(shape.bytesPerSecond, condition.bytesPerSecond) }
-    default:
-      return shape
-  }
-}
-
 /** What a fault that struck nothing was looking for. */
 const targetOf = (fault: Incident | ChannelClose | Condition): string => {
   switch (fault._tag) {
@@ -332,12 +269,6 @@ const targetOf = (fault: Incident | ChannelClose | Condition): string => {
       return "open connection"
   }
 }
-
-const isOfNetwork = (fault: Fault): fault is Extract<Fault, { readonly _tag: "Delay" | "Split" | "Throttle" }> =>
-  fault._tag === "Delay" || fault._tag === "Split" || fault._tag === "Throttle"
-
-const isCondition = (fault: Fault): fault is Condition =>
-  isOfNetwork(fault) || fault._tag === "HalfOpen" || fault._tag === "Blocked"
 
 /**
  * Faults in front of a transport, and the transport that goes through them. The end of the scope closes its connections.
@@ -353,7 +284,7 @@ export const make = (
     const scope = yield* Effect.scope
     const fork = yield* FiberSet.makeRuntime<never, unknown>()
     const arms = new Set<Arm>()
-    const conditions = new Set<Held>()
+    const conditions = new Conditions()
     const refusals = new Set<{ left: number }>()
     const connections = new Set<FaultyConnection>()
     const strikes = new Watchers<Fired>()
@@ -385,11 +316,7 @@ export const make = (
       transact,
       isTapped: () => !frames.isEmpty,
       tap: ({ id }, direction, frame, fate) => frames.tell({ connection: id, direction, frame, fate }),
-      shape: (link, direction) => {
-        let shape: Shape = { delay: 0, size: 0, bytesPerSecond: 0 }
-        for (const held of conditions) if (held.isFor(link)) shape = combine(shape, held.condition, direction)
-        return shape
-      },
+      shape: (link, direction) => conditions.shape(link, direction),
       nextId: () => ++lastId,
       opened: (connection) => connections.add(connection),
       closed: (connection) => connections.delete(connection)
@@ -402,18 +329,13 @@ export const make = (
       return strike
     }
 
-    const hold = (held: Held): Held => {
-      conditions.add(held)
-      return held
-    }
-
     const lift = (held: Held): void => {
       if (!conditions.delete(held)) return
       const { condition } = held
       for (const connection of [...connections]) {
         const { link } = connection
         if (!held.isFor(link)) continue
-        const isHeld = [...conditions].some((one) => one.isFor(link) && one.condition._tag === condition._tag)
+        const isHeld = conditions.holds(condition._tag, link)
         connection.transact(() => {
           if (!isHeld) link.lift(condition)
           connection.lifted()
@@ -437,13 +359,13 @@ export const make = (
         const striker: Striker = {
           onFired: (place) => void fired(fault, place),
           hold: (condition, link) => {
-            if (!isOfNetwork(condition)) held.add(hold({ condition, isFor: (one) => one === link }))
+            if (!isOfNetwork(condition)) held.add(conditions.add(condition, (one) => one === link))
           }
         }
         const { channel, connection: id } = options
         // A network is bad for those to come, too.
         const isForAll = isOfNetwork(fault) && id === undefined
-        if (isOfNetwork(fault)) held.add(hold({ condition: fault, isFor: ({ id: one }) => one === (id ?? one) }))
+        if (isOfNetwork(fault)) held.add(conditions.add(fault, ({ id: one }) => one === (id ?? one)))
         const struck = [...connections].filter((connection) => {
           let isStruck = false
           if ((id ?? connection.link.id) !== connection.link.id) return false
@@ -500,7 +422,7 @@ export const make = (
             following.push(() => Deferred.doneUnsafe(first, Effect.succeed(strike)))
             if (arm.isSpent) arms.delete(arm)
           },
-          hold: (condition, link) => void held.add(hold({ condition, isFor: (one) => one === link }))
+          hold: (condition, link) => void held.add(conditions.add(condition, (one) => one === link))
         })
         return Effect.acquireRelease(
           Effect.sync((): Armed => {
@@ -517,7 +439,7 @@ export const make = (
 
     const heal = Effect.sync(() => {
       refusals.clear()
-      for (const held of [...conditions]) lift(held)
+      for (const held of conditions.all) lift(held)
       for (const connection of [...connections]) connection.transact(() => connection.lifted())
     })
 

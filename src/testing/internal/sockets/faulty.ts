@@ -13,9 +13,10 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Socket from "effect/socket/Socket"
+import type { Shape } from "../faults/conditions.ts"
 import type { Direction } from "../faults/faults.ts"
 import { FaultyLink, type LinkHost } from "../faults/link.ts"
-import { LinkPipe, type Shape } from "./pipe.ts"
+import { LinkPipe } from "./pipe.ts"
 
 const systemError = (call: string, code: string): Error => Object.assign(new Error(`${call} ${code}`), { code })
 

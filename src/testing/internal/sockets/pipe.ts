@@ -10,19 +10,11 @@ import type * as Arr from "effect/Array"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Socket from "effect/socket/Socket"
+import type { Shape } from "../faults/conditions.ts"
 import type { Item } from "../faults/lane.ts"
 
 /** Bytes that a delay holds back at most. */
 const capacity = 1024 * 1024
-
-/** How a connection passes bytes; 0: as it likes. */
-export interface Shape {
-  /** Milliseconds. */
-  readonly delay: number
-  /** Bytes at a time. */
-  readonly size: number
-  readonly bytesPerSecond: number
-}
 
 type Chunks = Arr.NonEmptyReadonlyArray<Uint8Array>
 
