@@ -30,7 +30,6 @@ import type { BrokerEvent } from "./internal/model/events.ts"
 import {
   type BindingInfo,
   type ChannelInfo,
-  channelsOf,
   type ConnectionInfo,
   type ConsumerInfo,
   type ExchangeInfo,
@@ -48,8 +47,6 @@ import {
   type UnsettledDelivery
 } from "./internal/model/inspection.ts"
 import type {
-  Channel,
-  Connection,
   Core,
   Link,
   Peer,
@@ -60,6 +57,14 @@ import type {
   User,
   Vhost
 } from "./internal/model/model.ts"
+import {
+  type ChannelSelector,
+  type ConnectionSelector,
+  type ConsumerSelector,
+  selectChannels,
+  selectConnections,
+  selectConsumers
+} from "./internal/model/selection.ts"
 import { makeCore } from "./internal/server/broker.ts"
 import { memorySocket } from "./internal/sockets/memory.ts"
 import { Watchers } from "./internal/sockets/watchers.ts"
@@ -78,6 +83,7 @@ export type {
   UnsettledDelivery
 } from "./internal/model/inspection.ts"
 export type { Link, Peer, Permissions, Reply, TappedFrame } from "./internal/model/model.ts"
+export type { ChannelSelector, ConnectionSelector, ConsumerSelector } from "./internal/model/selection.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors
@@ -135,38 +141,6 @@ export class AmqpUnknownEntity
   override get message(): string {
     return `The embedded broker has no ${this.kind} ${this.name}`
   }
-}
-
-/**
- * Which connections; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ConnectionSelector {
-  /** The connection's `name` or `clientName`. */
-  readonly connection?: string | undefined
-}
-
-/**
- * Which channels; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ChannelSelector extends ConnectionSelector {
-  readonly channel?: number | undefined
-}
-
-/**
- * Which consumers; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ConsumerSelector extends ChannelSelector {
-  readonly queue?: string | undefined
-  readonly consumerTag?: string | undefined
 }
 
 // -----------------------------------------------------------------------------
@@ -314,29 +288,6 @@ const some = <A>(
   const asked = Object.entries(selector).map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ")
   return Effect.fail(new AmqpUnknownEntity({ kind, name: asked === "" ? "at all" : `with ${asked}` }))
 }
-
-const isSelected = (selector: ConnectionSelector, { clientName, name }: Connection): boolean =>
-  selector.connection === undefined || selector.connection === name || selector.connection === clientName
-
-const selectConnections = (core: Core, selector: ConnectionSelector) =>
-  [...core.connections.values()].filter((connection) => isSelected(selector, connection))
-
-const selectChannels = (core: Core, selector: ChannelSelector): ReadonlyArray<Channel> =>
-  channelsOf(core).flatMap(([connection, channel]) =>
-    isSelected(selector, connection) && (selector.channel === undefined || selector.channel === channel.number)
-      ? [channel]
-      : []
-  )
-
-const selectConsumers = (core: Core, selector: ConsumerSelector) =>
-  selectChannels(core, selector).flatMap((channel) =>
-    channel.consumers.flatMap(({ queue, subscriber }) =>
-      (selector.queue === undefined || selector.queue === queue.name) &&
-        (selector.consumerTag === undefined || selector.consumerTag === subscriber.tag)
-        ? [{ channel, tag: subscriber.tag }]
-        : []
-    )
-  )
 
 // -----------------------------------------------------------------------------
 // constructors
