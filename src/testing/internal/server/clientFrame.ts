@@ -37,6 +37,14 @@ export type ChannelFrame =
 
 export type ClientFrame = ChannelFrame | { readonly _tag: "Heartbeat" }
 
+/** The frame as a value for the tap, with bytes of its own. */
+export const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  if (frame._tag !== "Header") return frame
+  const { bodySize, channel, properties } = frame
+  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
+}
+
 /** RabbitMQ's process that reads the connection ends with it, and the client hears nothing but a reset. */
 export class Crash extends Data.TaggedError("Crash")<{ readonly reason: string }> {}
 

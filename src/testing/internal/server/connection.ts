@@ -6,18 +6,18 @@
  *
  * @since 0.1.0
  */
-import * as Result from "effect/Result"
 import * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../../AmqpTable.ts"
 import type { Message } from "../model/message.ts"
 import type { Connection, Link, Peer, Permissions, Reply, User, Vhost } from "../model/model.ts"
-import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "../model/refusal.ts"
+import { channelError, closeFields, connectionForced, notAllowed, Refusal } from "../model/refusal.ts"
 import type { ChannelHost, Services } from "../model/services.ts"
 import type { Timer } from "../model/timers.ts"
-import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
+import { authenticate } from "./authentication.ts"
 import { ServerChannel } from "./channel.ts"
 import {
   type ClientFrame,
+  copied,
   Crash,
   methodNamed,
   type Named,
@@ -27,7 +27,8 @@ import {
 } from "./clientFrame.ts"
 import { Heartbeats } from "./heartbeats.ts"
 import { Inbox, type Received } from "./inbox.ts"
-import { join } from "./incoming.ts"
+import { isTuned, loginRefused, openable, start, tune } from "./opening.ts"
+import { Outbox, unlimited } from "./outbox.ts"
 import { checkAccess } from "./permissions.ts"
 
 /**
@@ -41,12 +42,6 @@ const handshakeTimeout = 10_000
 
 /** How long RabbitMQ keeps a client waiting that did something wrong before it was open, in milliseconds. */
 const doom = 3000
-
-/** Bytes on their way beyond which consumers have to wait. */
-const maxBuffered = 1024 * 1024
-
-/** What frame sizes are without a limit. */
-const unlimited = 0xffff_ffff
 
 /** Where the client of a stranded connection was: it takes everything. */
 const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
@@ -78,14 +73,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   /** Channels that queues have said something to. */
   private readonly addressees = new Set<{ readonly readMail: () => void }>()
   // --- writing
-  private written: Array<Uint8Array> = []
-  private buffered = 0
-  /** Bytes that channels have not yet written of what queues have delivered. */
-  private posting = 0
-  /** The link has enough for now. */
-  private isCongested = false
-  /** A consumer could have been given more. */
-  private isWanted = false
+  private readonly outbox: Outbox
   /** What is to become of the link behind what is written. */
   private ending = false
   // --- time
@@ -100,13 +88,11 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
+    this.outbox = new Outbox(link.name, services.tap.bind(services), () => services.writing(this))
     this.heartbeats = new Heartbeats(services.timers, {
       isPaused: services.isPaused.bind(services),
       isHeld: () => this.isHeld,
-      beat: () => {
-        this.write(AmqpProtocol.heartbeatFrame)
-        this.tapped({ _tag: "Heartbeat" })
-      },
+      beat: () => this.outbox.sendHeartbeat(),
       onSilence: () => this.drop("missed heartbeats from the client")
     })
     this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
@@ -139,7 +125,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   drained(): void {
     this.services.turn(() => {
-      this.isCongested = false
+      this.outbox.isCongested = false
       this.wakeConsumers()
     })
   }
@@ -176,7 +162,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
   private readMail(): void {
-    this.posting = 0
+    this.outbox.allPosted()
     for (const channel of this.addressees) {
       this.addressees.delete(channel)
       try {
@@ -200,18 +186,11 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private begin(isKnown: boolean): void {
     if (!isKnown) {
-      this.write(AmqpProtocol.protocolHeader)
+      this.outbox.write(AmqpProtocol.protocolHeader)
       return this.finish("another protocol")
     }
     this.state = "starting"
-    this.send(0, {
-      _tag: "connection.start",
-      versionMajor: 0,
-      versionMinor: 9,
-      serverProperties,
-      mechanisms: new TextEncoder().encode(mechanismNames),
-      locales: new TextEncoder().encode("en_US")
-    })
+    this.send(0, start)
   }
 
   /** What comes from here on cannot be understood. */
@@ -229,78 +208,39 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // writing
   // ---------------------------------------------------------------------------
 
-  private write(bytes: Uint8Array): void {
-    if (this.state === "gone") return
-    this.written.push(bytes)
-    this.buffered += bytes.length
-    this.services.writing(this)
-  }
-
   /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
   flush(): void {
     if (this.hasHungUp) return this.leave("the client closed the connection")
     this.readMail()
-    if (this.written.length > 0) {
-      const bytes = join(this.written)
-      this.written = []
-      this.buffered = 0
+    const bytes = this.outbox.take()
+    if (bytes !== undefined) {
       this.heartbeats.sent()
-      if (!this.link.write(bytes)) this.isCongested = true
+      if (!this.link.write(bytes)) this.outbox.isCongested = true
     }
     if (this.ending) this.link.end()
-    else if (!this.isCongested) this.wakeConsumers()
+    else if (!this.outbox.isCongested) this.wakeConsumers()
   }
 
   isWritable(): boolean {
-    if (!this.isCongested && this.buffered + this.posting < maxBuffered) return true
-    this.isWanted = true
-    return false
+    return this.outbox.isWritable()
   }
 
   private wakeConsumers(): void {
-    if (!this.isWanted) return
-    this.isWanted = false
+    if (!this.outbox.takeWanted()) return
     for (const channel of this.channels.values()) channel.wake()
   }
 
   send(channel: number, method: AmqpProtocol.Method<InputTable>): void {
-    this.write(Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method, { frameMax: unlimited })))
-    this.tapMethod(channel, method)
+    this.outbox.send(channel, method)
   }
 
   sendContent(channel: number, method: AmqpProtocol.ContentMethod, message: Message): void {
-    const { body, properties } = message
-    const frameMax = this.frameMax === 0 ? AmqpProtocol.defaultFrameMax : this.frameMax
-    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({
-      channel,
-      method,
-      properties,
-      body,
-      frameMax,
-      unsplitMax: unlimited
-    })))
-    if (this.services.tap() === undefined) return
-    this.tapMethod(channel, method)
-    this.tapped({ _tag: "Header", channel, bodySize: body.length, properties })
-    for (let at = 0; at < body.length; at += frameMax - AmqpProtocol.frameOverhead) {
-      this.tapped({ _tag: "Body", channel, payload: body.subarray(at, at + frameMax - AmqpProtocol.frameOverhead) })
-    }
-  }
-
-  private tapMethod(channel: number, method: AmqpProtocol.Method<InputTable>): void {
-    // What the broker sends has plain tables.
-    if (this.services.tap() !== undefined) {
-      this.tapped({ _tag: "Method", channel, method: method as AmqpProtocol.Method })
-    }
-  }
-
-  private tapped(frame: AmqpProtocol.Frame): void {
-    this.services.tap()?.({ connection: this.name, direction: "down", frame })
+    this.outbox.sendContent(channel, method, message)
   }
 
   posted(channel: { readonly readMail: () => void }, size = 0): void {
     this.addressees.add(channel)
-    this.posting += size
+    this.outbox.posted(size)
     this.services.writing(this)
   }
 
@@ -390,40 +330,27 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (user === "invalid") return this.doom()
     if (user === "refused") {
       if (!this.can("authentication_failure_close")) return this.doom()
-      this.sendClose(
-        accessRefused(
-          `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`
-        ),
-        undefined
-      )
+      this.sendClose(loginRefused(mechanism), undefined)
       return this.await(doom)
     }
     this.loggedIn = user
     this.state = "tuning"
-    const { channelMax, frameMax, heartbeatSeconds } = this.services.limits
-    this.send(0, { _tag: "connection.tune", channelMax, frameMax, heartbeat: heartbeatSeconds })
+    this.send(0, tune(this.services.limits))
   }
 
-  private tune({ channelMax, frameMax, heartbeat }: AmqpProtocol.ConnectionTuneOk): void {
-    const { limits } = this.services
-    const isWithin = (value: number, min: number, max: number): boolean =>
-      value === 0 ? max === 0 : value >= min && (max === 0 || value <= max)
-    if (!isWithin(frameMax, AmqpProtocol.frameMinSize, limits.frameMax)) return this.doom()
-    if (!isWithin(channelMax, 1, limits.channelMax)) return this.doom()
+  private tune(method: AmqpProtocol.ConnectionTuneOk): void {
+    if (!isTuned(method, this.services.limits)) return this.doom()
+    const { channelMax, frameMax, heartbeat } = method
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
     this.inbox.frameMax = frameMax === 0 ? unlimited : frameMax
+    this.outbox.frameMax = frameMax
     this.heartbeatSeconds = heartbeat
   }
 
   private enter({ virtualHost }: AmqpProtocol.ConnectionOpen): void {
-    const vhost = this.services.vhosts.get(virtualHost)
-    if (vhost === undefined) throw notAllowed(`vhost ${virtualHost} not found`)
-    if (!this.account.permissions.has(virtualHost)) {
-      throw notAllowed(`access to vhost '${virtualHost}' refused for user '${this.user}'`)
-    }
-    this.opened = vhost
+    this.opened = openable(this.services.vhosts, virtualHost, this.account)
     this.state = "running"
     this.stopTimers()
     this.send(0, { _tag: "connection.open-ok" })
@@ -576,6 +503,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.release(reason)
     this.state = "gone"
     this.inbox.clear()
+    this.outbox.close()
     this.stopTimers()
     this.services.ended(this)
     this.listen()
@@ -609,11 +537,3 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
 const isTable = (value: unknown): value is PlainTable =>
   typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
-
-/** With bytes of its own. */
-const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
-  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
-  if (frame._tag !== "Header") return frame
-  const { bodySize, channel, properties } = frame
-  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
-}
