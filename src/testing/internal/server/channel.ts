@@ -32,15 +32,8 @@ import { type Command, Incoming, type IncomingContent } from "./incoming.ts"
 import { ChannelMail } from "./mail.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
 import { Replies, replyTo } from "./replies.ts"
-import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
-
-/** What `tx.commit` will do. */
-interface Transaction {
-  readonly publishes: Array<() => PublishOutcome>
-  readonly settlements: Array<{ readonly deliveries: ReadonlyArray<Delivery>; readonly outcome: Outcome }>
-}
-
-const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
+import { Transaction } from "./transaction.ts"
+import { type Place, Unsettled } from "./unsettled.ts"
 
 export class ServerChannel implements Channel, ConsumerHost {
   readonly number: number
@@ -101,7 +94,7 @@ export class ServerChannel implements Channel, ConsumerHost {
 
   /** What has not been settled for good, by the queues' reckoning. */
   get unsettled(): Channel["unsettled"] {
-    const uncommitted = this.transaction?.settlements.flatMap(({ deliveries }) => deliveries) ?? []
+    const uncommitted = this.transaction?.uncommitted ?? []
     return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
   }
 
@@ -167,7 +160,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.confirms.clear()
     this.mail.close()
     this.replies.close()
-    if (this.transaction !== undefined) this.putBack(this.transaction)
+    this.transaction?.rollBack(this.pending)
     this.transaction = undefined
     this.pending.abandon()
     for (const consumer of this.subscriptions.all) this.endConsumer(consumer, true)
@@ -244,7 +237,7 @@ export class ServerChannel implements Channel, ConsumerHost {
         return this.reply(method, { _tag: "confirm.select-ok" })
       case "tx.select":
         if (this.confirms.isOn) throw preconditionFailed("cannot switch from confirm to tx mode")
-        this.transaction ??= emptyTransaction()
+        this.transaction ??= new Transaction()
         return this.send({ _tag: "tx.select-ok" })
       case "tx.commit":
         return this.commit(method)
@@ -432,7 +425,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   private settleTag(deliveryTag: number, multiple: boolean, outcome: Outcome): void {
     const deliveries = this.pending.take(deliveryTag, multiple)
     if (this.transaction === undefined) this.pending.settle(deliveries, outcome)
-    else this.transaction.settlements.push({ deliveries, outcome })
+    else this.transaction.settle(deliveries, outcome)
   }
 
   private recover(requeue: boolean): void {
@@ -467,7 +460,7 @@ export class ServerChannel implements Channel, ConsumerHost {
       })
       return outcome
     }
-    if (this.transaction !== undefined) this.transaction.publishes.push(finish)
+    if (this.transaction !== undefined) this.transaction.publish(finish)
     else if (this.confirms.settled(finish())) this.host.posted(this)
   }
 
@@ -511,14 +504,12 @@ export class ServerChannel implements Channel, ConsumerHost {
   private takeTransaction(): Transaction {
     const { transaction } = this
     if (transaction === undefined) throw preconditionFailed("channel is not transactional")
-    this.transaction = emptyTransaction()
+    this.transaction = new Transaction()
     return transaction
   }
 
   private commit(method: AmqpProtocol.TxCommit): void {
-    const { publishes, settlements } = this.takeTransaction()
-    const outcomes = publishes.map((publish) => publish())
-    for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
+    const outcomes = this.takeTransaction().commit(this.pending)
     if (outcomes.every((outcome) => outcome === "unroutable")) return this.send({ _tag: "tx.commit-ok" })
     this.isCommitting = true
     // The queues have to say that they have it.
@@ -529,12 +520,8 @@ export class ServerChannel implements Channel, ConsumerHost {
     })
   }
 
-  private putBack({ settlements }: Transaction): void {
-    this.pending.putBack(settlements.flatMap(({ deliveries }) => deliveries))
-  }
-
   private rollback(): void {
-    this.putBack(this.takeTransaction())
+    this.takeTransaction().rollBack(this.pending)
     this.send({ _tag: "tx.rollback-ok" })
   }
 }

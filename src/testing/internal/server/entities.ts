@@ -8,6 +8,7 @@
 import type * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import { notFound } from "../model/refusal.ts"
 import type { ChannelHost, Services } from "../model/services.ts"
+import { stripped } from "../vhost/checks.ts"
 import { replyTo } from "./replies.ts"
 
 export type EntityMethod =
@@ -20,9 +21,6 @@ export type EntityMethod =
   | AmqpProtocol.QueueUnbind
   | AmqpProtocol.QueuePurge
   | AmqpProtocol.QueueDelete
-
-/** Names of exchanges and queues cannot hold line ends; RabbitMQ drops them. */
-const stripped = (name: string): string => name.replaceAll(/[\r\n]/g, "")
 
 export class ServerEntities {
   private readonly host: ChannelHost

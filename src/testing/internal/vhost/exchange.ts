@@ -6,7 +6,7 @@
 import type { PlainTable } from "../../../AmqpTable.ts"
 import { canonical } from "../model/fieldValue.ts"
 import type { Message } from "../model/message.ts"
-import type { Binding, Exchange } from "../model/model.ts"
+import type { Binding, Exchange, Queue } from "../model/model.ts"
 import { type Matcher, matchers } from "./routing.ts"
 
 /** What an exchange was declared as. */
@@ -17,6 +17,31 @@ const identity = (binding: Binding): string => {
   const { arguments: all, destination, destinationType, routingKey } = binding
   const sorted = Object.entries(all).sort(([one], [other]) => one < other ? -1 : 1)
   return JSON.stringify([destinationType, destination, routingKey, canonical(Object.fromEntries(sorted))])
+}
+
+/** The default exchange. Every queue is bound to it by its name, and nothing else is. */
+export class DefaultExchange implements Exchange {
+  readonly name = ""
+  readonly type = "direct"
+  readonly durable = true
+  readonly autoDelete = false
+  readonly isInternal = false
+  readonly arguments: PlainTable = {}
+  private readonly queues: ReadonlyMap<string, Queue>
+
+  constructor(queues: ReadonlyMap<string, Queue>) {
+    this.queues = queues
+  }
+
+  get bindings(): ReadonlyArray<Binding> {
+    return Array.from(this.queues.keys(), (name): Binding => ({
+      source: "",
+      destination: name,
+      destinationType: "queue",
+      routingKey: name,
+      arguments: {}
+    }))
+  }
 }
 
 /** An exchange that can be bound: all but the default one. */
