@@ -2,8 +2,8 @@
  * The embedded broker's core answers what a client sends in one piece in the order in which RabbitMQ does.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { orders, said, setUp } from "../fixtures/orders.ts"
-import { Script, type Sender } from "../fixtures/violations.ts"
+import { orders, said, setUp } from "../../fixtures/orders.ts"
+import { Script, type Sender } from "../../fixtures/violations.ts"
 import { makeBroker, RawClient } from "./rawClient.ts"
 
 describe("what a client sends in one piece", () => {

@@ -3,7 +3,7 @@
  * RabbitMQ 3.10.8.
  */
 import { assert, describe, it } from "@effect/vitest"
-import * as AmqpTable from "../../src/AmqpTable.ts"
+import * as AmqpTable from "../../../src/AmqpTable.ts"
 import { type Consumer, contents, Lab, message, refusal } from "./lab.ts"
 
 const make = (args: AmqpTable.PlainTable = {}) => {

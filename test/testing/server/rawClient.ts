@@ -3,12 +3,12 @@
  * stands still until it is moved.
  */
 import { Result } from "effect"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import type { InputTable } from "../../src/AmqpTable.ts"
-import type { BrokerEvent } from "../../src/testing/internal/model/events.ts"
-import type { Core, CoreOptions, Peer } from "../../src/testing/internal/model/model.ts"
-import { makeCore } from "../../src/testing/internal/server/broker.ts"
-import { declare, Sender } from "../fixtures/violations.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import type { InputTable } from "../../../src/AmqpTable.ts"
+import type { BrokerEvent } from "../../../src/testing/internal/model/events.ts"
+import type { Core, CoreOptions, Peer } from "../../../src/testing/internal/model/model.ts"
+import { makeCore } from "../../../src/testing/internal/server/broker.ts"
+import { declare, Sender } from "../../fixtures/violations.ts"
 
 export const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes)
 

@@ -6,11 +6,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Arbitrary from "effect/Arbitrary"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import * as AmqpTable from "../../src/AmqpTable.ts"
-import { Message } from "../../src/testing/internal/model/message.ts"
-import type { Binding } from "../../src/testing/internal/model/model.ts"
-import { type Matcher, matchers } from "../../src/testing/internal/vhost/routing.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import * as AmqpTable from "../../../src/AmqpTable.ts"
+import { Message } from "../../../src/testing/internal/model/message.ts"
+import type { Binding } from "../../../src/testing/internal/model/model.ts"
+import { type Matcher, matchers } from "../../../src/testing/internal/vhost/routing.ts"
 
 const matcher = (type: string): Matcher => matchers.get(type)?.() ?? assert.fail(`no type ${type}`)
 

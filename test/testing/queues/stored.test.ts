@@ -4,7 +4,7 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import type { Entry } from "../../src/testing/internal/model/model.ts"
+import type { Entry } from "../../../src/testing/internal/model/model.ts"
 import { contents, Lab, message, refusal, show } from "./lab.ts"
 
 const quorum = { type: "quorum" } as const

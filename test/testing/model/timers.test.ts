@@ -2,7 +2,7 @@
  * Deadlines of the embedded broker, by a clock that is turned by hand.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Timers } from "../../src/testing/internal/model/timers.ts"
+import { Timers } from "../../../src/testing/internal/model/timers.ts"
 
 const make = () => {
   let now = 0

@@ -3,15 +3,22 @@
  * a vhost whose only exchange is the default one.
  */
 import { Result } from "effect"
-import type { PropertiesInput } from "../../src/AmqpMessage.ts"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import type * as AmqpTable from "../../src/AmqpTable.ts"
-import type { BrokerEvent } from "../../src/testing/internal/model/events.ts"
-import { Message } from "../../src/testing/internal/model/message.ts"
-import type { Context, Entry, Outcome, Queue, QueueHost, Subscriber } from "../../src/testing/internal/model/model.ts"
-import { Refusal } from "../../src/testing/internal/model/refusal.ts"
-import { Timers } from "../../src/testing/internal/model/timers.ts"
-import { makeQueue, type QueueDefinition } from "../../src/testing/internal/queues/queue.ts"
+import type { PropertiesInput } from "../../../src/AmqpMessage.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import type * as AmqpTable from "../../../src/AmqpTable.ts"
+import type { BrokerEvent } from "../../../src/testing/internal/model/events.ts"
+import { Message } from "../../../src/testing/internal/model/message.ts"
+import type {
+  Context,
+  Entry,
+  Outcome,
+  Queue,
+  QueueHost,
+  Subscriber
+} from "../../../src/testing/internal/model/model.ts"
+import { Refusal } from "../../../src/testing/internal/model/refusal.ts"
+import { Timers } from "../../../src/testing/internal/model/timers.ts"
+import { makeQueue, type QueueDefinition } from "../../../src/testing/internal/queues/queue.ts"
 
 const utf8 = { encoder: new TextEncoder(), decoder: new TextDecoder() }
 

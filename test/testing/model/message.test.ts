@@ -3,10 +3,10 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Result } from "effect"
-import type { PropertiesInput } from "../../src/AmqpMessage.ts"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import * as AmqpTable from "../../src/AmqpTable.ts"
-import { Message } from "../../src/testing/internal/model/message.ts"
+import type { PropertiesInput } from "../../../src/AmqpMessage.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import * as AmqpTable from "../../../src/AmqpTable.ts"
+import { Message } from "../../../src/testing/internal/model/message.ts"
 
 const make = (properties: PropertiesInput) =>
   new Message({

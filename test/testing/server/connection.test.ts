@@ -1,6 +1,6 @@
 /** The embedded broker's side of a connection: opening, tuning, heartbeats, alarms, pauses, closing. */
 import { assert, describe, it } from "@effect/vitest"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
 import {
   bytes,
   capabilities,
@@ -11,7 +11,7 @@ import {
   frameViolations,
   get,
   Script
-} from "../fixtures/violations.ts"
+} from "../../fixtures/violations.ts"
 import { makeBroker, RawClient, type TestBroker, text } from "./rawClient.ts"
 
 const openMethod: AmqpProtocol.ConnectionOpen = { _tag: "connection.open", virtualHost: "/" }

@@ -3,8 +3,8 @@
  * order, cut anywhere, with bytes changed. In the end nobody holds anything, and it serves the next client.
  */
 import { assert, it } from "@effect/vitest"
-import { concat, goldens } from "../fixtures/frames.ts"
-import { ack, confirmSelect, consume, declare, get } from "../fixtures/violations.ts"
+import { concat, goldens } from "../../fixtures/frames.ts"
+import { ack, confirmSelect, consume, declare, get } from "../../fixtures/violations.ts"
 import { makeBroker, RawClient } from "./rawClient.ts"
 
 /** Numbers from 0 up to a bound, the same for the same seed. */

@@ -2,7 +2,7 @@
  * What is printed of events and frames: readable, and harmless to a terminal.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { describeEvent, describeFrame } from "../../src/testing/internal/model/describe.ts"
+import { describeEvent, describeFrame } from "../../../src/testing/internal/model/describe.ts"
 
 const vhost = "/"
 const channel = { connection: "127.0.0.1:50022", channel: 1 }

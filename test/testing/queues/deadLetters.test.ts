@@ -3,9 +3,9 @@
  * headers are those that RabbitMQ 3.10.8 wrote for the same.
  */
 import { assert, describe, it } from "@effect/vitest"
-import * as AmqpTable from "../../src/AmqpTable.ts"
-import type { Message } from "../../src/testing/internal/model/message.ts"
-import type { Queue } from "../../src/testing/internal/model/model.ts"
+import * as AmqpTable from "../../../src/AmqpTable.ts"
+import type { Message } from "../../../src/testing/internal/model/message.ts"
+import type { Queue } from "../../../src/testing/internal/model/model.ts"
 import { contents, Lab, message } from "./lab.ts"
 
 const { array, int64, longString, table, timestamp } = AmqpTable

@@ -1,7 +1,7 @@
 /** The embedded broker's side of a channel: every class, as a client sees it frame by frame. */
 import { assert, describe, it } from "@effect/vitest"
-import type * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import type { InputTable } from "../../src/AmqpTable.ts"
+import type * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import type { InputTable } from "../../../src/AmqpTable.ts"
 import {
   ack,
   channelViolations,
@@ -13,7 +13,7 @@ import {
   nack,
   qos,
   replyViolations
-} from "../fixtures/violations.ts"
+} from "../../fixtures/violations.ts"
 import { makeBroker, RawClient, type TestBroker, text } from "./rawClient.ts"
 
 /** A client with channel 1 and an empty queue `q`. */

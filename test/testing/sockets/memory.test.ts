@@ -4,8 +4,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Scope } from "effect"
 import { Socket } from "effect/socket"
-import type { Link } from "../../src/testing/internal/model/model.ts"
-import { memorySocket, unreadMax } from "../../src/testing/internal/sockets/memory.ts"
+import type { Link } from "../../../src/testing/internal/model/model.ts"
+import { memorySocket, unreadMax } from "../../../src/testing/internal/sockets/memory.ts"
 
 /** A broker that notes what it is told, and a client that is connected to it. */
 const connected = Effect.gen(function*() {

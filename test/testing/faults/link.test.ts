@@ -4,11 +4,11 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Result, Schema } from "effect"
-import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
-import * as AmqpFaults from "../../src/testing/AmqpFaults.ts"
-import { Arm, type Place } from "../../src/testing/internal/faults/arm.ts"
-import type { Item } from "../../src/testing/internal/faults/lane.ts"
-import { FaultyLink } from "../../src/testing/internal/faults/link.ts"
+import * as AmqpProtocol from "../../../src/AmqpProtocol.ts"
+import * as AmqpFaults from "../../../src/testing/AmqpFaults.ts"
+import { Arm, type Place } from "../../../src/testing/internal/faults/arm.ts"
+import type { Item } from "../../../src/testing/internal/faults/lane.ts"
+import { FaultyLink } from "../../../src/testing/internal/faults/link.ts"
 
 const method = (channel: number, value: AmqpProtocol.Method): Uint8Array =>
   Result.getOrThrow(AmqpProtocol.encodeMethod(channel, value))
