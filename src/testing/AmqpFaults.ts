@@ -5,7 +5,7 @@
  * now, or drawn from a seed under a `Schedule`. A client under it sees what a broken network or broker shows; a broker
  * sees a client that keeps to the protocol, so nothing has to be cleaned up. Time is Effect's `Clock`.
  *
- * It does not change what passes, other than as told: without a fault bytes and chunks pass as they come.
+ * Without a fault it changes nothing: bytes and chunks pass as they come.
  *
  * @since 0.1.0
  */
@@ -67,14 +67,14 @@ export interface Fired {
   readonly at: number
   /** The number of the connection. */
   readonly connection: number
-  /** Of the frame, or of what it was done to; `undefined`: the connection as a whole. */
+  /** The channel of the frame, or of what it struck. `undefined`: it struck the connection as a whole. */
   readonly channel: number | undefined
   /** The frame at which it struck, in its direction; `undefined`: it was injected, or struck between bytes. */
   readonly frame: { readonly direction: Direction; readonly name: FrameName } | undefined
 }
 
 /**
- * A fault that waits for its point. It is taken back when the scope closes in which it was armed.
+ * A fault that waits for its point. The end of the scope in which it was armed takes it back.
  *
  * @category models
  * @since 0.1.0
@@ -118,7 +118,7 @@ export interface TappedFrame {
 }
 
 /**
- * There is nothing that the fault could be done to: a test that goes on would test nothing.
+ * The fault has nothing to strike: a test that goes on would test nothing.
  *
  * @category errors
  * @since 0.1.0
@@ -172,7 +172,7 @@ export interface AmqpFaults {
    *
    * **Details**
    *
-   * What is on its way already is not looked at again. The end of the scope takes the fault back, and lifts the condition
+   * It does not look at what is on its way already. The end of the scope takes the fault back, and lifts the condition
    * that it has brought about.
    */
   readonly at: {
@@ -190,7 +190,8 @@ export interface AmqpFaults {
     (point: ConfirmPoint, fault: ConfirmFault, options?: AtOptions): Effect.Effect<Armed, never, Scope.Scope>
   }
   /**
-   * Does it now. What the broker would say, it says as soon as the frame and the content that is being sent are complete.
+   * Lets a fault strike now. What the broker has to say, it says as soon as the frame or content that is being sent is
+   * complete.
    *
    * **Details**
    *
@@ -206,11 +207,11 @@ export interface AmqpFaults {
     (fault: Condition, options?: InjectOptions): Effect.Effect<void, AmqpFaultMissed, Scope.Scope>
     (fault: Refuse): Effect.Effect<void, never, Scope.Scope>
   }
-  /** Lifts all conditions: what they hold back passes. What is armed stays so. */
+  /** Lifts all conditions: what they hold back passes. Armed faults stay armed. */
   readonly heal: Effect.Effect<void>
   /**
-   * Draws a fault at each step of the schedule and injects it, until the schedule or the scope ends. One that has nothing
-   * to strike is passed over.
+   * Draws a fault at each step of the schedule and injects it, until the schedule or the scope ends. A fault that has
+   * nothing to strike is skipped.
    *
    * **Details**
    *
@@ -219,13 +220,13 @@ export interface AmqpFaults {
   readonly random: (
     options: RandomOptions & { readonly schedule: Schedule.Schedule<unknown> }
   ) => Effect.Effect<void, never, Scope.Scope>
-  /** Those that are open. */
+  /** The connections that are open. */
   readonly connections: Effect.Effect<ReadonlyArray<ConnectionInfo>>
-  /** What has struck so far, in order. */
+  /** The faults that have struck so far, in order. */
   readonly log: Effect.Effect<ReadonlyArray<Fired>>
-  /** What strikes from now on. Who is 16,384 behind loses the oldest. */
+  /** The faults that strike from now on. A subscriber that is 16,384 behind loses the oldest. */
   readonly strikes: Stream.Stream<Fired>
-  /** Frames from now on, of all connections. Who is 16,384 behind loses the oldest. */
+  /** The frames of all connections from now on. A subscriber that is 16,384 behind loses the oldest. */
   readonly frames: Stream.Stream<TappedFrame>
 }
 
@@ -292,7 +293,7 @@ export const make = (
     const log: Array<Fired> = []
     let lastId = 0
 
-    // Whoever is woken runs on this stack, and may come here again: all changes are done by then.
+    // Whoever is woken runs on this stack, and may call this again. All changes are done by then.
     let changing = 0
     const following: Array<() => void> = []
     const transact = (change: () => void, then: () => void): void => {
@@ -343,7 +344,7 @@ export const make = (
       }
     }
 
-    /** What an injection brings about, until its scope closes. */
+    /** Keeps the conditions of an injection until its scope closes. */
     const holding = <E>(impose: (held: Set<Held>) => Effect.Effect<void, E>): Effect.Effect<void, E, Scope.Scope> =>
       Effect.suspend(() => {
         const held = new Set<Held>()
@@ -363,7 +364,7 @@ export const make = (
           }
         }
         const { channel, connection: id } = options
-        // A network is bad for those to come, too.
+        // Conditions of the network hold for later connections, too.
         const isForAll = isOfNetwork(fault) && id === undefined
         if (isOfNetwork(fault)) held.add(conditions.add(fault, ({ id: one }) => one === (id ?? one)))
         const struck = [...connections].filter((connection) => {

@@ -24,7 +24,7 @@ function isMethodName(name: string): name is AmqpProtocol.MethodName {
 
 const none = new Uint8Array(0)
 
-/** Without what proves an identity. */
+/** The method without secrets. */
 const redacted = (method: AmqpProtocol.Method): AmqpProtocol.Method => {
   switch (method._tag) {
     case "connection.start-ok":
@@ -46,7 +46,7 @@ export class RawFrame {
   private readonly payload: Uint8Array | undefined
   private decoded: AmqpProtocol.Frame | undefined
 
-  /** `payload`: of bodies only where somebody wants it. */
+  /** `payload`: that of a body is only there if somebody wants it. */
   constructor(type: number, channel: number, size: number, payload: Uint8Array | undefined) {
     this.type = type
     this.channel = channel

@@ -1,9 +1,10 @@
 /**
- * One direction of a connection: knows where frames and contents begin and end, so that something can be put between
+ * One direction of a connection. It knows where frames and contents begin and end, so that something can be put between
  * them or left out.
  *
- * What nobody looks at passes at once, in the chunks in which it came. Where somebody does, a frame is kept until it is
- * complete. Bytes that are no frames pass as they are from there on: it is not for a faulty network to judge them.
+ * While nobody looks at frames, bytes pass at once, in the chunks in which they came. While somebody does, a frame is
+ * kept until it is complete. After bytes that are no frame everything passes as it is: a network does not judge what it
+ * carries.
  *
  * @since 0.1.0
  */
@@ -35,7 +36,7 @@ export interface LaneHost {
   readonly isCareful: (direction: Direction) => boolean
   /** Whether the payload of bodies is of interest. */
   readonly wantsBodies: () => boolean
-  /** A frame has come whole; gives whether it passes. `isOut`: it has, there is nothing to decide. */
+  /** A frame has come whole. Gives whether it passes. `isOut`: it has passed already. */
   readonly onFrame: (direction: Direction, frame: RawFrame, isOut: boolean) => boolean
   /** The next offset beyond this one at which something is to happen. */
   readonly nextOffset: (direction: Direction, from: number) => number
@@ -46,7 +47,7 @@ export interface LaneHost {
 interface Content {
   /** `undefined` before the header. */
   missing: number | undefined
-  /** Its method did not pass, and neither does the rest. */
+  /** The method did not pass, so the rest of the content does not pass either. */
   readonly isDropped: boolean
   readonly after: Array<() => void>
 }
@@ -65,10 +66,10 @@ export class FrameLane {
   private readonly host: LaneHost
   private readonly contents = new Map<number, Content>()
   private waiting: Array<{ readonly channel: number | undefined; readonly run: () => void }> = []
-  /** What runs behind the frame that is being looked at. */
+  /** What runs after the frame that is being looked at. */
   private after: Array<() => void> = []
   private toDrop = 0
-  /** Not frames, or not any more. */
+  /** The bytes are no frames, or not any more. */
   private isOpaque = false
   /** Bytes of the protocol header that are missing; `undefined` before the first byte. */
   private preamble: number | undefined
@@ -79,11 +80,11 @@ export class FrameLane {
   private missing = 0
   private payload: Uint8Array | undefined
   private payloadFilled = 0
-  /** What is kept of it until it is complete. */
+  /** The parts of the frame that are kept until it is complete. */
   private kept: Array<Uint8Array> = []
-  /** Whether its beginning has passed. */
+  /** Whether the beginning of the frame has passed. */
   private isOut = false
-  // the chunk that is being looked at: what is before `run` has gone on; before `cut`, will
+  // the chunk that is being looked at: bytes before `run` have passed, those before `cut` will
   private chunk: Uint8Array = none
   private run = 0
   private cut = 0
@@ -115,7 +116,7 @@ export class FrameLane {
     else if (!this.isDead) this.host.send(this.direction, item)
   }
 
-  /** What follows is subject to something new. */
+  /** Passes what is complete, before a fault begins to apply to what follows. */
   settle(): void {
     this.flush(this.cut)
   }
@@ -126,12 +127,12 @@ export class FrameLane {
     this.toDrop += count
   }
 
-  /** Runs behind the frame that is being looked at, and its content. */
+  /** Runs something after the frame that is being looked at, and its content. */
   behind(run: () => void): void {
     this.after.push(run)
   }
 
-  /** Runs where a frame of this channel may begin: now, or as soon as what is going out is complete. */
+  /** Runs something where a frame of this channel may begin: now, or when what is going out is complete. */
   whenFree(channel: number | undefined, run: () => void): void {
     if (this.isFree(channel)) run()
     else this.waiting.push({ channel, run })
@@ -142,7 +143,7 @@ export class FrameLane {
     return this.contents.get(channel)?.isDropped ?? false
   }
 
-  /** Follows contents. A frame that does not come from `push` has to be told. */
+  /** Follows contents. Frames that do not come from `push` have to be given to it. */
   follow(frame: RawFrame, passes: boolean): void {
     const { after } = this
     this.after = []
@@ -199,7 +200,7 @@ export class FrameLane {
     this.emit(run === 0 && to === chunk.length ? chunk : chunk.subarray(run, to))
   }
 
-  /** What is kept of the frame that is coming passes; the rest of it then does, too. */
+  /** Lets the kept parts of the frame that is coming pass. Then the rest of it passes, too. */
   private release(): void {
     const { kept } = this
     this.kept = []
@@ -224,7 +225,7 @@ export class FrameLane {
     this.cut = 0
   }
 
-  /** Reads on in a chunk, to the end of something. */
+  /** Reads one part of a chunk: a header, a payload. Gives where it ends. */
   private step(chunk: Uint8Array, at: number): number {
     this.preamble ??= chunk[at] === AmqpProtocol.protocolHeader[0] ? AmqpProtocol.protocolHeader.length : 0
     if (this.preamble > 0) {
@@ -247,7 +248,7 @@ export class FrameLane {
     this.missing -= taken
     if (this.payload !== undefined) {
       const bytes = chunk.subarray(at, isComplete ? end - 1 : end)
-      // One that lies whole in a chunk stays there.
+      // A payload that lies whole in a chunk is not copied.
       if (this.payloadFilled === 0 && bytes.length === this.payload.length) this.payload = bytes
       else this.payload.set(bytes, this.payloadFilled)
       this.payloadFilled += bytes.length

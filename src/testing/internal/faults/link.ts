@@ -2,8 +2,8 @@
  * One connection with faults in it: what strikes where, and what both sides have to be told so that each sees a peer that
  * keeps to the protocol.
  *
- * A channel that the broker is made to close is closed at the broker as if the client did it: what either side sends in
- * between is for nobody, as in a broker. Time and sockets are its owner's.
+ * When a fault has the broker close a channel, the broker itself is told that the client closes it. What either side
+ * sends in between is dropped, as in a broker. The owner of the link keeps the time and the sockets.
  *
  * @since 0.1.0
  */
@@ -47,7 +47,7 @@ export interface LinkHost {
 
 /** A channel that both sides are being told is closed. */
 interface Closing {
-  /** What either side was told so far; from there on nothing passes. */
+  /** Whether the client (`down`) and the broker (`up`) have been told. From there on nothing passes. */
   down: boolean
   up: boolean
   clientDone: boolean
@@ -56,12 +56,12 @@ interface Closing {
   readonly next: Array<RawFrame>
 }
 
-/** Where something is to be done: at a frame, between bytes of a lane, or wherever the connection is. */
+/** Where a fault strikes: at a frame, between bytes of a lane, or wherever the connection is. */
 interface Spot {
   readonly lane?: FrameLane
   readonly channel?: number
   readonly frame?: Place["frame"]
-  /** What the client is to be told is the reason. */
+  /** The method that the client is told is the reason. */
   readonly cause?: AmqpProtocol.MethodName | undefined
 }
 
@@ -105,7 +105,7 @@ export class FaultyLink {
     return this.state.openChannels.filter((channel) => !this.closings.has(channel))
   }
 
-  /** Whether the broker hanging up is no news for the client. */
+  /** Whether the client is not to learn that the broker hangs up. */
   get isBrokerForgotten(): boolean {
     return this.isEnding || this.down.isDark
   }
@@ -115,8 +115,8 @@ export class FaultyLink {
   // ---------------------------------------------------------------------------
 
   /**
-   * Does it where the lanes are at present. Gives `false` where there is nothing to do it to; otherwise the striker hears
-   * of it, maybe later.
+   * Lets a fault strike where the lanes are at present. `false`: there is nothing to strike. Otherwise the striker is
+   * told, maybe later.
    */
   strike(fault: Incident | ChannelClose | Condition, striker: Striker, at: Spot = {}): boolean {
     const fired = (channel = at.channel): void => striker.onFired(this.place(channel, at.frame))
@@ -170,7 +170,7 @@ export class FaultyLink {
       : { _tag: "connection.unblocked" }
   }
 
-  /** Where a lane is, once that is reached; or at once. */
+  /** Resets the connection: behind what has passed on the lane, or at once without a lane. */
   private reset(lane: FrameLane | undefined): void {
     if (lane === undefined) this.host.reset()
     else lane.insert({ _tag: "Reset" })
@@ -178,7 +178,7 @@ export class FaultyLink {
     this.down.isDead = true
   }
 
-  /** What a condition has done to the link itself is over. */
+  /** Undoes what a condition has done to the link itself. */
   lift(condition: Condition): void {
     if (condition._tag === "HalfOpen") {
       for (const direction of directionsOf(condition.directions)) this[direction].isDark = false
@@ -220,7 +220,7 @@ export class FaultyLink {
       if (this.isEnding) return
       this.isEnding = true
       fired()
-      // Before it is open nothing can be closed in good order.
+      // A connection that is not open yet cannot be closed in good order.
       if (this.state.isOpen) this.tell(0, { _tag: "connection.close", ...noReason, replyText: "closed by a fault" })
       else this.host.leaveBroker()
     })
@@ -235,7 +235,7 @@ export class FaultyLink {
       down: false,
       up: false,
       clientDone: false,
-      // A channel that the broker will not hear of needs no close.
+      // The broker will not hear of this channel, so it needs no close.
       brokerDone: isOpening,
       next: []
     }
@@ -339,7 +339,7 @@ export class FaultyLink {
       const isClosing = this.closings.has(frame.channel)
       isDropped = !this.passesPoints(lane, frame, name)
       if (lane.isDead || this.isEnding) return false
-      // What has struck may be the end of its channel.
+      // The fault that struck may have closed the channel.
       if (!isClosing && !this.isExpected(lane, frame)) return false
     }
     const ledger = this.state.ledgerOf(frame.channel)
@@ -351,7 +351,7 @@ export class FaultyLink {
     return !isDropped
   }
 
-  /** Whether anybody waits for such a frame; if not, it is for nobody. */
+  /** Whether anybody waits for such a frame. If not, it is dropped. */
   private isExpected(lane: FrameLane, frame: RawFrame): boolean {
     if (this.isEnding) {
       // A broker hangs up when its close is answered.
@@ -367,7 +367,7 @@ export class FaultyLink {
   private isExpectedOfClosing(closing: Closing, lane: FrameLane, frame: RawFrame): boolean {
     const { channel, name } = frame
     if (lane === this.down) {
-      // The rest of a content, behind which the client will be told.
+      // The rest of a content still passes. The client is told after it.
       if (!closing.down) return true
       // Both sides have closed at once: then each answers the other.
       if (name === "channel.close") this.tell(channel, { _tag: "channel.close-ok" })
@@ -375,7 +375,7 @@ export class FaultyLink {
     } else if (closing.clientDone) closing.next.push(frame)
     else if (name === "channel.close-ok") {
       closing.clientDone = true
-      // Its content will never be complete: the broker would take what comes for an offence.
+      // The client's content will never be complete, and the broker would refuse whatever comes next.
       if (!closing.up) this.reset(undefined)
     } else if (name === "channel.close") this.say(channel, { _tag: "channel.close-ok" })
     else if (!closing.up) return true
@@ -395,7 +395,7 @@ export class FaultyLink {
     }
   }
 
-  /** A delivery to a consumer that the client takes for cancelled: it is given back. */
+  /** Whether a frame is a delivery to a consumer that the client takes for cancelled. Then it is given back. */
   private isOfCancelled({ channel, method }: RawFrame): boolean {
     if (method?._tag !== "basic.deliver") return false
     const { consumerTag, deliveryTag } = method
@@ -405,7 +405,7 @@ export class FaultyLink {
     return true
   }
 
-  /** Whether the frame passes; a tracked direction of points that have been looked for. */
+  /** Lets the faults strike whose point is this frame. Gives whether the frame passes. */
   private passesPoints(lane: FrameLane, frame: RawFrame, name: FrameName | undefined): boolean {
     if (name === undefined || this.host.arms.size === 0) return true
     let passes = true
@@ -431,7 +431,7 @@ export class FaultyLink {
   // confirms
   // ---------------------------------------------------------------------------
 
-  /** Whether a confirm passes as it is. */
+  /** Writes a confirm anew where a fault has changed something. Gives whether it passes as it is. */
   private confirm(ledger: ConfirmLedger, { channel, method }: RawFrame, isDropped: boolean): boolean {
     if (method?._tag !== "basic.ack" && method?._tag !== "basic.nack") return true
     const numbers = ledger.settle(method.deliveryTag, method.multiple)
@@ -462,7 +462,7 @@ export class FaultyLink {
       const { fault, point } = arm
       if (point._tag !== "Confirm" || (point.channel ?? channel) !== channel || !isOfConfirm(fault)) continue
       if (!arm.isFor(this) || !arm.takes(this)) continue
-      // One fate is enough; another fault waits for the next.
+      // One fault for each confirm. Another one waits for the next.
       if (chosen !== undefined) arm.spare()
       else {
         chosen = fault

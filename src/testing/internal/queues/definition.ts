@@ -1,6 +1,6 @@
 /**
- * What a queue was declared as, and what its arguments say. They have been validated when the queue was declared; what
- * no queue here does is refused.
+ * What a queue was declared as, and what its arguments say. The vhost has validated them. What no queue here does is
+ * refused.
  *
  * @since 0.1.0
  */

@@ -1,13 +1,13 @@
 /**
  * Classic and quorum queues: messages in order, each of which goes to one consumer and is gone when it is settled.
  *
- * A quorum queue differs in what RabbitMQ's does: it counts how often a message came back (`x-delivery-count`) and may
- * give it up for that, puts it at the end unless it counts, knows neither priorities nor exclusive consumers, and hands
- * over among single active consumers by arrival alone. Its replication has no counterpart here.
+ * A quorum queue differs as in RabbitMQ. It counts how often a message came back (`x-delivery-count`), and gives it up
+ * at the delivery limit. Without a limit a requeued message goes to the end. It knows neither priorities nor exclusive
+ * consumers. Among single active consumers the next is the one that came first. There is no replication.
  *
- * Known differences: a quorum queue counts as consumers only those that are, where RabbitMQ also counts what has been
- * cancelled and still holds messages, and not those that wait to be the single active one; and its prefetch of 0 has no
- * limit, where RabbitMQ's is 2000.
+ * Known differences: a quorum queue counts the consumers that it has. RabbitMQ also counts cancelled ones that still
+ * hold messages, but not those that wait to be the single active one. And a prefetch of 0 means no limit here, and 2000
+ * there.
  *
  * @since 0.1.0
  */
@@ -36,13 +36,13 @@ export class StoredQueue implements Queue {
   private readonly settings: QueueSettings
   private readonly messages: ReadyMessages
   private readonly consumers = new Subscribers()
-  /** With `x-single-active-consumer`, who gets everything. */
+  /** With `x-single-active-consumer`: the consumer that gets everything. */
   private active: Subscriber | undefined
   /** The rank of the next message. */
   private nextRank = 0
-  /** Messages of lower ranks have had their chance of a consumer, which comes even to those that live for 0 ms. */
+  /** Messages of lower ranks were offered to consumers. So is every message, even one that lives for 0 ms. */
   private attempted = 0
-  /** A quorum queue over its limit takes nothing until there is room again, not just until there is place for one. */
+  /** A quorum queue that was over its limit takes nothing until a fifth of the limit is free. */
   private isFull = false
   private isClosed = false
   private headTimer: Timer | undefined
@@ -78,7 +78,7 @@ export class StoredQueue implements Queue {
 
   readonly publish = (message: Message): boolean => {
     const { deadLetters, maxPriority, overflow } = this.settings
-    // What a consumer would have taken since the last turn is not in the way of it.
+    // Consumers first take what they can: that may make room.
     if (overflow !== "drop-head" && this.refuses(message)) this.pump()
     if (overflow !== "drop-head" && this.refuses(message)) {
       if (overflow === "reject-publish-dlx" && deadLetters !== undefined) this.giveUp(message, "maxlen")
@@ -98,7 +98,7 @@ export class StoredQueue implements Queue {
 
   private expiryOf(message: Message): number {
     const ttl = Math.min(this.settings.messageTtl ?? Infinity, message.expiration ?? Infinity)
-    // A quorum queue knows no "at once": the least is a millisecond.
+    // In a quorum queue a message lives for at least a millisecond.
     return this.context.timers.now() + (this.type === "quorum" ? Math.max(ttl, 1) : ttl)
   }
 
@@ -131,7 +131,7 @@ export class StoredQueue implements Queue {
     return this.active?.isReady() === true ? this.active : undefined
   }
 
-  /** The first message, which is out from now on. */
+  /** Takes the first message out. */
   private take(noAck: boolean, holder: string): StoredEntry | undefined {
     const entry = this.messages.shift()
     if (entry === undefined) return undefined
@@ -163,7 +163,7 @@ export class StoredQueue implements Queue {
     this.unsettled -= entries.length
     this.context.agenda.add(this)
     if (outcome === "ack") return
-    // RabbitMQ's channels sort by consumer tag what they settle at once; what `get` took comes first.
+    // RabbitMQ's channels sort deliveries that are settled together by consumer tag. What `get` took comes first.
     const own = entries.filter((entry) => entry instanceof StoredEntry).sort(byHolder)
     if (outcome === "discard") own.forEach(({ original }) => this.giveUp(original, "rejected"))
     else if (this.type === "quorum") this.returnCounted(own, outcome)
@@ -187,7 +187,7 @@ export class StoredQueue implements Queue {
       }
       entry.redelivered = true
       entry.message = withDeliveryCount(entry)
-      // Behind those that came back before. Without a limit one could go round for ever, so it goes behind all.
+      // It goes behind those that came back before. Without a limit it could come back for ever, so it goes behind all.
       entry.rank = this.nextRank++
       if (outcome === "abandon" || deliveryLimit !== undefined) this.messages.restore([entry])
       else this.messages.push(entry)
@@ -232,7 +232,7 @@ export class StoredQueue implements Queue {
     else this.touch()
   }
 
-  /** Starts the time of `x-expires` over, which only passes while there are no consumers. */
+  /** Starts the time of `x-expires` again. It only passes while there are no consumers. */
   readonly touch = (): void => {
     const { expires } = this.settings
     if (expires === undefined) return
@@ -245,7 +245,7 @@ export class StoredQueue implements Queue {
   // what it gives up
   // ---------------------------------------------------------------------------
 
-  /** Only the first message can expire: what is behind it waits for its turn. */
+  /** Only the first message can expire. Those behind it wait for their turn. */
   private dropExpired(): void {
     const now = this.context.timers.now()
     for (let first = this.messages.first; first !== undefined; first = this.messages.first) {
@@ -256,7 +256,7 @@ export class StoredQueue implements Queue {
     }
   }
 
-  /** One timer for the first message. One that comes too early costs less than one for each that was first. */
+  /** One timer for whichever message is first. That it may come too early costs less than one timer for each. */
   private wakeAt(at: number): void {
     if (at === Infinity || (this.headTimer !== undefined && this.headTimer.at <= at)) return
     this.headTimer?.cancel()
@@ -269,7 +269,7 @@ export class StoredQueue implements Queue {
 
   private dropExcess(): void {
     const { maxBytes, maxLength, overflow } = this.settings
-    // Quorum queues do not know the third way, and take this one.
+    // Quorum queues have no `reject-publish-dlx`. They drop the head instead.
     if (overflow !== "drop-head" && !(this.type === "quorum" && overflow === "reject-publish-dlx")) return
     while (this.messages.size > maxLength || this.messages.bytes > maxBytes) {
       const entry = this.messages.shift()
@@ -278,7 +278,7 @@ export class StoredQueue implements Queue {
     }
   }
 
-  /** Whether a quorum queue has come to its limit, or has room again: a fifth of it. */
+  /** Notes whether a quorum queue is over its limit, or has room again: a fifth of the limit. */
   private checkLimit(): void {
     if (this.type !== "quorum" || this.settings.overflow !== "reject-publish") return
     const { maxBytes, maxLength } = this.settings

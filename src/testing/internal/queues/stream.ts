@@ -20,7 +20,7 @@ interface Stored {
   readonly at: number
 }
 
-/** What retention drops at once: all but the last one are complete. */
+/** A part of the log that retention drops at once. All but the last are complete. */
 interface Segment {
   messages: number
   bytes: number

@@ -2,9 +2,9 @@
  * The broker's side of one channel: every method of the classes channel, basic, confirm and tx; those of exchanges and
  * queues are in `entities.ts`.
  *
- * It checks what the channel's state allows; what an exchange or a queue has to say is theirs. As in
- * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
- * is ignored, and channels are never told to stop (`channel.flow`).
+ * It checks what the state of the channel allows. Exchanges and queues check the rest. As in RabbitMQ, `immediate`, a
+ * prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local` is ignored, and
+ * channels are never told to stop (`channel.flow`).
  *
  * @since 0.1.0
  */
@@ -49,13 +49,13 @@ export class ServerChannel implements Channel, ConsumerHost {
   private readonly subscriptions: Consumers
   private readonly pending: Unsettled
   private readonly place: Place
-  /** `closing`: one side has closed it; everything is ignored until that is answered. */
+  /** `closing`: one side has closed the channel. Everything is ignored until the other has answered. */
   private state: "starting" | "open" | "closing" | "closed" = "starting"
-  /** The client has closed it, which is answered when everything else is that it has sent in one piece. */
+  /** The client has closed the channel. It gets the answer after all others to what it has sent in one piece. */
   private isLeaving = false
   private nextDelivery = 1
   private transaction: Transaction | undefined
-  /** Queues have not yet confirmed what was committed: nothing else may be asked meanwhile. */
+  /** Queues have not confirmed the commit yet. Until they have, the client may ask nothing else. */
   private isCommitting = false
 
   constructor(number: number, host: ChannelHost, services: Services) {
@@ -92,7 +92,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     return this.subscriptions.globalPrefetch
   }
 
-  /** What has not been settled for good, by the queues' reckoning. */
+  /** What queues take for unsettled: settlements that are not committed do not count. */
   get unsettled(): Channel["unsettled"] {
     const uncommitted = this.transaction?.uncommitted ?? []
     return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
@@ -122,7 +122,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   // frames
   // ---------------------------------------------------------------------------
 
-  /** Throws a hard `Refusal` of a frame that does not follow; else gives the command that it completes. */
+  /** Gives the command that a frame completes. Throws a hard `Refusal` if the frame may not come now. */
   assemble(frame: ChannelFrame): Command | undefined {
     return this.incoming.push(frame)
   }
@@ -153,7 +153,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.send({ _tag: "channel.close", ...closeFields(reply, method) })
   }
 
-  /** Nothing is delivered, confirmed or committed any more, and what is unsettled goes back. */
+  /** Delivers, confirms and commits nothing any more. Unsettled deliveries go back to their queues. */
   end(reason: string): void {
     if (this.state !== "open") return
     this.state = "closed"
@@ -278,7 +278,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.agenda.add(queue)
   }
 
-  /** The queue has answered. RabbitMQ's channel does not survive it if the consumer was cancelled meanwhile. */
+  /** The queue has answered. If the consumer was cancelled meanwhile, RabbitMQ's channel crashes. */
   private consumes(consumer: Consumer): void {
     this.send({ _tag: "basic.consume-ok", consumerTag: consumer.tag })
     if (this.subscriptions.get(consumer.tag) !== consumer) throw internalError
@@ -300,7 +300,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const consumerTag = this.tagFor(method)
     this.replies.consume(consumerTag, (message, isWanted) =>
       this.mail.post(() => {
-        // These do not count: each has the number that the next delivery of a queue will have.
+        // Replies use up no tag: each has the one that the next delivery of a queue will have.
         const deliveryTag = this.nextDelivery
         if (isWanted()) this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
       }))
@@ -312,7 +312,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const { consumerTag } = method
     const consumer = this.subscriptions.get(consumerTag)
     if (consumer !== undefined) {
-      // It is the queue that answers, behind what it has delivered.
+      // The queue answers, after everything that it has delivered.
       this.endConsumer(consumer, true)
       return this.mail.post(() => this.reply(method, { _tag: "basic.cancel-ok", consumerTag }))
     }
@@ -333,7 +333,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     })
   }
 
-  /** The queue has given the consumer up. */
+  /** The queue has cancelled the consumer. */
   cancelled(consumer: Consumer): void {
     this.mail.post(() => {
       if (this.subscriptions.get(consumer.tag) !== consumer) return
@@ -361,7 +361,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.mail.postDelivery(entry.message.size, () => this.accept(consumer, entry))
   }
 
-  /** Numbers what a queue delivers, and gives what sends it. */
+  /** Gives a delivery its tag, and returns what sends it. */
   private accept(consumer: Consumer, entry: Entry): () => void {
     const { noAck, queue, tag } = consumer
     const { message, redelivered } = entry
@@ -464,7 +464,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     else if (this.confirms.settled(finish())) this.host.posted(this)
   }
 
-  /** With the channel's own address in place of the general one. */
+  /** Puts the channel's own address in place of `amq.rabbitmq.reply-to`. */
   private addressed(message: Message): Message {
     return decodeStrictly(message).replyTo === replyTo ? message.with({ replyTo: this.replies.address }) : message
   }
@@ -487,7 +487,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     )
   }
 
-  /** The client's present chunk is handled: now what queues have said meanwhile. May throw a hard `Refusal`. */
+  /** Reads what queues have posted while the client's present chunk was handled. May throw a hard `Refusal`. */
   readMail(): void {
     this.mail.read()
     this.confirms.flush()
@@ -512,7 +512,7 @@ export class ServerChannel implements Channel, ConsumerHost {
     const outcomes = this.takeTransaction().commit(this.pending)
     if (outcomes.every((outcome) => outcome === "unroutable")) return this.send({ _tag: "tx.commit-ok" })
     this.isCommitting = true
-    // The queues have to say that they have it.
+    // The client gets its answer when the queues have confirmed.
     this.mail.post(() => {
       this.isCommitting = false
       if (outcomes.includes("rejected")) this.refuse(preconditionFailed("partial tx completion"), method)

@@ -1,8 +1,8 @@
 /**
  * The broker's side of one connection: opening, tuning, heartbeats, alarms, closing, and the frames of its channels.
  *
- * What a client does wrong has RabbitMQ's consequences: before the connection is open that is three seconds of silence
- * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken.
+ * It answers a client's mistakes as RabbitMQ does: before the connection is open with three seconds of silence and a
+ * reset, later with `connection.close`. Only AMQP 0-9-1 is spoken.
  *
  * @since 0.1.0
  */
@@ -32,18 +32,18 @@ import { Outbox, unlimited } from "./outbox.ts"
 import { checkAccess } from "./permissions.ts"
 
 /**
- * Where a connection stands. `doomed`: it was wrong before it was open, and will be reset. `closed`: one side has said
- * that it is over, the other may still answer. `gone`: nothing is left.
+ * Where a connection stands. `doomed`: the client made a mistake before the connection was open, which will be reset.
+ * `closed`: one side has closed it, the other may still answer. `gone`: it has ended.
  */
 type State = "header" | "starting" | "tuning" | "opening" | "running" | "doomed" | "closed" | "gone"
 
 /** How long a client may take to open its connection, in milliseconds. */
 const handshakeTimeout = 10_000
 
-/** How long RabbitMQ keeps a client waiting that did something wrong before it was open, in milliseconds. */
+/** How long after a mistake in the handshake RabbitMQ resets the connection, in milliseconds. */
 const doom = 3000
 
-/** Where the client of a stranded connection was: it takes everything. */
+/** The link of a stranded connection. It takes everything, and nobody is there. */
 const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
 
 export class ServerConnection implements Connection, Peer, ChannelHost {
@@ -66,21 +66,21 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private readonly inbox = new Inbox()
   /** The link has been told to wait. */
   private isPushedBack = false
-  /** The client has gone in a way that nobody tells the broker of. */
+  /** The client has gone, and the broker has not noticed yet. */
   private isStranded = false
-  /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
+  /** The client has hung up. The broker acts on it when it has read everything that the client has sent. */
   private hasHungUp = false
-  /** Channels that queues have said something to. */
+  /** Channels with mail that is not read yet. */
   private readonly addressees = new Set<{ readonly readMail: () => void }>()
   // --- writing
   private readonly outbox: Outbox
-  /** What is to become of the link behind what is written. */
+  /** The link ends as soon as everything is written. */
   private ending = false
   // --- time
-  /** Of the opening, or of the closing. */
+  /** Bounds the opening, and later the closing. */
   private timer: Timer | undefined
   private readonly heartbeats: Heartbeats
-  /** What was due in a pause. */
+  /** A deadline that passed during a pause. */
   private missed: (() => void) | undefined
 
   constructor(id: string, link: Link, services: Services) {
@@ -112,7 +112,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   receive(bytes: Uint8Array): boolean {
     if (this.isDeaf) return true
-    // The bytes are the transport's: what waits for the end of another turn is copied.
+    // The transport owns the bytes. They are copied if they wait for the end of another turn.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
       this.heartbeats.received()
@@ -138,7 +138,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     })
   }
 
-  /** Handles what has come, until the connection is not to be read. */
+  /** Handles what has come, as long as the connection may be read. */
   private read(): void {
     while (!this.isHeld) {
       const next = this.inbox.next()
@@ -153,14 +153,17 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.listen()
   }
 
-  /** More may come. */
+  /** Tells the link that the broker reads again. */
   private listen(): void {
     if (!this.isPushedBack) return
     this.isPushedBack = false
     this.link.resume()
   }
 
-  /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
+  /**
+   * Runs after everything that the client has sent in one piece. In RabbitMQ queues are processes of their own, and
+   * answer as late.
+   */
   private readMail(): void {
     this.outbox.allPosted()
     for (const channel of this.addressees) {
@@ -193,13 +196,13 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.send(0, start)
   }
 
-  /** What comes from here on cannot be understood. */
+  /** Nothing that follows can be understood. */
   private reject(refusal: Refusal): void {
     this.fail(refusal, undefined)
     if (this.state === "closed") this.doom()
   }
 
-  /** Nothing that comes has a meaning any more. */
+  /** Whether the broker ignores whatever comes. */
   private get isDeaf(): boolean {
     return this.state === "doomed" || this.state === "gone"
   }
@@ -208,7 +211,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // writing
   // ---------------------------------------------------------------------------
 
-  /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
+  /** Gives the link what is written. While the client is not read, its hanging up is noticed here alone. */
   flush(): void {
     if (this.hasHungUp) return this.leave("the client closed the connection")
     this.readMail()
@@ -315,7 +318,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       return this.await()
     }
     if (method._tag === "connection.update-secret" && state === "running") {
-      // As RabbitMQ's own users: there is nothing in them to update.
+      // As RabbitMQ does for users with passwords, which have no secret to update.
       return this.send(0, { _tag: "connection.update-secret-ok" })
     }
     throw channelError(`unexpected method in connection state ${state}`)
@@ -385,7 +388,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // alarms and pauses
   // ---------------------------------------------------------------------------
 
-  /** The client publishes. In an alarm it is told so and not read any more. */
+  /** The client publishes. During an alarm the broker tells it so, and reads it no more. */
   private published(): void {
     const reason = this.services.alarm()
     if (reason === undefined || this.state !== "running") return
@@ -419,7 +422,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     })
   }
 
-  /** The broker stops: says so and hangs up, or hangs up. */
+  /** The broker stops. A client whose connection is open is told before the broker hangs up. */
   stop(): void {
     if (this.state !== "running") return this.drop("the broker stops")
     const reason = connectionForced("broker forced connection closure with reason 'shutdown'")
@@ -443,7 +446,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.closed()
   }
 
-  /** What becomes of a client that does something wrong. */
+  /** Ends the connection of a client that has made a mistake. */
   private fail(refusal: Refusal, method: Named | undefined): void {
     if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
     else if (this.state !== "closed") this.doom()
@@ -455,7 +458,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.await()
   }
 
-  /** Everything is said; the client has this long to hang up, in milliseconds. */
+  /** Waits for the client to hang up, for so many milliseconds. */
   private await(patience = this.farewell): void {
     this.state = "closed"
     if (this.isBlocked) {
@@ -490,7 +493,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.link.reset()
   }
 
-  /** Ends the link behind what is written. */
+  /** Ends the link as soon as everything is written. */
   private finish(reason: string): void {
     if (this.state === "gone") return
     this.leave(reason)
@@ -509,7 +512,10 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.listen()
   }
 
-  /** Does something unless the connection gets on before; a paused broker does it when it has read what came. */
+  /**
+   * Runs something later, unless `stopTimers` comes first. A paused broker runs it after the pause, when it has read
+   * what came.
+   */
   private later(millis: number, run: () => void): Timer {
     return this.services.timers.after(millis, () => {
       if (this.services.isPaused()) this.missed = run

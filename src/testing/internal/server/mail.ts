@@ -1,24 +1,24 @@
 /**
- * What queues say to a channel and it has not yet told its client: deliveries, answers to `basic.consume` and
+ * What queues have posted to a channel, and the channel has not sent on: deliveries, answers to `basic.consume` and
  * `basic.cancel`, the end of a queue.
  *
- * In RabbitMQ these come from other processes, so they are behind the answers to everything that the client has sent in
- * one piece. A delivery that is on its way when the channel closes is sent all the same, although its queue has taken it
- * back; nothing else is.
+ * In RabbitMQ these come from other processes, so they follow the answers to everything that the client has sent in one
+ * piece. A delivery that is on its way when the channel closes is still sent, although its queue has taken it back.
+ * Nothing else is.
  *
  * @since 0.1.0
  */
 
-/** A delivery: what takes it in, and gives what sends it. */
+/** A delivery. The first call takes it in, and gives what sends it. */
 type Delivery = () => () => void
 
-/** In the order in which it was said. */
+/** Letters in the order in which they were posted. */
 export class ChannelMail {
   private letters: Array<{ readonly delivery: Delivery } | { readonly say: () => void }> = []
   /** How many of `letters` have been read. */
   private count = 0
   private isClosed = false
-  /** There is something to `read`: so many bytes. */
+  /** There is something to `read`. `size` is in bytes. */
   private readonly onPost: (size: number) => void
 
   constructor(onPost: (size: number) => void) {
@@ -40,7 +40,7 @@ export class ChannelMail {
     this.onPost(size)
   }
 
-  /** Says it all. */
+  /** Sends everything on. */
   read(): void {
     for (let letter = this.letters[this.count]; letter !== undefined; letter = this.letters[this.count]) {
       this.count++
@@ -51,7 +51,7 @@ export class ChannelMail {
     this.count = 0
   }
 
-  /** The channel ends: takes in what was delivered, which is left to be said; the rest is not said any more. */
+  /** The channel ends. Deliveries are taken in now, and sent by the next `read`. The rest is dropped. */
   close(): void {
     this.isClosed = true
     const left = this.letters.slice(this.count)

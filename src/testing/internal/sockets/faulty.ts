@@ -2,8 +2,8 @@
  * A socket with a faulty link in it: the fibers that read and write the real one, and what either side is told of the
  * end of the other.
  *
- * The real socket has a scope of its own. Where a client's hanging up does not get through, it outlives the client, as the
- * broker's half of a dead connection does.
+ * The real socket has a scope of its own. It outlives the client where the broker does not learn that the client has
+ * hung up, like the broker's half of a dead connection.
  *
  * @since 0.1.0
  */
@@ -118,7 +118,7 @@ export class FaultyConnection {
   lifted(): void {
     this.up.release()
     this.down.release()
-    // It hung up in the dark.
+    // The client hung up while nothing passed.
     if (this.isLeft && !this.link.up.isDark) this.dispose()
   }
 
@@ -141,7 +141,7 @@ export class FaultyConnection {
           this.transact(() => this.link.down.insert({ _tag: "End" }))
         })
       ),
-      // A predicate that throws, for one: nothing would pass any more, and nobody would be told.
+      // A predicate of a fault may throw. Then nothing would pass any more, and nobody would be told.
       Effect.catchDefect((cause) =>
         Effect.sync(() => {
           this.transact(() => {

@@ -1,9 +1,9 @@
 /**
  * A connection without a network: on one side a `Socket` as a client uses it, on the other a `Link` as the broker does.
  *
- * Bytes arrive in the turn in which they were written, and wait on either side that does not read as TCP has them wait:
- * from some size on, the broker is told so, and a client's write suspends. What it has written is on its way then, and
- * arrives even if the write is interrupted, and before the news that the client has hung up.
+ * Bytes arrive in the turn in which they were written. Where a side does not read, they wait as in TCP: from some size
+ * on the broker is told to wait, and a client's write suspends. What the client has written by then arrives even if the
+ * write is interrupted, and before the news that the client has hung up.
  *
  * @since 0.1.0
  */
@@ -13,12 +13,12 @@ import * as Latch from "effect/Latch"
 import * as Socket from "effect/socket/Socket"
 import type { Link, Peer } from "../model/model.ts"
 
-/** Bytes on the way to a client that does not read, from which the broker has to wait. */
+/** With so many bytes on the way to a client that does not read, the broker has to wait. */
 const highWater = 256 * 1024
 
 /**
- * Bytes on the way to a broker that does not read, from which writes suspend: what Node reads ahead from a TCP socket.
- * The kernel's buffers, which hold megabytes, would add nothing but memory.
+ * With so many bytes on the way to a broker that does not read, writes suspend. It is what Node reads ahead from a TCP
+ * socket. The kernel's buffers, which hold megabytes, would add nothing but memory.
  */
 export const unreadMax = 64 * 1024
 
@@ -62,7 +62,7 @@ class Wire implements Link {
     this.name = name
   }
 
-  /** Connects; `false`: the broker does not listen, and has dropped the connection in the same breath. */
+  /** Connects. `false`: the broker does not listen, and has dropped the connection at once. */
   open(accept: (link: Link) => Peer): boolean {
     const peer = accept(this)
     if (this.ending !== undefined) return false
@@ -138,7 +138,7 @@ class Wire implements Link {
     return this.peer !== undefined && this.ending === undefined
   }
 
-  /** To the broker, or behind what it has not read. */
+  /** Gives bytes to the broker, or keeps them while it does not read. */
   private post(bytes: Uint8Array): void {
     if (this.isPaused) {
       this.unread.push(bytes.slice())
@@ -146,7 +146,7 @@ class Wire implements Link {
     } else this.isPaused = this.peer?.receive(bytes) === false
   }
 
-  /** The client has said its last word. */
+  /** The client hangs up. What it has written still arrives. */
   hangUp(): void {
     this.finish(closeError(1000))
     this.left()
@@ -182,7 +182,7 @@ class Wire implements Link {
     peer?.closed()
   }
 
-  /** A client that waits runs on the stack that wakes it, which must not be the broker's. */
+  /** A client that waits runs on the stack that wakes it. This must not be the broker's stack. */
   private wake(): void {
     if (this.isWaking || this.reader === undefined) return
     this.isWaking = true
@@ -209,7 +209,7 @@ class Wire implements Link {
   }
 }
 
-/** A socket that connects to the broker whose `accept` is given when its reader is acquired. */
+/** A socket that connects when its reader is acquired. `accept` is the broker's. */
 export const memorySocket = (accept: (link: Link) => Peer, makeName: () => string): Socket.Socket => {
   let wire: Wire | undefined
   const dialled = Latch.makeUnsafe(false)

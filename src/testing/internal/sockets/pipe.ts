@@ -1,8 +1,8 @@
 /**
  * What is on its way in one direction of a faulty connection, and when it arrives.
  *
- * Without a condition nothing stays here: who writes waits until it has gone on, and who reads gets what has come in the
- * batches in which it came. What a condition holds back is kept on purpose, up to a bound.
+ * Without a condition nothing stays here: a writer waits until its bytes have gone on, and a reader gets them in the
+ * batches in which they came. What a condition holds back is kept, up to a bound.
  *
  * @since 0.1.0
  */
@@ -70,7 +70,7 @@ export class LinkPipe {
     )
   }
 
-  /** Nobody is woken before `notify`: more may belong to the same batch. */
+  /** Wakes nobody before `notify`: more may belong to the same batch. */
   push(item: Item): void {
     if (this.error !== undefined || this.isOpenEnded) return
     const shape = this.shape()
@@ -97,7 +97,7 @@ export class LinkPipe {
     this.isBusy = false
   }
 
-  /** Nobody is there to take anything: whoever writes does not notice. */
+  /** Drops everything from now on. Whoever writes does not notice. */
   discard(): void {
     this.isOpenEnded = true
     this.entries = []
@@ -167,7 +167,7 @@ export class LinkPipe {
     return Effect.succeed([piece])
   }
 
-  /** Everything that is due and not to be cut: what came as one batch leaves as one. */
+  /** Takes everything that is due and need not be cut: what came as one batch leaves as one. */
   private takeDue(first: Uint8Array): Chunks {
     const now = this.now()
     const batch: [Uint8Array, ...Array<Uint8Array>] = [first]
@@ -232,7 +232,7 @@ export class LinkPipe {
 
   // --- reading ahead
 
-  /** Waits until somebody waits for bytes, or a delay has room for them, or they are of no interest. */
+  /** Waits until the reader waits for bytes, or a delay has room for them, or nobody is interested in them. */
   wanted(isOfNoInterest: () => boolean): Effect.Effect<void> {
     const isWanted = (): boolean =>
       isOfNoInterest() || (this.taker !== undefined && this.entries.length === 0) ||

@@ -73,7 +73,7 @@ export class BoundExchange implements Exchange {
     return this.known.size > 0
   }
 
-  /** Who takes what nobody else takes. */
+  /** The exchange that gets messages which match no binding. */
   get alternate(): string | undefined {
     const name = this.arguments["alternate-exchange"]
     return typeof name === "string" ? name : undefined
@@ -99,7 +99,7 @@ export class BoundExchange implements Exchange {
     this.matcher.remove(known)
   }
 
-  /** Tells of the bindings that the message matches, of some twice. */
+  /** Calls `found` for each binding that the message matches, for some twice. */
   match(message: Message, keys: ReadonlyArray<string>, found: (binding: Binding) => void): void {
     this.matcher.match(message, keys, found)
   }

@@ -14,7 +14,7 @@ import { missing, refuseDefault, refuseLocked, refuseReserved, stripped } from "
 import { type BoundExchange, DefaultExchange, makeExchange } from "./exchange.ts"
 import { checkMatchKind, matchers } from "./routing.ts"
 
-/** What every vhost has, with their types. */
+/** The exchanges that every vhost has. */
 const predeclared: ReadonlyArray<readonly [name: string, type: string, isInternal: boolean]> = [
   ["amq.direct", "direct", false],
   ["amq.fanout", "fanout", false],
@@ -30,7 +30,7 @@ export class Exchanges {
   private readonly context: Context
   private readonly vhost: string
   private readonly queues: ReadonlyMap<string, Queue>
-  /** All but the default one. */
+  /** All but the default exchange. */
   private readonly bound = new Map<string, BoundExchange>()
 
   constructor(context: Context, vhost: string, queues: ReadonlyMap<string, Queue>) {
@@ -175,7 +175,7 @@ export class Exchanges {
     if (exchange.autoDelete && !exchange.isBound && this.bound.has(exchange.name)) this.forget(exchange)
   }
 
-  /** What was bound is gone, and with it its bindings. */
+  /** A queue or an exchange is gone: removes all bindings to it. */
   unbindDestination(type: Binding["destinationType"], name: string): void {
     for (const exchange of [...this.bound.values()]) {
       const gone = exchange.bindings.filter((binding) =>

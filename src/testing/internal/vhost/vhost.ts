@@ -77,7 +77,7 @@ class BrokerVhost implements Vhost, QueueHost {
     else refuseReserved("queue", asked)
     const existing = this.queues.get(asked)
     if (existing !== undefined) {
-      // An exclusive one is not the same as one that is not, whoever asks.
+      // An exclusive queue never equals one that is not exclusive, whoever asks.
       if (existing.owner !== (method.exclusive ? owner : undefined)) throw locked(existing, this.name)
       checkSameQueue(method, existing, this.name)
       existing.touch()
@@ -131,7 +131,7 @@ class BrokerVhost implements Vhost, QueueHost {
     return queue.type === "stream" ? 0 : messages
   }
 
-  /** How many messages were ready in it. */
+  /** Gives how many messages were ready. */
   private forgetQueue(queue: Queue): number {
     const messages = this.dropQueue(queue)
     this.graph.unbindDestination("queue", queue.name)
@@ -164,7 +164,7 @@ class BrokerVhost implements Vhost, QueueHost {
     const names = this.graph.find(sent, keys)
     return () => {
       const queues = names.flatMap((name) => this.queues.get(name) ?? [])
-      // Every one of them gets it, whatever the others say.
+      // Every queue gets the message, even if another refuses it.
       const refused = queues.filter((queue) => !queue.publish(sent))
       return { isRouted: queues.length > 0, isAccepted: refused.length === 0 }
     }
@@ -174,7 +174,7 @@ class BrokerVhost implements Vhost, QueueHost {
     if (!this.exchanges.has(message.exchange)) return
     const { keys, sent } = addressed(message)
     const names = this.graph.find(sent, keys).filter(takes)
-    // Dead letters go from one process to another in RabbitMQ: the queue that they come from goes on first.
+    // In RabbitMQ dead letters go from one process to another. The queue that they leave goes on first.
     this.context.agenda.later(() => {
       for (const name of names) this.queues.get(name)?.publish(sent)
     })
