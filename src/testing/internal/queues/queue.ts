@@ -10,7 +10,7 @@ import { StreamQueue } from "./stream.ts"
 
 export type { QueueDefinition } from "./definition.ts"
 
-/** A new queue, which has none of what another of its name may have had. */
+/** A new queue, which is empty. */
 export const makeQueue = (context: Context, host: QueueHost, definition: QueueDefinition): Queue => {
   const Type = definition.type === "stream" ? StreamQueue : StoredQueue
   return new Type(context, host, definition)

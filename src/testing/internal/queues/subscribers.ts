@@ -13,7 +13,7 @@ export class Subscribers {
   private readonly members: Array<Subscriber> = []
   /** Consumers in the order of their turns. */
   private readonly line: Array<Subscriber> = []
-  /** Those that were found not ready, in the order in which they were. */
+  /** Consumers that were found not ready, in that order. */
   private waiting: Array<Subscriber> = []
 
   /** In the order in which they came. */

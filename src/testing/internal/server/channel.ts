@@ -88,7 +88,7 @@ export class ServerChannel implements Channel {
     return this.deliveries.consumers.globalPrefetch
   }
 
-  /** What queues take for unsettled: settlements that are not committed do not count. */
+  /** What queues take for unsettled. That includes deliveries whose settlement is not committed yet. */
   get unsettled(): Channel["unsettled"] {
     const uncommitted = this.transaction?.uncommitted ?? []
     return [...uncommitted, ...this.deliveries.unsettled.all].sort((a, b) => a.deliveryTag - b.deliveryTag)

@@ -20,7 +20,7 @@ export class Transaction {
     this.settlements.push({ deliveries, outcome })
   }
 
-  /** Deliveries that are settled here only. */
+  /** Deliveries that are settled here, and not yet at their queues. */
   get uncommitted(): ReadonlyArray<Delivery> {
     return this.settlements.flatMap(({ deliveries }) => deliveries)
   }
