@@ -30,6 +30,7 @@ import { make as supervise } from "./internal/connection/supervisor.ts"
 import type { AmqpTransport, Endpoint } from "./internal/connection/transport.ts"
 import type { Session } from "./internal/engine/session.ts"
 import type { AmqpConnectionError } from "./internal/errors/connection.ts"
+import { isTransient } from "./internal/errors/transient.ts"
 import { AmqpEncodeError } from "./internal/errors/value.ts"
 import { backoff } from "./internal/time/backoff.ts"
 import { Ending } from "./internal/time/ending.ts"
@@ -78,7 +79,10 @@ const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Res
     encodeMethod(0, { _tag: "connection.open", virtualHost: vhost })
   ])
 
-/** One attempt, at each endpoint in turn until one opens. Fails with what the last one said. */
+/**
+ * One attempt, at each endpoint in turn until one opens. Fails with what the last one said, or with a refusal that does not
+ * pass by itself: that another node is down says less.
+ */
 const attempt = (
   options: Options,
   resolved: ResolvedOptions,
@@ -100,7 +104,13 @@ const attempt = (
         clientProperties: clientProperties(options),
         onBlocking: (session) => board.update(session)
       })
-    return yield* others.reduce((attempted, endpoint) => Effect.catch(attempted, () => at(endpoint)), at(first))
+    return yield* others.reduce(
+      (attempted, endpoint) =>
+        Effect.catch(attempted, (before) =>
+          Effect.mapError(at(endpoint), (error) =>
+            isTransient(error) && !isTransient(before) ? before : error)),
+      at(first)
+    )
   })
 
 /**

@@ -192,6 +192,10 @@ const define = (
             Effect.provideService(AmqpConnection, connection),
             Effect.mapError(failedIn("topology"))
           ),
+          declares: (queue) =>
+            options.topology?.some((entity) =>
+              entity === queue || (entity._tag === "Queue" && entity.name === queue)
+            ) ?? false,
           recover: options.recover ?? defaultRecover,
           prefetch: () => prefetch,
           sharedPrefetch: options.sharedPrefetch ?? false,
@@ -438,11 +442,12 @@ const supervise = <E, R>(
       onAttached
     )
     const { ending, onClosing } = connection[internals]()
+    const part = ending.opened()
     const handlers = yield* makeHandlers({ label, concurrency, handler, handlerTimeout, onFailure })
     yield* Effect.addFinalizer(() => onDetached)
     const subscriptions = yield* start
     // The order of the end: nothing new, then the handlers at work, then (with the scope) the channels.
-    const end = Effect.andThen(Effect.sync(subscriptions.leave), handlers.drain(ending, drainTimeout))
+    const end = Effect.andThen(Effect.sync(subscriptions.leave), handlers.drain(ending, drainTimeout, part))
     yield* Effect.addFinalizer(() => end)
     yield* onClosing(end)
     return yield* pullFrom(subscriptions).pipe(

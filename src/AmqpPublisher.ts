@@ -28,7 +28,7 @@ import * as Sink from "effect/Sink"
 import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/channel/requests.ts"
 import type { RequestError } from "./internal/channel/types.ts"
 import type { PropertiesInput, Publish } from "./internal/codec/message.ts"
-import { duration, integer } from "./internal/connection/options.ts"
+import { duration, integer, invalid, shown } from "./internal/connection/options.ts"
 import { AmqpConnection, internals } from "./internal/connection/service.ts"
 import { AmqpChannelClosed } from "./internal/errors/channel.ts"
 import { AmqpConnectionError } from "./internal/errors/connection.ts"
@@ -263,6 +263,12 @@ const doubted = (before: Doubt, { error, isQuestioned }: BatchFailure): Doubt =>
   }
 }
 
+/** The refusal that leaves a message in doubt. */
+const refusalIn = (error: PublishError): PublishError => {
+  const cause = error._tag === "AmqpPublishUnconfirmed" ? error.cause : undefined
+  return cause?._tag === "AmqpNotFound" || cause?._tag === "AmqpAccessRefused" ? cause : error
+}
+
 /** What a publisher adds to a message. */
 const completing = (options: Options) => {
   const { exchange = "", mandatory = true, persistent = true } = options
@@ -279,7 +285,7 @@ const completing = (options: Options) => {
       routingKey: message.routingKey,
       body: message.body,
       properties: complete(message.properties),
-      mandatory: message.mandatory ?? (mandatory && !isDirectReply(to, message.routingKey ?? ""))
+      mandatory: message.mandatory ?? (mandatory && !isDirectReply(to, message.routingKey))
     }
   }
 }
@@ -316,6 +322,16 @@ export const make = (
     const confirmTimeout = options.confirmTimeout === undefined
       ? undefined
       : yield* Effect.fromResult(duration("confirmTimeout", options.confirmTimeout, Duration.infinity))
+    for (
+      const [option, type] of [["mandatory", "boolean"], ["persistent", "boolean"], ["exchange", "string"]] as const
+    ) {
+      const value: unknown = options[option]
+      if (value !== undefined && typeof value !== type) {
+        return yield* Effect.fromResult(
+          invalid(option, `expected ${type === "string" ? "a text" : "true or false"}, not ${shown(value)}`)
+        )
+      }
+    }
     const given = yield* AmqpConnection
     const connection = given.publishing ?? given
     const { isOver } = connection[internals]()
@@ -345,9 +361,11 @@ export const make = (
           const batch = new PublishBatch(own)
           return Effect.as(own.alone(batch.add([message]), batch.settled), batch)
         })
-        const failures = yield* Effect.forEach(batches, (batch, index) =>
-          Effect.map(batch.settled, () =>
-            batch.takeFailures().map((failure) => ({ ...failure, index }))))
+        const failures = yield* Effect.forEach(
+          batches,
+          (batch, index) =>
+            Effect.map(batch.settled, () => batch.takeFailures().map((failure) => ({ ...failure, index })))
+        )
         return failures.flat()
       })
 
@@ -368,8 +386,7 @@ export const make = (
     ): Effect.Effect<ReadonlyArray<Unpublished>> => {
       const unpublished: Array<Unpublished> = []
       const doubts = new Map<number, Doubt>()
-      const doubtOf = (index: number): Doubt =>
-        doubts.get(index) ?? noDoubt
+      const doubtOf = (index: number): Doubt => doubts.get(index) ?? noDoubt
       let attempts = 0
       let failures = failed
       const givenUp = ({ error, index, message }: BatchFailure): Unpublished => ({
@@ -392,7 +409,8 @@ export const make = (
           doubts.set(index, doubt)
           if (isPermanent(error)) {
             unpublished.push(attempts === 1 || isOfMessage(error) ? { index, error } : givenUp(failure))
-          } else if (doubt.closings === closings) unpublished.push(givenUp(failure))
+          } else if (failure.isRefused) unpublished.push(givenUp({ ...failure, error: refusalIn(error) }))
+          else if (doubt.closings === closings) unpublished.push(givenUp(failure))
           else again.push(failure)
         }
         failures = again
@@ -476,8 +494,10 @@ export const make = (
             const failures = batch.takeFailures()
             return failures.length === 0
               ? Effect.void
-              : Effect.flatMap(recover(failures), ([first]) =>
-                first === undefined ? Effect.void : Effect.fail(first.error))
+              : Effect.flatMap(
+                recover(failures),
+                ([first]) => first === undefined ? Effect.void : Effect.fail(first.error)
+              )
           }))
           // A failure ends the sink also while the stream has nothing to publish.
           const watch = Effect.forever(Effect.andThen(batch.failed, recovered))
@@ -492,9 +512,7 @@ export const make = (
     ): Sink.Sink<void, Publish, never, PublishError | ResendError> {
       return options.resend === undefined
         ? sinkOf(complete, Effect.succeed)
-        : sinkOf((message) =>
-          identified(complete(message)), (failures) =>
-          resendEach(failures, options))
+        : sinkOf((message) => identified(complete(message)), (failures) => resendEach(failures, options))
     }
 
     return AmqpPublisher.of({

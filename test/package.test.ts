@@ -171,6 +171,6 @@ describe("the package", () => {
       ...names.map((name, index) => `import * as M${index} from "effect-amqp/${name}"`),
       `export const all = [Barrel, Testing, ${names.map((_, index) => `M${index}`).join(", ")}]`
     ].join("\n"))
-    assert.throws(() => typeCheck(`import "effect-amqp/internal/wire"`), /TS2307|TS2882/)
+    assert.throws(() => typeCheck(`import "effect-amqp/internal/codec/wire"`), /TS2307|TS2882/)
   }, 60_000)
 })

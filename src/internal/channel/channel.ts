@@ -14,7 +14,7 @@ import type { Session } from "../engine/session.ts"
 import type { Settlement } from "../engine/settlements.ts"
 import { AmqpChannelClosed, AmqpCloseUnanswered } from "../errors/channel.ts"
 import { isSoft, type SoftError } from "../errors/soft.ts"
-import type { Ending } from "../time/ending.ts"
+import type { Ending, Part } from "../time/ending.ts"
 import type { InputTable } from "../values/tableValue.ts"
 import { type Consuming, makeConsuming } from "./consuming.ts"
 import { AmqpDelivery, AmqpUnacknowledged, type RefuseOptions, settled } from "./delivery.ts"
@@ -238,13 +238,15 @@ export class OpenChannel {
   readonly state: ChannelState
   private readonly session: Session
   private readonly ending: Ending
+  private readonly part: Part
   private madeConsuming: Consuming | undefined
   private madeTransaction: AmqpChannel["transaction"] | undefined
 
-  constructor(session: Session, state: ChannelState, ending: Ending) {
+  constructor(session: Session, state: ChannelState, ending: Ending, part: Part) {
     this.session = session
     this.state = state
     this.ending = ending
+    this.part = part
     this.channel = new Channel(this)
   }
 
@@ -257,7 +259,7 @@ export class OpenChannel {
   }
 
   private bounded<A, E>(effect: Effect.Effect<A, E>): Effect.Effect<void> {
-    return Effect.ignore(this.ending.within(effect))
+    return Effect.ignore(this.ending.within(effect, this.part))
   }
 
   /** Waits until the broker has forgotten the channel. */
@@ -289,7 +291,7 @@ export class OpenChannel {
         confirmed,
         Effect.suspend(() => {
           state.close()
-          return Effect.map(this.ending.within(this.gone), (gone) => {
+          return Effect.map(this.ending.within(this.gone, this.part), (gone) => {
             if (Option.isNone(gone)) state.isAbandoned = true
           })
         })

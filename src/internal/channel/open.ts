@@ -9,7 +9,7 @@ import { ChannelState } from "../engine/channelState.ts"
 import type { Session } from "../engine/session.ts"
 import { AmqpConnectionError, ChannelsExhausted } from "../errors/connection.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
-import type { Ending } from "../time/ending.ts"
+import type { Ending, Part } from "../time/ending.ts"
 import { OpenChannel } from "./channel.ts"
 import { command } from "./requests.ts"
 import type { RequestError } from "./types.ts"
@@ -30,17 +30,18 @@ const allocate = (session: Session, id: number | undefined): ChannelState | Amqp
 /** A function of its own, which keeps nothing but the channel. */
 const closing = (open: OpenChannel) => () => open.close
 
-/** Opens a channel of this session and closes it with the scope, as a part of an ending that may be under way. */
+/** Opens a channel of this session and closes it with the scope, as a part that was opened before or is of any ending. */
 export const openPart = (
   session: Session,
   ending: Ending,
+  part: Part,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(Effect.scope, (scope): Effect.Effect<OpenChannel, RequestError> => {
       const state = allocate(session, id)
       if (!(state instanceof ChannelState)) return Effect.fail(state)
-      const open = new OpenChannel(session, state, ending)
+      const open = new OpenChannel(session, state, ending, part)
       const opening = command(state, { _tag: "channel.open" }, {
         soft: [],
         onReply: () => open,
@@ -56,7 +57,4 @@ export const openChannelOn = (
   ending: Ending,
   id?: number | undefined
 ): Effect.Effect<OpenChannel, RequestError, Scope.Scope> =>
-  Effect.suspend(() => {
-    ending.opened()
-    return openPart(session, ending, id)
-  })
+  Effect.suspend(() => openPart(session, ending, ending.opened(), id))

@@ -233,7 +233,7 @@ export const publishConfirmed = (channel: ChannelState, message: Publish): Effec
 export const confirmsIdle = (channel: ChannelState): Effect.Effect<void> =>
   Effect.callback((resume) => {
     const { confirms } = channel
-    if (confirms.unsettled === 0) return resume(Effect.void)
+    if (confirms.isIdle) return resume(Effect.void)
     const callback = () => resume(Effect.void)
     confirms.onIdle(callback)
     return Effect.sync(() => confirms.offIdle(callback))

@@ -236,7 +236,8 @@ const hostProblem = (host: string): string | undefined => {
     return `${name} without a port: write host: ${JSON.stringify(before)}, port: ${port === "" ? "5672" : port}`
   }
   if (host === "" || /[\s/?#\\]/.test(host) || (host.includes(":") && !AmqpUri.isIpv6(host))) {
-    return `${name}, not ${shown(host)}`
+    // It may be a name and a password.
+    return /^[^:]*:[^:]*$/.test(host) ? `${name} alone, without a port` : `${name}, not ${shown(host)}`
   }
   return undefined
 }
@@ -316,10 +317,33 @@ const noEndpoint = new AmqpConnectionError({
   reason: new ConnectFailed({ endpoint: "", code: "", detail: "the list of endpoints is empty" })
 })
 
-const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> =>
-  tls === undefined || typeof tls === "boolean" || (typeof tls === "object" && tls !== null)
-    ? Result.succeed(tls)
-    : invalid(path, `expected true, false or options, not ${shown(tls)}`)
+const isText = (value: unknown): boolean => typeof value === "string"
+const isPem = (value: unknown): boolean => isText(value) || value instanceof Uint8Array
+
+/** What the options of TLS have to be. What a wrong one holds may be a secret. */
+const tlsShapes: Readonly<Record<keyof TlsOptions, readonly [fits: (value: unknown) => boolean, expected: string]>> = {
+  ca: [isPem, "PEM as a text or bytes"],
+  caFile: [isText, "a path"],
+  cert: [isPem, "PEM as a text or bytes"],
+  certFile: [isText, "a path"],
+  key: [(value) => Redacted.isRedacted(value) && isPem(Redacted.value(value)), "PEM as Redacted.make(\"…\")"],
+  keyFile: [isText, "a path"],
+  passphrase: [(value) => Redacted.isRedacted(value) && isText(Redacted.value(value)), "Redacted.make(\"…\")"],
+  servername: [(value) => isText(value) || value === false, "a name, or false"],
+  verify: [(value) => typeof value === "boolean", "true or false"]
+}
+
+const checkTls = (path: string, tls: unknown): Result.Result<unknown, AmqpEncodeError> => {
+  if (tls === undefined || typeof tls === "boolean") return Result.succeed(tls)
+  if (typeof tls !== "object" || tls === null) {
+    return invalid(path, `expected true, false or options, not ${shown(tls)}`)
+  }
+  for (const [option, [fits, expected]] of Object.entries(tlsShapes)) {
+    const value: unknown = Reflect.get(tls, option)
+    if (value !== undefined && !fits(value)) return invalid(`${path}.${option}`, `expected ${expected}`)
+  }
+  return Result.succeed(tls)
+}
 
 const hasHost = (endpoint: unknown): endpoint is EndpointInput =>
   Predicate.hasProperty(endpoint, "host") && typeof endpoint.host === "string"
@@ -399,8 +423,14 @@ export const resolve = (options: Options): Result.Result<ResolvedOptions, Connec
     yield* texts(options)
     yield* checkCredentials(options.credentials)
     yield* checkTls("tls", options.tls)
-    if (options.endpoints !== undefined && !Effect.isEffect(options.endpoints)) yield* checkEndpoints(options.endpoints)
-    const { clientProperties, endpointOrder = "fixed", reconnect } = options
+    if (options.endpoints !== undefined && !Effect.isEffect(options.endpoints)) {
+      const { length } = yield* checkEndpoints(options.endpoints)
+      if (length === 0) return yield* invalid("endpoints", "expected at least one, or leave it out for host and port")
+    }
+    const { clientProperties, endpointOrder = "fixed", reconnect, separatePublishers } = options
+    if (separatePublishers !== undefined && typeof separatePublishers !== "boolean") {
+      return yield* invalid("separatePublishers", `expected true or false, not ${shown(separatePublishers)}`)
+    }
     if (endpointOrder !== "fixed" && endpointOrder !== "shuffled") {
       return yield* invalid("endpointOrder", `expected "fixed" or "shuffled", not ${shown(endpointOrder)}`)
     }

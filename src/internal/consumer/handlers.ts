@@ -15,7 +15,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Semaphore from "effect/Semaphore"
 import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
-import type { Ending } from "../time/ending.ts"
+import type { Ending, Part } from "../time/ending.ts"
 import { ack, isDisposition, type OnFailure, requeue } from "./disposition.ts"
 
 /** What handles deliveries, and how. */
@@ -38,7 +38,7 @@ export interface Handlers<E> {
    * Waits for handlers at work, at most `drainTimeout`, then interrupts them: they give back what they have. One that does
    * not let itself be interrupted is left to itself.
    */
-  readonly drain: (ending: Ending, drainTimeout: Duration.Duration) => Effect.Effect<void>
+  readonly drain: (ending: Ending, drainTimeout: Duration.Duration, part: Part) => Effect.Effect<void>
 }
 
 /** Handlers that nothing is given to yet. */
@@ -109,14 +109,14 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       start: (delivery) =>
         Effect.flatMap(take, () => delivery.begin() ? Effect.sync(() => fork(delivery)) : Effect.asVoid(release)),
       failed: Deferred.await(failed),
-      drain: (ending, drainTimeout) =>
+      drain: (ending, drainTimeout, part) =>
         Effect.suspend(() => {
           if (atWork.size === 0) return Effect.void
-          return ending.drain(isIdle, drainTimeout).pipe(
+          return ending.drain(isIdle, drainTimeout, part).pipe(
             Effect.andThen(Effect.suspend(() => {
               if (atWork.size === 0) return Effect.void
               for (const { fiber } of atWork) fiber?.interruptUnsafe()
-              return Effect.asVoid(ending.within(isIdle))
+              return Effect.asVoid(ending.within(isIdle, part))
             }))
           )
         })

@@ -24,6 +24,7 @@ import * as Scope from "effect/Scope"
 import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
 import { openChannelOn } from "../channel/open.ts"
 import { channelClosed } from "../channel/requests.ts"
+import type { ConsumeError } from "../channel/types.ts"
 import { type AmqpConnection, internals } from "../connection/service.ts"
 import { DeliveryBuffer } from "../engine/deliveries.ts"
 import type { Session } from "../engine/session.ts"
@@ -42,6 +43,8 @@ export interface SubscriptionsOptions {
   readonly queues: ReadonlyArray<QueueRef>
   /** Before each attempt to attach. */
   readonly prepare: Effect.Effect<unknown, AmqpConsumerFailed>
+  /** Whether that declares a queue: one that is not found has gone in between, and comes back. */
+  readonly declares: (queue: QueueRef) => boolean
   readonly recover: Schedule.Schedule<unknown, AmqpConsumerFailed>
   /** The prefetch at the time. */
   readonly prefetch: () => number
@@ -109,6 +112,8 @@ class Group {
   /** What the members are called, as far as they were subscribed to. */
   readonly names = new Map<QueueRef, string>()
   failure: AmqpConsumerFailed | undefined
+  /** Whether it waits to try again. */
+  isWaiting = false
   epoch: number | undefined
   /** What happens to the present attachment. */
   events: Queue.Queue<Event> | undefined
@@ -138,6 +143,8 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const buffer = new DeliveryBuffer<AmqpSupervisedDelivery>()
     const groups = new Set<Group>()
     const attachments = new Map<Attachment, Scope.Closeable>()
+    /** Those that no group looks after any more, for deliveries that are not settled. */
+    const left = new Set<Attachment>()
     let isLeaving = false
 
     const end = (result: Effect.Effect<never, AmqpConsumerFailed>): Effect.Effect<void> =>
@@ -168,6 +175,14 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
       return queues.length === 1 ? options.consumerTag : `${options.consumerTag}.${queues.indexOf(queue)}`
     }
 
+    const refusalFor = (queue: QueueRef, error: ConsumeError, since: number): AmqpConsumerFailed => {
+      const isAway = (error._tag === "AmqpNotFound" || error._tag === "AmqpEncodeError") &&
+        (options.declares(queue) || isRestored(connection, queue, since))
+      return failedIn([queue], "consume")(
+        isAway ? new AmqpTopologyError({ entity: queueText(queue), cause: new AmqpTopologyPending({}) }) : error
+      )
+    }
+
     const subscribeTo = (
       group: Group,
       attachment: Attachment,
@@ -186,12 +201,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         {
           onSuccess: () => Effect.undefined,
           onFailure: (error) => {
-            const isAway = (error._tag === "AmqpNotFound" || error._tag === "AmqpEncodeError") &&
-              isRestored(connection, queue, since)
-            const reason = isAway
-              ? new AmqpTopologyError({ entity: queueText(queue), cause: new AmqpTopologyPending({}) })
-              : error
-            const failure = failedIn([queue], "consume")(reason)
+            const failure = refusalFor(queue, error, since)
             const isAlone = error._tag === "AmqpConnectionError"
               ? "replyText" in error.reason && isNamed(group.names.get(queue) ?? "", error.reason.replyText)
               : error._tag !== "AmqpChannelClosed"
@@ -219,27 +229,68 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
           )
       })
 
+    /** Nothing is subscribed to any more: what is left to hear is the end of the connection. */
+    const closed = (group: Group): Effect.Effect<AmqpConsumerFailed> =>
+      Effect.map(connection.closed, failedIn(group.members, "channel"))
+
     // --- one channel
 
     const close = (attachment: Attachment): Effect.Effect<void> =>
       Effect.suspend(() => {
         const scope = attachments.get(attachment)
         attachments.delete(attachment)
+        left.delete(attachment)
         return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
       })
 
     /** Closes the channels that no queue is subscribed on any more, once what came there is settled. */
     const sweep = Effect.suspend(() =>
-      Effect.forEach([...attachments.keys()].filter(({ isSpent }) => isSpent), close, { discard: true })
+      Effect.forEach([...left].filter(({ isSpent }) => isSpent), close, { discard: true })
     )
 
+    /**
+     * Takes from a group the other queues that are missing or locked, on channels that no message comes to: what a channel has
+     * got when it is closed over the next of them comes back as delivered once more, and a delivery limit counts that.
+     */
+    const sift = (group: Group, session: Session): Effect.Effect<void> =>
+      Effect.gen(function*() {
+        let unknown = group.members
+        while (unknown.length > 0) {
+          const since = clock.currentTimeMillisUnsafe()
+          const open = yield* openChannelOn(session, ending)
+          const errors = yield* Effect.forEach(
+            unknown,
+            (queue) =>
+              Effect.match(
+                Effect.flatMap(resolveQueue(connection, queue), (name) => open.channel.queueDeclarePassive(name)),
+                { onFailure: (error) => error, onSuccess: () => undefined }
+              ),
+            { concurrency: "unbounded" }
+          )
+          yield* open.close
+          const at = errors.findIndex((error) => error?._tag === "AmqpNotFound" || error?._tag === "AmqpResourceLocked")
+          const [queue, error] = [unknown[at], errors[at]]
+          if (queue === undefined || error === undefined) return
+          yield* part(group, [queue], refusalFor(queue, error, since))
+          unknown = unknown.slice(at + 1)
+        }
+      }).pipe(Effect.scoped, Effect.ignore)
+
     /** Takes the blame of an attempt from the group to the queue that it belongs to. */
-    const onRefused = (group: Group, { failure, queue }: Refusal): Effect.Effect<AmqpConsumerFailed | undefined> => {
+    const onRefused = (
+      group: Group,
+      { failure, queue }: Refusal,
+      session: Session
+    ): Effect.Effect<AmqpConsumerFailed | undefined> => {
+      // It is ours, or nobody's to recover from.
+      if (isLeaving) return closed(group)
       if (group.members.length === 1) return Effect.succeed(failure)
       const { reason } = failure
       if (queue !== undefined) {
-        const others = reason._tag === "AmqpConnectionError" ? failure : undefined
-        return Effect.as(part(group, [queue], failure), others)
+        const parted = part(group, [queue], failure)
+        return reason._tag === "AmqpConnectionError"
+          ? Effect.as(parted, failure)
+          : Effect.as(Effect.andThen(parted, sift(group, session)), undefined)
       }
       if (reason._tag !== "AmqpChannelClosed" || !isSoft(reason.cause)) return Effect.succeed(failure)
       // It is one of them, nobody knows which: the halves try for themselves.
@@ -274,7 +325,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
             // A failure to stop is the channel's, of which an event tells.
             if (!sharedPrefetch) yield* Effect.ignore(attachment.stop)
             const refused = yield* sharedPrefetch ? renewShared(attachment) : subscribe(group, attachment, session)
-            if (refused !== undefined) return yield* onRefused(group, refused)
+            if (refused !== undefined) return yield* onRefused(group, refused, session)
           }
         }
         return undefined
@@ -287,35 +338,40 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const live = (group: Group, onStable: () => void): Effect.Effect<AmqpConsumerFailed | undefined> =>
       Effect.gen(function*() {
         yield* sweep
-        if (isLeaving) return yield* Effect.map(connection.closed, failedIn(group.members, "channel"))
-        yield* options.prepare
-        const scope = yield* Scope.fork(channels)
+        if (isLeaving) return yield* closed(group)
+        // It may wait to try again.
+        yield* Effect.raceFirst(options.prepare, Effect.flatMap(closed(group), Effect.fail))
         const { session } = yield* Effect.mapError(opened, failedIn(group.members, "channel"))
+        const scope = yield* Scope.fork(channels)
         const open = yield* openChannelOn(session, ending).pipe(
           Scope.provide(scope),
-          Effect.mapError(failedIn(group.members, "channel"))
+          Effect.mapError(failedIn(group.members, "channel")),
+          // What stays in the scope keeps the whole session.
+          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
         )
         const events = yield* Queue.unbounded<Event>()
         buffer.moveTo(session)
         const attachment = new Attachment(open, buffer, (event) => Queue.offerUnsafe(events, event))
         attachments.set(attachment, scope)
         if (isLeaving) attachment.leave()
+        // From here on: a prefetch that changes while this subscribes would be lost.
+        group.events = events
         const refused = yield* subscribe(group, attachment, session)
         if (refused !== undefined) {
           yield* close(attachment)
-          return yield* onRefused(group, refused)
+          return yield* onRefused(group, refused, session)
         }
         const since = clock.currentTimeMillisUnsafe()
         attachment.release()
         group.epoch = session.epoch
         group.failure = undefined
-        group.events = events
         showStatus()
         const failure = yield* watch(group, attachment, session, events)
         group.events = undefined
         group.epoch = undefined
         if (attachment.hasDelivered || clock.currentTimeMillisUnsafe() - since >= stable) onStable()
         if (attachment.isSpent) yield* close(attachment)
+        else left.add(attachment)
         return failure
       }).pipe(Effect.catch(Effect.succeed))
 
@@ -329,6 +385,20 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     ): Effect.Effect<void> => {
       group.remove(members)
       return begin(new Group(members, failure))
+    }
+
+    /** Whether it was subscribed, and has lost its connection. */
+    const isLost = ({ failure }: Group): boolean =>
+      failure?.phase === "deliver" && failure.reason instanceof AmqpConnectionError
+
+    /** Those that have lost the same connection share a channel again: else each queue ends up with one of its own. */
+    const gather = (group: Group): void => {
+      if (!isLost(group)) return
+      for (const other of groups) {
+        if (!other.isWaiting || !isLost(other)) continue
+        group.members = [...group.members, ...other.members]
+        other.members = []
+      }
     }
 
     const begin = (group: Group): Effect.Effect<void> =>
@@ -353,12 +423,20 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
             const words = refusalOf(failure, group)
             refusals = words !== undefined && words === refusal ? refusals + 1 : 1
             refusal = words
-            const isFinal = refusals === equalRefusals || (failure.reason instanceof AmqpConnectionError && isOver())
+            const isClosed = failure.reason instanceof AmqpConnectionError && isOver()
+            // Not what happened to it meanwhile.
+            if (isClosed) failure = failedIn(group.members, failure.phase)(yield* connection.closed)
+            const isFinal = refusals === equalRefusals || isClosed
             step ??= yield* Schedule.toStep(options.recover)
             const delay = isFinal ? Option.none() : yield* delayOf(step(clock.currentTimeMillisUnsafe(), failure))
             if (Option.isNone(delay)) return yield* end(Effect.fail(failure))
             showStatus()
+            group.isWaiting = true
             yield* Effect.sleep(delay.value)
+            group.isWaiting = false
+            gather(group)
+            // It goes with another one.
+            if (group.members.length === 0) break
           }
           failure = yield* live(group, () => {
             step = undefined

@@ -332,7 +332,7 @@ export class ChannelState {
     if (this.mode === "tx") this.publishedInTx.push({ exchange, routingKey, properties, size: bytes.length })
     if (this.mode === "plain") this.repliesLeft = this.pending.length + 1
     if (!confirmed) return
-    this.confirms.add(waiter ?? { messageOf: () => message, onOutcome: () => {} })
+    this.confirms.add(waiter ?? { messageOf: () => message, onOutcome: () => {} }, exchange)
     this.host.expect(1)
   }
 

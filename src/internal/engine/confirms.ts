@@ -19,10 +19,12 @@ import { AmqpMessageReturned } from "../errors/publish.ts"
 import { refusedOf, traitsOf } from "./publishRefusal.ts"
 
 /**
- * Whether a publish provoked the end of its channel: it did, it is one of those that may have, or it did not. The end of
- * a connection is never more than `possible`: what else was on it is not known here.
+ * Whether a publish provoked the end of its channel: it did, it is one of those that may have, or it did not. `alike`: it
+ * would be refused in the same words now, but what they speak of (an exchange, a permission) may have been there when the
+ * broker came to it, and then it is stored. The end of a connection is never more than `possible`: what else was on it is
+ * not known here.
  */
-export type Blame = "own" | "possible" | "none"
+export type Blame = "own" | "alike" | "possible" | "none"
 
 /** What a publish failed with. */
 export type PublishOutcomeFailure =
@@ -52,6 +54,9 @@ const confirmed: PublishOutcome = { _tag: "Confirmed", count: 1 }
 
 /** Keeps the number of a publish whose waiter has given up. */
 const expired: PublishWaiter = { messageOf: () => undefined, onOutcome: () => {} }
+
+/** So many exchanges of a channel are remembered. */
+const maxFirsts = 1024
 
 /** The value of the reserved property for a publish. */
 export const pairingTag = (sequence: number): string => pairingPrefix + sequence.toString(36)
@@ -85,12 +90,17 @@ export class Confirms {
   latest = 0
   /** Publishes without an outcome. */
   unsettled = 0
+  /** Those of them that nobody waits for any more: they have waited for too long. */
+  private givenUp = 0
   /** So many unsettled publishes are enough: more of them should wait. */
   limit = Infinity
   /** The lowest number that may be unsettled. */
   private oldest = 1
   /** Up to here the broker has taken publishes: it has answered one of them, or what came behind. It takes them in order. */
   private taken = 0
+  /** The number of the first publish to each exchange. */
+  private readonly firsts = new Map<string, number>()
+  private lastExchange: string | undefined
   /** A ring of a power of two entries, indexed by the low bits of the number; small until somebody confirms (0.5 KiB). */
   private ring: Array<PublishWaiter | undefined> = [undefined]
   private readonly hooks: ConfirmsHooks
@@ -103,8 +113,16 @@ export class Confirms {
   }
 
   /** Takes the next number, once the publish has been encoded. */
-  add(waiter: PublishWaiter): void {
+  add(waiter: PublishWaiter, exchange = ""): void {
     const sequence = ++this.latest
+    if (exchange !== this.lastExchange) {
+      this.lastExchange = exchange
+      if (!this.firsts.has(exchange)) {
+        // Forgotten, one is taken for new.
+        if (this.firsts.size === maxFirsts) this.firsts.clear()
+        this.firsts.set(exchange, sequence)
+      }
+    }
     if (sequence - this.oldest >= this.ring.length) this.grow()
     this.ring[sequence & (this.ring.length - 1)] = waiter
     this.unsettled++
@@ -141,6 +159,7 @@ export class Confirms {
       const next = this.ring[sequence & mask]
       if (next === undefined) continue
       this.ring[sequence & mask] = undefined
+      if (next === expired) this.givenUp--
       if (next !== waiter) {
         this.confirm(waiter, count)
         count = 0
@@ -198,6 +217,7 @@ export class Confirms {
     const waiter = this.waiter(sequence)
     if (waiter === undefined) return
     this.ring[sequence & (this.ring.length - 1)] = undefined
+    if (waiter === expired) this.givenUp--
     this.hooks.settle(waiter, outcome)
     this.onSettled(1)
   }
@@ -206,7 +226,7 @@ export class Confirms {
     const mask = this.ring.length - 1
     this.unsettled -= count
     while (this.oldest <= this.latest && this.ring[this.oldest & mask] === undefined) this.oldest++
-    if (this.unsettled === 0) this.releaseIdle()
+    if (this.isIdle) this.releaseIdle()
     if (this.waiting.size === 0 || this.admitting) return
     this.admitting = true
     this.hooks.later(this.admit)
@@ -265,10 +285,19 @@ export class Confirms {
    * publish, whether or not that is known.
    */
   fail(cause: ChannelCloseCause, refused: ReadonlyArray<number>, suspected: boolean): void {
-    const own = new Set(refused)
+    const named = new Set(refused)
+    // What the broker has taken before and refuses now has changed: only the last of them is certain to be behind that.
+    const changes = cause?._tag === "AmqpNotFound" || cause?._tag === "AmqpAccessRefused"
+    const last = refused.at(-1)
+    const wasTaken = (sequence: number): boolean =>
+      (this.firsts.get(this.messageOf(sequence)?.exchange ?? "") ?? Infinity) <= this.taken
     const possible = new Set(suspected && refused.length === 0 ? this.suspects() : [])
+    const blameOf = (sequence: number): Blame => {
+      if (named.has(sequence)) return changes && sequence !== last && wasTaken(sequence) ? "alike" : "own"
+      return possible.has(sequence) ? "possible" : "none"
+    }
     for (const sequence of this.pending()) {
-      const blame = own.has(sequence) ? "own" : possible.has(sequence) ? "possible" : "none"
+      const blame = blameOf(sequence)
       this.resolve(sequence, { _tag: "ChannelClosed", sequence, cause, blame })
     }
     this.releaseIdle()
@@ -283,8 +312,10 @@ export class Confirms {
       const waiter = this.waiter(sequence)
       if (waiter === undefined || waiter === expired) continue
       this.ring[sequence & (this.ring.length - 1)] = expired
+      this.givenUp++
       this.hooks.later(() => waiter.onOutcome({ _tag: "TimedOut", sequence, timeoutMillis }))
     }
+    if (this.isIdle) this.releaseIdle()
   }
 
   /** The numbers of the unsettled publishes, oldest first. */
@@ -299,6 +330,11 @@ export class Confirms {
   /** The message of an unsettled publish; `undefined` if nobody waits for it any more. */
   messageOf(sequence: number): Publish | undefined {
     return this.waiter(sequence)?.messageOf(sequence)
+  }
+
+  /** Whether every publish has its outcome. */
+  get isIdle(): boolean {
+    return this.unsettled === this.givenUp
   }
 
   /** Calls back once, when every publish has its outcome. */

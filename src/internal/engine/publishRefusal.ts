@@ -65,8 +65,9 @@ const isRefusedThere = (spoken: Spoken, { exchange, routingKey }: PublishTraits)
   if (topic !== undefined) {
     return begins(spoken, `${topic}${routingKey}' in `) && (spoken.isCut || spoken.text.includes(`${name} in vhost '`))
   }
-  // Other brokers have other words for it.
-  return spoken.text.includes(`exchange ${name}`) || (spoken.isCut && begins(spoken, `no exchange ${name}`))
+  // Other brokers have other words for it. It may be cut inside of the name.
+  const at = spoken.isCut ? spoken.text.lastIndexOf("exchange '") : -1
+  return spoken.text.includes(`exchange ${name}`) || (at >= 0 && `exchange ${name}`.startsWith(spoken.text.slice(at)))
 }
 
 /** What 406 says of a message: what is wrong with it comes first. */

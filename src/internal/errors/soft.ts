@@ -51,7 +51,11 @@ const refusedAccess: ReadonlyArray<Advice> = [
     /in exclusive use|exclusive consumer/,
     "Another consumer has the queue for itself: wait for its end, or consume without exclusive on both sides"
   ),
-  about(/name ''|default exchange|system|internal/, "The name belongs to the broker: use one of your own"),
+  about(
+    /internal exchange/,
+    "It takes messages from the exchanges that are bound to it only: publish to one of those, or declare it without internal"
+  ),
+  about(/name ''|default exchange|system/, "The name belongs to the broker: use one of your own"),
   about(/returned an error/, "What the broker asks about permissions has failed: see the broker's log")
 ]
 
@@ -62,6 +66,8 @@ const preconditions: ReadonlyArray<Advice> = [
   about(/message size|larger than/, "Send a smaller message, or have the broker allow larger ones (max_message_size)"),
   about(/user_id/, "Leave userId out, or give the name of the user who is logged in"),
   about(/header/, "Correct the headers: CC and BCC are arrays of texts"),
+  about(/reply consumer already set/, "Have one consumer of amq.rabbitmq.reply-to on a channel, or another channel"),
+  about(/reply consumer cannot acknowledge/, "Consume from amq.rabbitmq.reply-to with noAck"),
   about(/reply consumer/, "Consume from amq.rabbitmq.reply-to on the same channel, before publishing"),
   about(/not empty/, "Delete it when it is empty, or without ifEmpty"),
   about(/in use/, "Delete it when nobody uses it, or without ifUnused"),
@@ -69,8 +75,8 @@ const preconditions: ReadonlyArray<Advice> = [
   about(/replica on the local node/, "Connect to a node that has a replica, or wait for it"),
   about(/prefetch/, "Set a prefetch before consuming (qos)"),
   about(/confirm mode|tx mode|not transactional/, "Use a channel for confirms or for transactions, not for both"),
-  about(/invalid (arg|property|type|value)|unknown|Exceeded max/i, "Correct the options"),
   [(_, operation) => operation === "basic.publish", "Correct the message"],
+  about(/invalid (arg|property|type|value)|unknown|Exceeded max/i, "Correct the options"),
   [
     (words, operation) => /inequivalent/.test(words) || /declare/.test(operation),
     "Compare the options with what the broker already holds"

@@ -26,15 +26,19 @@ export const says = (replyText: string, pattern: RegExp): boolean => pattern.tes
 /** Whether the broker waited too long for an acknowledgement: the one 406 that speaks of time. */
 export const isLateAck = ({ replyText }: SoftParts): boolean => says(replyText, /timed out/)
 
+/** A text about a queue that was cut off in its name: of 403 and 404, those that begin so speak of its state. */
+const isCutQueue = (replyText: string): boolean => /^[A-Z_]+ - queue '.*\.\.\.$/s.test(replyText)
+
 /** Another consumer has the queue for itself: perhaps our own of a connection whose loss the broker has not noticed. */
-export const isInUse = ({ replyText }: SoftParts): boolean => says(replyText, /in exclusive use|exclusive consumer/)
+export const isInUse = ({ replyText }: SoftParts): boolean =>
+  says(replyText, /in exclusive use|exclusive consumer/) || isCutQueue(replyText)
 
 /** The queue is there, what serves it is not: its node is down, its process has crashed, its leader changes or is slow. */
 export const isAway = ({ replyText }: SoftParts): boolean =>
   says(
     replyText,
     /home node|is down|inaccessible|not running|stopped by supervisor|crashed|failed to perform operation|timeout/
-  )
+  ) || isCutQueue(replyText)
 
 /** A limit on queues or exchanges. */
 export const limitReached = /(\(\d+\)|limit of \d+) is reached$/

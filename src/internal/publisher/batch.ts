@@ -9,7 +9,7 @@ import type { Publish } from "../codec/message.ts"
 import type { ChannelState } from "../engine/channelState.ts"
 import type { PublishOutcome, PublishWaiter } from "../engine/confirms.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
-import type { PublisherChannel } from "./channels.ts"
+import type { PublishTarget } from "./channels.ts"
 
 /** A message of a batch that was not confirmed. */
 export interface BatchFailure {
@@ -19,6 +19,8 @@ export interface BatchFailure {
   readonly error: PublishError
   /** Whether the message may be what the broker did not like: sent again, it goes alone. */
   readonly isQuestioned: boolean
+  /** Whether it would be refused if it were sent again, though it may be stored. */
+  readonly isRefused: boolean
 }
 
 /** Messages that were published one behind the other, on one channel: one waiter for all of them. */
@@ -57,14 +59,15 @@ class Run implements PublishWaiter {
       message,
       error: publishFailure(message, outcome),
       isQuestioned: outcome._tag === "MaybeReturned" ||
-        (outcome._tag === "ChannelClosed" && outcome.blame === "possible")
+        (outcome._tag === "ChannelClosed" && outcome.blame === "possible"),
+      isRefused: outcome._tag === "ChannelClosed" && outcome.blame === "alike"
     })
   }
 }
 
 /** A batch that messages are added to. */
 export class PublishBatch {
-  private readonly channel: PublisherChannel
+  private readonly channel: PublishTarget
   /** Messages that were added. */
   private size = 0
   /** Messages that are written and have no outcome. */
@@ -72,7 +75,7 @@ export class PublishBatch {
   private failures: Array<BatchFailure> = []
   private readonly watchers = new Set<() => void>()
 
-  constructor(channel: PublisherChannel) {
+  constructor(channel: PublishTarget) {
     this.channel = channel
   }
 
@@ -96,7 +99,13 @@ export class PublishBatch {
           onFailure: (error) =>
             Effect.sync(() =>
               this.fail(
-                messages.slice(i).map((message, j) => ({ index: first + i + j, message, error, isQuestioned: false }))
+                messages.slice(i).map((message, j) => ({
+                  index: first + i + j,
+                  message,
+                  error,
+                  isQuestioned: false,
+                  isRefused: false
+                }))
               )
             )
         })
@@ -111,7 +120,7 @@ export class PublishBatch {
       } catch (error) {
         if (!(error instanceof AmqpEncodeError)) throw error
         run = undefined
-        this.fail([{ index: first + i, message, error, isQuestioned: false }])
+        this.fail([{ index: first + i, message, error, isQuestioned: false, isRefused: false }])
       }
     }
     return Effect.void

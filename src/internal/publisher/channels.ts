@@ -17,7 +17,7 @@ import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { OpenChannel } from "../channel/channel.ts"
-import { type ClosedError, confirmsIdle } from "../channel/requests.ts"
+import { type ClosedError, confirmsIdle, contentGate, takesContent } from "../channel/requests.ts"
 import { openChannel } from "../connection/openChannel.ts"
 import { type AmqpConnection, internals } from "../connection/service.ts"
 import { clientFailed } from "../connection/supervisor.ts"
@@ -29,12 +29,29 @@ import { firstDelay } from "../time/backoff.ts"
 /** What is sent alone is waited for so long before the next is. */
 const patience = "1 second"
 
+/** Where messages go. */
+export interface PublishTarget {
+  /** The channel, if it is open. */
+  readonly open: ChannelState | undefined
+  /** Waits until there is one. */
+  readonly opened: Effect.Effect<void, ClosedError>
+}
+
+/** Where messages go one at a time. */
+export interface AloneChannel extends PublishTarget {
+  readonly alone: (publish: Effect.Effect<void>, settled: Effect.Effect<void>) => Effect.Effect<void>
+}
+
 /** The present channel, if there is one, and the wait for the next. */
-export class PublisherChannel {
+export class PublisherChannel implements AloneChannel {
   private state: ChannelState | undefined
   private next = Deferred.makeUnsafe<void, ClosedError>()
   /** Set for good. */
   private ended: ClosedError | undefined
+  /** Whether the last attempt to open one was refused. */
+  isRefused = false
+  /** Set while one message has the channel to itself. */
+  private held: Deferred.Deferred<void> | undefined
   private readonly connection: AmqpConnection
   /** Fails when the connection has been away for too long. */
   private readonly disconnected: Effect.Effect<never, AmqpConnectionError>
@@ -44,15 +61,23 @@ export class PublisherChannel {
     this.disconnected = Effect.forever(Effect.flatMap(connection[internals]().session, ({ ended }) => ended))
   }
 
-  /** The channel, if it is open. */
+  /** The channel, if it is open to everybody. */
   get open(): ChannelState | undefined {
+    return this.held === undefined ? this.present : undefined
+  }
+
+  private get present(): ChannelState | undefined {
     return this.ended === undefined && this.state?.isClosed === false ? this.state : undefined
   }
 
   /** Waits until there is a channel; without a connection as long as its `waitTimeout` allows. */
-  readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
+  readonly opened: Effect.Effect<void, ClosedError> = Effect.suspend(() =>
+    this.held === undefined ? this.appeared : Effect.andThen(Deferred.await(this.held), this.opened)
+  )
+
+  private readonly appeared: Effect.Effect<void, ClosedError> = Effect.suspend(() => {
     if (this.ended !== undefined) return Effect.fail(this.ended)
-    if (this.open !== undefined) return Effect.void
+    if (this.present !== undefined) return Effect.void
     return Effect.raceFirst(Deferred.await(this.next), this.disconnected)
   })
 
@@ -66,7 +91,49 @@ export class PublisherChannel {
    * A confirm that takes its time (a queue that is not available) holds them up for a moment only; a refusal does not.
    */
   alone(publish: Effect.Effect<void>, settled: Effect.Effect<void>): Effect.Effect<void> {
-    return aloneOn(this.connection).withPermit(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+    return this.turn(Effect.andThen(publish, Effect.timeoutOption(settled, patience)))
+  }
+
+  /** Room is waited for before it is anybody's turn: confirms that do not come hold up nobody else. */
+  private turn(send: Effect.Effect<unknown>): Effect.Effect<void> {
+    const full = (): ChannelState | undefined => {
+      const { present } = this
+      return present !== undefined && !takesContent(present) ? present : undefined
+    }
+    return Effect.suspend(() => {
+      const state = full()
+      if (state !== undefined) return Effect.flatMap(contentGate(state), () => this.turn(send))
+      const sent = Effect.suspend(() => full() === undefined ? Effect.as(send, true) : Effect.succeed(false))
+      return Effect.flatMap(
+        aloneOn(this.connection).withPermit(sent),
+        (isSent) => isSent ? Effect.void : this.turn(send)
+      )
+    })
+  }
+
+  /** This channel for what is sent alone, where there is no second one: others wait until it has its outcome. */
+  get forOne(): AloneChannel {
+    const present = () => this.present
+    const hold = Effect.sync(() => {
+      this.held = Deferred.makeUnsafe()
+    })
+    const letGo = Effect.sync(() => {
+      if (this.held !== undefined) Deferred.doneUnsafe(this.held, Effect.void)
+      this.held = undefined
+    })
+    return {
+      get open() {
+        return present()
+      },
+      opened: this.appeared,
+      alone: (publish, settled) => {
+        const send = Effect.timeoutOption(this.idle, patience).pipe(
+          Effect.andThen(publish),
+          Effect.andThen(Effect.timeoutOption(settled, patience))
+        )
+        return this.turn(Effect.acquireUseRelease(hold, () => send, () => letGo))
+      }
+    }
   }
 
   /** Waits until all that is on its way has its outcome; there may be confirms to come while the channel closes. */
@@ -77,11 +144,13 @@ export class PublisherChannel {
   /** Lets everybody use this channel. */
   replace(state: ChannelState): void {
     this.state = state
+    this.isRefused = false
     this.release(Effect.void)
   }
 
   /** The broker, or the connection, has no channel for us: those who wait learn why, later ones wait. */
   refuse(error: ClosedError): void {
+    this.isRefused = true
     this.release(Effect.fail(error))
   }
 
@@ -181,7 +250,7 @@ export interface PublisherChannels {
   /** For all that is sent. */
   readonly main: PublisherChannel
   /** For what is in question; opened when it is first asked for. The main one where the connection has no number left. */
-  readonly questioned: Effect.Effect<PublisherChannel>
+  readonly questioned: Effect.Effect<AloneChannel>
   /** Waits until all that is on its way has its outcome. */
   readonly idle: Effect.Effect<void>
 }
@@ -211,13 +280,16 @@ export const make = (
       second = new PublisherChannel(connection)
       return Effect.as(Scope.provide(keep(connection, second, options), scope), second)
     }))
-    const questioned = Effect.flatMap(kept, (own) =>
-      Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main }))
+    const questioned = Effect.flatMap(kept, (own): Effect.Effect<AloneChannel> =>
+      own === main
+        ? Effect.succeed(main)
+        // It goes on trying; nobody waits for that.
+        : own.isRefused
+        ? Effect.succeed(main.forOne)
+        : Effect.match(own.opened, { onSuccess: () => own, onFailure: () => main.forOne }))
     return {
       main,
       questioned,
-      idle: Effect.suspend(() =>
-        Effect.andThen(main.idle, second?.idle ?? Effect.void)
-      )
+      idle: Effect.suspend(() => Effect.andThen(main.idle, second?.idle ?? Effect.void))
     }
   })

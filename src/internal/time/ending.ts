@@ -2,8 +2,9 @@
  * How long the end of things on a connection may take: one bound for all that ends together.
  *
  * A scope ends its parts one after the other, and none of them knows of the rest. So the bound belongs to the connection:
- * the first part that ends begins an *ending*, and what ends right after it shares its time. Whatever opens a channel, or
- * a second without an end, says that the next part ends for itself.
+ * the first part that ends begins an *ending*, and what ends right after it shares its time. What counts is the time in which
+ * somebody waits for the broker: one that answers can end as many as come. A part that was opened after an ending began does
+ * not belong to it: it has the whole time for itself, and begins the next one where nobody waits.
  *
  * It bounds waits and sends nothing. Interrupting what it bounds must be safe.
  *
@@ -17,79 +18,113 @@ import type * as Option from "effect/Option"
 /** What ends within so many milliseconds after another end belongs to it; a scope's own finalizers may come between. */
 const together = 1000
 
+/** When something was opened, in the order of openings; 0 belongs to every ending. */
+export type Part = number
+
+/** A time that several may spend at once, in milliseconds. */
+class Spending {
+  private spent = 0
+  private spenders = 0
+  private since = 0
+
+  get isGoingOn(): boolean {
+    return this.spenders > 0
+  }
+
+  /** What was spent by those who are done. */
+  get done(): number {
+    return this.spent
+  }
+
+  /** What was spent until now. */
+  until(now: number): number {
+    return this.isGoingOn ? this.spent + now - this.since : this.spent
+  }
+
+  begin(now: number): void {
+    if (this.spenders++ === 0) this.since = now
+  }
+
+  end(now: number): void {
+    if (--this.spenders === 0) this.spent += now - this.since
+  }
+
+  giveBack(millis: number): void {
+    this.spent = Math.max(0, this.spent - millis)
+  }
+}
+
 /** The present ending of a connection. */
 export class Ending {
   private readonly clock: Clock.Clock
   /** Milliseconds. */
   private readonly timeout: number
-  private begun = -Infinity
+  private opens: Part = 0
+  /** The last part that belongs to the present ending. */
+  private latestPart: Part = 0
   private latest = -Infinity
-  /** Waits under way, and those of them that wait for handlers. */
-  private waits = 0
-  private drains = 0
-  private drainsBegun = 0
-  /** Milliseconds of this ending in which handlers were waited for; they do not count for `timeout`. */
-  private drained = 0
+  /** Waits for the broker. */
+  private waits = new Spending()
+  /** Waits for handlers. */
+  private drains = new Spending()
 
   constructor(clock: Clock.Clock, closeTimeout: Duration.Duration) {
     this.clock = clock
     this.timeout = Duration.toMillis(closeTimeout)
   }
 
-  /** A channel was opened: what ends from here on begins another ending, unless handlers at work opened it. */
-  opened(): void {
-    if (this.drains === 0) this.begun = -Infinity
+  /** Something was opened that will end. */
+  opened(): Part {
+    return ++this.opens
   }
 
-  private enter(): number {
-    const now = this.clock.currentTimeMillisUnsafe()
-    const isOver = this.waits === 0 && now - this.latest > together
-    if (isOver || this.begun === -Infinity) {
-      this.begun = now
-      this.drained = 0
-    }
-    this.waits++
-    return now
+  /** Whether a part that ends belongs to the present ending; begins one where there is none. */
+  private isShared(part: Part, now: number): boolean {
+    if (this.waits.isGoingOn || this.drains.isGoingOn) return part <= this.latestPart
+    const idle = now - this.latest
+    if (idle > together || part > this.latestPart) {
+      this.latestPart = this.opens
+      this.waits = new Spending()
+      this.drains = new Spending()
+    } else this.waits.giveBack(idle)
+    return true
   }
 
-  private leave(): number {
-    this.waits--
-    return this.latest = this.clock.currentTimeMillisUnsafe()
-  }
-
-  private readonly limited = <A, E, R>(
+  private limited<A, E, R>(
     effect: Effect.Effect<A, E, R>,
     millis: number,
-    leave: () => void
-  ): Effect.Effect<Option.Option<A>, E, R> =>
-    Effect.ensuring(
-      Effect.timeoutOption(Effect.interruptible(effect), Math.max(0, millis)),
-      Effect.sync(leave)
+    spending: Spending | undefined,
+    now: number
+  ): Effect.Effect<Option.Option<A>, E, R> {
+    const limited = Effect.timeoutOption(Effect.interruptible(effect), Math.max(0, millis))
+    if (spending === undefined) return limited
+    spending.begin(now)
+    return Effect.ensuring(
+      limited,
+      Effect.sync(() => spending.end(this.latest = this.clock.currentTimeMillisUnsafe()))
     )
+  }
 
   /** Waits for an effect, at most as long as `closeTimeout` leaves for this ending. */
-  within<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Option.Option<A>, E, R> {
+  within<A, E, R>(effect: Effect.Effect<A, E, R>, part: Part = 0): Effect.Effect<Option.Option<A>, E, R> {
     return Effect.suspend(() => {
-      const now = this.enter()
-      return this.limited(effect, this.begun + this.drained + this.timeout - now, () => this.leave())
+      const now = this.clock.currentTimeMillisUnsafe()
+      if (!this.isShared(part, now)) return this.limited(effect, this.timeout, undefined, now)
+      return this.limited(effect, this.timeout - this.waits.until(now), this.waits, now)
     })
   }
 
-  /**
-   * Waits for handlers at work, at most `drainTimeout`, less what others in this ending have waited for theirs.
-   */
+  /** Waits for handlers at work, at most `drainTimeout`, less what others in this ending have waited for theirs before. */
   drain<A, E, R>(
     effect: Effect.Effect<A, E, R>,
-    drainTimeout: Duration.Duration
+    drainTimeout: Duration.Duration,
+    part: Part
   ): Effect.Effect<Option.Option<A>, E, R> {
     return Effect.suspend(() => {
-      const now = this.enter()
-      if (this.drains++ === 0) this.drainsBegun = now
-      const spent = this.drained + now - this.drainsBegun
-      return this.limited(effect, Duration.toMillis(drainTimeout) - spent, () => {
-        const end = this.leave()
-        if (--this.drains === 0) this.drained += end - this.drainsBegun
-      })
+      const now = this.clock.currentTimeMillisUnsafe()
+      const millis = Duration.toMillis(drainTimeout)
+      if (!this.isShared(part, now)) return this.limited(effect, millis, undefined, now)
+      return this.limited(effect, millis - this.drains.done, this.drains, now)
     })
   }
 }

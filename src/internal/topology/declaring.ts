@@ -28,6 +28,7 @@ import {
 import { isTransient } from "../errors/transient.ts"
 import { AmqpEncodeError } from "../errors/value.ts"
 import { backoff } from "../time/backoff.ts"
+import type { Part } from "../time/ending.ts"
 import { AmqpTopologyError } from "./error.ts"
 import { dependenciesOf, describe, isPredefined, keyOf } from "./order.ts"
 import { queueNameIn, setQueueName } from "./queueNames.ts"
@@ -62,7 +63,8 @@ const together = 3
 
 const makeSend = (
   session: Session,
-  { declaring: running, ending }: Internals
+  { declaring: running, ending }: Internals,
+  part: Part
 ): Effect.Effect<Send, never, Scope.Scope> =>
   Effect.map(Effect.scope, (scope) => {
     const opening = Semaphore.makeUnsafe(1)
@@ -72,7 +74,7 @@ const makeSend = (
       Effect.gen(function*() {
         if (current !== undefined) yield* Scope.close(current.scope, Exit.void)
         const own = yield* Scope.fork(scope)
-        const open = yield* restore(Scope.provide(openPart(session, ending), own)).pipe(
+        const open = yield* restore(Scope.provide(openPart(session, ending, part), own)).pipe(
           Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
         )
         current = { open, scope: own }
@@ -174,8 +176,7 @@ const declareOn = (
 export const declareAll = (pass: Pass): Effect.Effect<Outcome, AmqpConnectionError> =>
   Effect.scoped(Effect.gen(function*() {
     const inner = pass.connection[internals]()
-    inner.ending.opened()
-    const send = yield* makeSend(pass.session, inner)
+    const send = yield* makeSend(pass.session, inner, inner.ending.opened())
     const failed: Array<AmqpTopologyError> = []
     const skipped: Array<AmqpTopologyError> = []
     /** Done when what the key stands for has been declared or given up. */
@@ -287,7 +288,7 @@ export const deleteAll = (
   pass: Pick<Pass, "connection" | "session" | "entities">
 ): Effect.Effect<void> =>
   Effect.scoped(Effect.gen(function*() {
-    const send = yield* makeSend(pass.session, pass.connection[internals]())
+    const send = yield* makeSend(pass.session, pass.connection[internals](), 0)
     yield* Effect.forEach(
       pass.entities.toReversed(),
       (entity) => Effect.ignore(send(Effect.flatMap((channel) => deleteOn(pass, channel, entity)))),

@@ -5,5 +5,5 @@
  */
 
 /** Whether this is the way to such a name. */
-export const isDirectReply = (exchange: string, routingKey: string): boolean =>
-  exchange === "" && routingKey.startsWith("amq.rabbitmq.reply-to.")
+export const isDirectReply = (exchange: string, routingKey: unknown): boolean =>
+  exchange === "" && typeof routingKey === "string" && routingKey.startsWith("amq.rabbitmq.reply-to.")
