@@ -26,8 +26,10 @@ const exportsOf = (file: string): ReadonlyMap<string, boolean> => {
       add(name, type === undefined && !item.startsWith("type "))
     }
   }
-  for (const [, specifier = ""] of text.matchAll(/^export type \* from "([^"]+)"/gm)) {
-    for (const [name, isValue] of exportsOf(Path.join(Path.dirname(file), specifier))) if (!isValue) add(name, false)
+  for (const [, type, specifier = ""] of text.matchAll(/^export (type )?\* from "([^"]+)"/gm)) {
+    for (const [name, isValue] of exportsOf(Path.join(Path.dirname(file), specifier))) {
+      if (type === undefined || !isValue) add(name, isValue)
+    }
   }
   return found
 }

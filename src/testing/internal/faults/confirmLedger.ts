@@ -12,7 +12,7 @@ export class ConfirmLedger {
   isAltered = false
   private sent = 0
   private stored = 0
-  /** In order of both. */
+  /** In the order of both numbers. */
   private readonly outstanding: Array<{ readonly client: number; readonly broker: number }> = []
 
   /** The client has published; `arrives`: the broker will know of it. */

@@ -71,7 +71,7 @@ export type Condition =
   | { readonly _tag: "Blocked"; readonly reason: string }
 
 /**
- * Connections do not come about: the next so many, or all until it is lifted.
+ * New connections are refused: the next so many, or all until it is lifted.
  *
  * @category faults
  * @since 0.1.0
@@ -194,8 +194,8 @@ export const consumerCancel = (
 export const unblocked: Incident = { _tag: "Unblocked" }
 
 /**
- * The broker says that it is short of a resource, and when that is lifted, that it is not any more. It takes what is
- * published all the same.
+ * The broker says that it is short of a resource. When the condition is lifted, it says that this is over. It still
+ * takes what is published.
  *
  * @category faults
  * @since 0.1.0
@@ -203,8 +203,8 @@ export const unblocked: Incident = { _tag: "Unblocked" }
 export const blocked = (reason = "low on memory"): Condition => ({ _tag: "Blocked", reason })
 
 /**
- * Nothing passes any more, not even that one side hangs up, and nobody is told. When that is lifted, connections that
- * have lost bytes are reset: nothing could be read on them any more.
+ * Nothing passes any more, not even the end of a connection, and nobody is told. When the condition is lifted,
+ * connections that have lost bytes are reset: nothing could be read on them any more.
  *
  * @category faults
  * @since 0.1.0
@@ -212,7 +212,7 @@ export const blocked = (reason = "low on memory"): Condition => ({ _tag: "Blocke
 export const halfOpen = (directions: Directions = "both"): Condition => ({ _tag: "HalfOpen", directions })
 
 /**
- * Every byte is on its way for so long. At most 1 MiB is.
+ * Every byte takes so long to arrive. At most 1 MiB is on its way in each direction.
  *
  * @category faults
  * @since 0.1.0
@@ -350,7 +350,10 @@ export type Subject<Name extends FrameName> = Name extends AmqpProtocol.MethodNa
 interface Which {
   /** The number of a connection, in the order in which they were dialled, from 1. Defaults to any. */
   readonly connection?: number | undefined
-  /** From which one on, counted for each connection since the fault was armed. Defaults to 1, the first. */
+  /**
+   * The fault strikes from this one on. Counted for each connection since the fault was armed. Defaults to 1, the
+   * first.
+   */
   readonly nth?: number | undefined
 }
 
@@ -364,7 +367,7 @@ interface WhichOnChannel extends Which {
  * @since 0.1.0
  */
 export interface FrameOptions<Name extends FrameName> extends WhichOnChannel {
-  /** Which of them; `nth` counts those of which it says `true`. */
+  /** Only frames for which it returns `true`. `nth` counts those alone. */
   readonly where?: ((subject: Subject<Name>) => boolean) | undefined
 }
 
@@ -408,7 +411,7 @@ export interface BytePoint {
 }
 
 /**
- * The confirm of one publish, whether it comes for itself or for several.
+ * The confirm of one publish, whether it comes alone or for several (`multiple`).
  *
  * @category points
  * @since 0.1.0
@@ -462,7 +465,7 @@ const frame = <Name extends FrameName>(
 ): FramePoint<Name> => ({ _tag: "Frame", direction, name, ...which, ...(where === undefined ? {} : { where }) })
 
 /**
- * Behind a frame and its content: what it causes has not begun.
+ * Behind a frame and its content, before anything comes of it.
  *
  * @category points
  * @since 0.1.0
@@ -483,7 +486,7 @@ export const bytes = (
 ): BytePoint => ({ _tag: "Bytes", direction, offset: positive("offset", offset), connection: options.connection })
 
 /**
- * The confirm of one publish, whether it comes for itself or for several.
+ * The confirm of one publish, whether it comes alone or for several (`multiple`).
  *
  * @category points
  * @since 0.1.0

@@ -1,8 +1,8 @@
 /**
  * Values of field tables as RabbitMQ compares them and as its reply texts print them.
  *
- * Methods arrive with plain values, so what the wire told apart is told apart no more: an integer counts as `signedint`
- * or `long` by its size alone, and a double or a float without a fraction counts as an integer.
+ * Methods arrive with plain values, which have lost some types of the wire: an integer counts as `signedint` or `long`
+ * by its size alone, and a double or a float without a fraction counts as an integer.
  *
  * @since 0.1.0
  */
@@ -49,7 +49,7 @@ const typeNames: { readonly [tag in Value["_tag"]]: string } = {
   Void: "void"
 }
 
-/** What RabbitMQ calls the type of a value that tells it. */
+/** What RabbitMQ calls the type of a tagged value. */
 export const taggedTypeName = (value: Value): string => typeNames[value._tag]
 
 /** Types within which values are compared; integers of any size are one. */
@@ -58,7 +58,9 @@ export const typeClass = (value: Plain): string => {
   return name === "signedint" || name === "long" ? "int" : name
 }
 
-/** A string that two values share if they are equal for RabbitMQ: text and bytes may be, integers and doubles too. */
+/**
+ * A string that is the same for values that RabbitMQ takes for equal. Text may equal bytes, and an integer a double.
+ */
 export const canonical = (value: Plain): string => {
   switch (typeof value) {
     case "string":
@@ -105,7 +107,7 @@ export const term = (value: Plain): string => {
 /** Where Erlang breaks a line. */
 const lineWidth = 80
 
-/** A text that ends with a tuple, as Erlang prints it: on several lines where one does not hold it. */
+/** A text that ends with a tuple, as Erlang prints it: on several lines where it does not fit on one. */
 export const withTuple = (text: string, ...items: ReadonlyArray<string | number | bigint>): string => {
   const tuple = `{${items.join()}}`
   if (text.length + tuple.length <= lineWidth) return text + tuple

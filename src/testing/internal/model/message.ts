@@ -16,7 +16,7 @@ export interface MessageFields {
   /** The exchange that it was published to last. */
   readonly exchange: string
   readonly routingKey: string
-  /** What `BCC` said, which no header tells any more: dead letters go by these keys, too. Defaults to none. */
+  /** The keys of the `BCC` header, which was removed: dead letters go by these keys, too. Defaults to none. */
   readonly blindKeys?: ReadonlyArray<string> | undefined
   /** The bytes of the content header, from the property flags on; the message's own, not a view of a chunk. */
   readonly properties: Uint8Array
@@ -59,12 +59,12 @@ export class Message implements MessageFields {
     })
   }
 
-  /** All properties, the one that clients hide too. Throws `AmqpDecodeError`: check on arrival. */
+  /** All properties, with the one that clients hide. Throws `AmqpDecodeError`, so it is checked on arrival. */
   get decoded(): Properties {
     return this.decoding ??= Result.getOrThrow(AmqpProtocol.decodeProperties(this.properties))
   }
 
-  // What queues ask of every message is answered by the property flags where the property is absent.
+  // Queues ask these of every message. Where the flags say that a property is absent, nothing is decoded.
 
   /** In milliseconds. */
   get expiration(): number | undefined {

@@ -4,7 +4,7 @@
  *
  * All of it is synchronous. A method of these interfaces changes the state and returns or throws a `Refusal`; it never
  * delivers. Queues that may now have something to deliver put themselves on the `Agenda`, which runs when the method
- * that is being handled has been answered: so `consume-ok` precedes the first delivery without anybody arranging it.
+ * that is being handled has been answered. That is why `consume-ok` precedes the first delivery.
  *
  * @since 0.1.0
  */
@@ -70,7 +70,7 @@ export interface Subscriber {
   readonly isReady: () => boolean
   /** Takes a delivery. Without `noAck` the entry is unsettled from now on, and comes back by the queue's `settle`. */
   readonly deliver: (entry: Entry) => void
-  /** The queue is gone, or gives up on it: tells the client (`basic.cancel`) and forgets it. */
+  /** The queue is gone, or has ended the consumer: tells the client (`basic.cancel`) and forgets it. */
   readonly cancelled: () => void
 }
 
@@ -89,7 +89,7 @@ export interface Taken {
   readonly remaining: number
 }
 
-/** A queue of any type. `storedQueue.ts` and `streamQueue.ts` have the implementations. */
+/** A queue of any type. `queues/stored.ts` and `queues/stream.ts` have the implementations. */
 export interface Queue {
   readonly name: string
   readonly type: QueueType
@@ -104,7 +104,7 @@ export interface Queue {
   readonly subscribers: ReadonlyArray<Subscriber>
   /** What is ready, in order, for inspection. */
   readonly entries: () => ReadonlyArray<Entry>
-  /** Takes a message; `false`: it did not, and says so to the publisher (`reject-publish`). */
+  /** Takes a message. `false`: it did not, and the publisher is told (`reject-publish`). */
   readonly publish: (message: Message) => boolean
   /** Takes the first message, for `basic.get`. With `noAck` it is settled at once. */
   readonly get: (noAck: boolean) => Taken | undefined
@@ -130,8 +130,7 @@ export interface Queue {
 export interface QueueHost {
   readonly vhost: string
   /**
-   * Publishes to an exchange as dead-lettering does, to those of its queues that `takes` says: an exchange that is not
-   * there drops the message.
+   * Publishes a dead letter, only to those queues for which `takes` holds. Without its exchange the message is dropped.
    */
   readonly republish: (message: Message, takes: (queue: string) => boolean) => void
   /** The queue has to go: unused for `x-expires`, or auto-delete and its last subscriber has left. */
@@ -173,7 +172,8 @@ export interface Vhost {
   /** The exchange of this name for `publish`: 404 where there is none, 403 where it is internal. */
   readonly exchange: (name: string) => Exchange
   /**
-   * Routes to queues and has them take it, as far as `exchange` has it. Understands `CC` and `BCC`, which it takes out.
+   * Routes a message, and has the queues take it. Refuses what `exchange` refuses. Follows `CC` and `BCC`, and removes
+   * `BCC`.
    */
   readonly publish: (message: Message) => Published
   /**
@@ -311,7 +311,7 @@ export interface TappedFrame {
   readonly frame: AmqpProtocol.Frame
 }
 
-/** The whole broker, synchronous: `internal/broker.ts`. */
+/** The whole broker, synchronous: `server/broker.ts`. */
 export interface Core {
   readonly timers: Timers
   readonly connections: ReadonlyMap<string, Connection>
@@ -345,9 +345,9 @@ export interface CoreOptions {
   /** `timers.next` has become earlier. */
   readonly onEarlier: () => void
   readonly emit: (event: BrokerEvent) => void
-  /** Something may have changed, and is as it will be until something comes from outside. */
+  /** A turn is over: nothing changes any more until something comes from outside. */
   readonly onTurn?: (() => void) | undefined
-  /** Absent: nobody watches, and frames are not decoded for it. May be set later. */
+  /** `undefined`: nobody watches, and frames are not decoded. Asked for each frame. */
   readonly tap: () => ((frame: TappedFrame) => void) | undefined
   /** In seconds; what `connection.tune` proposes. Defaults to 60. 0: none. */
   readonly heartbeatSeconds?: number | undefined

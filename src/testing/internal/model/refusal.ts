@@ -1,6 +1,6 @@
 /**
- * What the broker refuses, and with which words: thrown by whatever finds it out, and turned into a `channel.close` or a
- * `connection.close` by the connection, which adds the class and the method.
+ * What the broker refuses, and with which words. Whoever finds a fault throws a `Refusal`. The channel or the
+ * connection turns it into a `channel.close` or a `connection.close`, and adds the class and the method.
  *
  * The texts are RabbitMQ's, prefix included, because programs match on them.
  *
@@ -39,7 +39,7 @@ export const unexpectedFrame = refuse(505)
 export const notAllowed = refuse(530)
 /** What RabbitMQ says when one of its processes has crashed. */
 export const internalError = new Refusal({ replyCode: 541, replyText: "INTERNAL_ERROR" })
-/** Also for what RabbitMQ has and this broker has not: it never pretends. */
+/** Also for what RabbitMQ does and this broker does not: it never pretends. */
 export const notImplemented = refuse(540)
 
 /** A reply text, cut as RabbitMQ does it to what a short string holds. */

@@ -35,7 +35,7 @@ export interface Services extends Context {
   readonly replyAddresses: Map<string, (message: Message) => void>
   /** Whether a turn is under way. */
   readonly isBusy: () => boolean
-  /** Does something from outside: then what is on the agenda, then writes what there is to write. */
+  /** Does work that comes from outside, then what is on the agenda, then all writes. */
   readonly turn: (work: () => void) => void
   /** Lets queues deliver. */
   readonly deliver: () => void
@@ -58,7 +58,10 @@ export interface ChannelHost extends Owner {
   readonly isWritable: () => boolean
   readonly send: (channel: number, method: AmqpProtocol.Method<InputTable>) => void
   readonly sendContent: (channel: number, method: AmqpProtocol.ContentMethod, message: Message) => void
-  /** This has something to say once the client's present chunk is handled: so many bytes, as far as it counts. */
+  /**
+   * The channel has mail to read once the client's present chunk is handled. `size`: bytes that it will write, 0 by
+   * default.
+   */
   readonly posted: (channel: { readonly readMail: () => void }, size?: number) => void
   /** The number is free again. */
   readonly forget: (channel: number) => void

@@ -87,8 +87,8 @@ const addDeath = (earlier: ReadonlyArray<AmqpTable.Value>, info: Fields): Array<
 }
 
 /**
- * One of each queue and reason, in the opposite order. Those that a publisher has brought along may be more, and may lack
- * their counts.
+ * One death for each queue and reason, in the opposite order. A publisher may have sent several of one kind, or some
+ * without counts.
  */
 const grouped = (deaths: ReadonlyArray<Fields>): ReadonlyArray<Fields> => {
   if (deaths.length <= 1) return deaths

@@ -4,13 +4,13 @@
  * @since 0.1.0
  */
 import type { Context, Queue, QueueHost } from "../model/model.ts"
-import type { QueueDefinition } from "./queueDefinition.ts"
-import { StoredQueue } from "./storedQueue.ts"
-import { StreamQueue } from "./streamQueue.ts"
+import type { QueueDefinition } from "./definition.ts"
+import { StoredQueue } from "./stored.ts"
+import { StreamQueue } from "./stream.ts"
 
-export type { QueueDefinition } from "./queueDefinition.ts"
+export type { QueueDefinition } from "./definition.ts"
 
-/** A new queue, which has none of what another of its name may have had. */
+/** A new queue, which is empty. */
 export const makeQueue = (context: Context, host: QueueHost, definition: QueueDefinition): Queue => {
   const Type = definition.type === "stream" ? StreamQueue : StoredQueue
   return new Type(context, host, definition)

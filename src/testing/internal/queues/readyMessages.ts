@@ -1,8 +1,8 @@
 /**
- * The messages of a queue that are ready, in the order in which they go: by priority, and within a priority by rank.
+ * The messages of a queue that are ready, in the order in which they are delivered: by priority, then by rank.
  *
- * The first one comes out in constant time, and so does a new one go in. One that comes back is put between the others
- * that came back: all of them go before those that were never out.
+ * To take the first and to add a new one takes constant time. A message that comes back is put by its rank among those
+ * that came back. All of these go before those that were never out.
  *
  * @since 0.1.0
  */
@@ -56,7 +56,7 @@ class Fifo<A> {
     const first = this.items[this.start]
     if (first === undefined) return undefined
     this.start++
-    // What is before the start is let go when it is half of it all: one copy per message at most.
+    // Items before the start are let go when they are half of all: one copy per message at most.
     if (this.start * 2 >= this.items.length) {
       this.items = this.items.slice(this.start)
       this.start = 0
@@ -148,7 +148,7 @@ export class ReadyMessages {
 
   /** Puts messages that were out where their ranks say, before all that never were. */
   restore(entries: ReadonlyArray<StoredEntry>): void {
-    // From the highest rank on, each of many goes to the end of what came back: no place has to be made.
+    // From the highest rank down, each one goes to the end of what came back: nothing has to move.
     for (const entry of entries.toSorted((a, b) => b.rank - a.rank)) {
       this.laneOf(entry).restore(entry)
       this.added(entry)

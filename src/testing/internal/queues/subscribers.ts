@@ -1,8 +1,8 @@
 /**
- * The consumers of a queue, and whose turn it is: the ones of the highest priority first, in turn among equals, and never
- * one that is not ready.
+ * The consumers of a queue, and whose turn it is: those of the highest priority first, equals in turn, and only those
+ * that are ready.
  *
- * One that was found not ready waits aside, and is behind its equals when it is ready again.
+ * One that is not ready leaves the line. When it is ready again it comes behind its equals.
  *
  * @since 0.1.0
  */
@@ -11,9 +11,9 @@ import type { Subscriber } from "../model/model.ts"
 /** Consumers with their turns. */
 export class Subscribers {
   private readonly members: Array<Subscriber> = []
-  /** Those whose turn comes, in order. */
+  /** Consumers in the order of their turns. */
   private readonly line: Array<Subscriber> = []
-  /** Those that were found not ready, in the order in which they were. */
+  /** Consumers that were found not ready, in that order. */
   private waiting: Array<Subscriber> = []
 
   /** In the order in which they came. */
@@ -33,14 +33,14 @@ export class Subscribers {
     return remove(this.members, subscriber)
   }
 
-  /** Gives all there were by their tags, which is how RabbitMQ's channels hear that a queue is gone. */
+  /** Removes all, and gives them by their tags: in this order RabbitMQ's channels hear that a queue is gone. */
   clear(): Array<Subscriber> {
     this.line.length = 0
     this.waiting = []
     return this.members.splice(0).sort((one, other) => one.tag < other.tag ? -1 : 1)
   }
 
-  /** The first in line, ready or not, whose turn is not taken. */
+  /** The first in line, ready or not. It keeps its turn. */
   get first(): Subscriber | undefined {
     return this.line[0]
   }
@@ -54,7 +54,7 @@ export class Subscribers {
     for (const one of ready) this.enqueue(one)
   }
 
-  /** Whose turn it is, which it thereby has had; `undefined`: nobody's. */
+  /** Takes the next turn. `undefined`: nobody is ready. */
   next(): Subscriber | undefined {
     for (let first = this.line.shift(); first !== undefined; first = this.line.shift()) {
       if (first.isReady()) {
@@ -66,7 +66,7 @@ export class Subscribers {
     return undefined
   }
 
-  /** Takes it out of the line if it is not ready any more, before its next turn. */
+  /** Takes a consumer that is not ready any more out of the line, before its next turn. */
   rest(subscriber: Subscriber): void {
     if (!subscriber.isReady() && remove(this.line, subscriber)) this.waiting.push(subscriber)
   }

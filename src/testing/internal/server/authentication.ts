@@ -1,5 +1,5 @@
 /**
- * Who a client is, and what the broker says of itself: the first half of a connection's opening.
+ * Who a client is, and what the broker says of itself.
  *
  * There are PLAIN and AMQPLAIN. EXTERNAL needs certificates, which this broker does not look at.
  *
@@ -11,8 +11,8 @@ import { utf8Decode } from "../../../internal/codec/wire.ts"
 import type { User } from "../model/model.ts"
 
 /**
- * What `connection.start` says: RabbitMQ's name, version and capabilities, because clients and their tests go by them;
- * what it really is says `information`.
+ * What `connection.start` says: RabbitMQ's name, version and capabilities, because clients and their tests depend on
+ * them. `information` says what it really is.
  */
 export const serverProperties: AmqpTable.InputTable = {
   capabilities: {

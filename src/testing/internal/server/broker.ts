@@ -1,8 +1,8 @@
 /**
  * The broker as a whole: its connections, vhosts and users, alarms, and the order in which things are done.
  *
- * Everything that comes from outside is one turn: the work itself, then whatever queues can deliver, then what is to be
- * written, each connection's in one piece. A turn that begins inside of another one is done behind it.
+ * Everything that comes from outside is one turn: the work itself, then the deliveries of queues, then one write for
+ * each connection. A turn that begins inside another one is done after it.
  *
  * @since 0.1.0
  */
@@ -20,12 +20,12 @@ const maxGenerations = 100
 
 const halfHour = 30 * 60 * 1000
 
-/** What a client is that comes while the broker is stopped: its link is reset already. */
+/** The peer of a client that connects while the broker is stopped. Its link is reset already. */
 const nobody: Peer = { receive: () => true, drained: () => {}, closed: () => {} }
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-/** 22 characters, as RabbitMQ's names have them; different each time, and the same in each run. */
+/** 22 characters, as in RabbitMQ's names. No two names are the same, but each run gives the same names. */
 const makeNames = (): (prefix: string) => string => {
   let state = 0x9e37_79b9
   let count = 0
@@ -126,7 +126,7 @@ class BrokerCore implements Core, Services {
         left = this.letters.length
         if (left === 0) return
         generations++
-        // Dead letters may turn in a circle for ever, as they do in RabbitMQ: whoever shares the thread goes on meanwhile.
+        // As in RabbitMQ, dead letters may go in a circle for ever. Others on this thread get their turn in between.
         if (generations > maxGenerations) {
           this.timers.after(1, () => {})
           return
@@ -146,7 +146,7 @@ class BrokerCore implements Core, Services {
     for (const writer of this.writers) {
       this.writers.delete(writer)
       writer.flush()
-      // There may be room again: more of the same is behind the other connections.
+      // There may be room again. What queues deliver now is written after the other connections.
       this.deliver()
     }
   }

@@ -1,82 +1,71 @@
 /**
- * The broker's side of one channel: every method of the classes channel, basic, confirm and tx; those of exchanges and
- * queues are in `serverEntities.ts`.
+ * The broker's side of one channel: how it opens and closes, settlements, publishes and transactions. `entities.ts`
+ * has the methods of exchanges and queues, `deliveries.ts` what the channel delivers.
  *
- * It checks what the channel's state allows; what an exchange or a queue has to say is theirs. As in
- * RabbitMQ, `immediate`, a prefetch size, a stopped flow and recovery without requeueing are refused with 540, `no-local`
- * is ignored, and channels are never told to stop (`channel.flow`).
+ * It checks what the state of the channel allows. Exchanges and queues check the rest. As in RabbitMQ, `immediate`, a
+ * stopped flow and recovery without requeueing are refused with 540, and channels are never told to stop
+ * (`channel.flow`).
  *
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import { Message } from "../model/message.ts"
-import type { Channel, Entry, Outcome, Owner, Published, Reply } from "../model/model.ts"
+import type { Channel, Outcome, Published, Reply } from "../model/model.ts"
 import {
   channelError,
   closeFields,
   commandInvalid,
-  internalError,
-  notAllowed,
   notImplemented,
   preconditionFailed,
   Refusal
 } from "../model/refusal.ts"
 import type { ChannelHost, Services } from "../model/services.ts"
 import { addressed } from "../vhost/addressing.ts"
-import { checkConsumerArguments } from "../vhost/arguments.ts"
-import { ChannelMail } from "./channelMail.ts"
 import type { ChannelFrame } from "./clientFrame.ts"
 import { type PublishOutcome, ServerConfirms } from "./confirms.ts"
-import { Consumer, type ConsumerHost, Consumers } from "./consumers.ts"
+import { ServerDeliveries } from "./deliveries.ts"
 import { ServerEntities } from "./entities.ts"
 import { type Command, Incoming, type IncomingContent } from "./incoming.ts"
+import { ChannelMail } from "./mail.ts"
 import { checkProperties, checkSize, decodeStrictly } from "./publishing.ts"
-import { Replies, replyTo } from "./replies.ts"
-import { type Delivery, type Place, Unsettled } from "./unsettled.ts"
+import { replyTo } from "./replies.ts"
+import { Transaction } from "./transaction.ts"
+import type { Place } from "./unsettled.ts"
 
-/** What `tx.commit` will do. */
-interface Transaction {
-  readonly publishes: Array<() => PublishOutcome>
-  readonly settlements: Array<{ readonly deliveries: ReadonlyArray<Delivery>; readonly outcome: Outcome }>
-}
-
-const emptyTransaction = (): Transaction => ({ publishes: [], settlements: [] })
-
-export class ServerChannel implements Channel, ConsumerHost {
+export class ServerChannel implements Channel {
   readonly number: number
-  readonly owner: Owner
-  readonly agenda: Services["agenda"]
   private readonly host: ChannelHost
   private readonly services: Services
   private readonly incoming = new Incoming()
   private readonly confirms = new ServerConfirms((method) => this.send(method))
   private readonly mail: ChannelMail
-  private readonly replies: Replies
   private readonly entities: ServerEntities
-  private readonly subscriptions: Consumers
-  private readonly pending: Unsettled
+  private readonly deliveries: ServerDeliveries
   private readonly place: Place
-  /** `closing`: one side has closed it; everything is ignored until that is answered. */
+  /** `closing`: one side has closed the channel. Everything is ignored until the other has answered. */
   private state: "starting" | "open" | "closing" | "closed" = "starting"
-  /** The client has closed it, which is answered when everything else is that it has sent in one piece. */
+  /** The client has closed the channel. It gets the answer after all others to what it has sent in one piece. */
   private isLeaving = false
-  private nextDelivery = 1
   private transaction: Transaction | undefined
-  /** Queues have not yet confirmed what was committed: nothing else may be asked meanwhile. */
+  /** Queues have not confirmed the commit yet. Until they have, the client may ask nothing else. */
   private isCommitting = false
 
   constructor(number: number, host: ChannelHost, services: Services) {
     this.number = number
     this.host = host
-    this.owner = host
     this.services = services
-    this.agenda = services.agenda
     this.place = { connection: host.name, channel: number }
-    this.subscriptions = new Consumers(services.agenda)
-    this.pending = new Unsettled(services, this.place, this.subscriptions, (refusal) => this.refuse(refusal, undefined))
     this.mail = new ChannelMail((size) => host.posted(this, size))
     this.entities = new ServerEntities(host, services.replyAddresses)
-    this.replies = new Replies(services.replyAddresses, () => services.generateName(`${replyTo}.`))
+    this.deliveries = new ServerDeliveries({
+      number,
+      host,
+      services,
+      mail: this.mail,
+      named: (queue) => this.entities.named(queue),
+      isOpen: () => this.state === "open",
+      onTimeout: (refusal) => this.refuse(refusal, undefined)
+    })
   }
 
   // ---------------------------------------------------------------------------
@@ -92,21 +81,21 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   get prefetch(): number {
-    return this.subscriptions.prefetch
+    return this.deliveries.consumers.prefetch
   }
 
   get globalPrefetch(): number {
-    return this.subscriptions.globalPrefetch
+    return this.deliveries.consumers.globalPrefetch
   }
 
-  /** What has not been settled for good, by the queues' reckoning. */
+  /** What queues take for unsettled. That includes deliveries whose settlement is not committed yet. */
   get unsettled(): Channel["unsettled"] {
-    const uncommitted = this.transaction?.settlements.flatMap(({ deliveries }) => deliveries) ?? []
-    return [...uncommitted, ...this.pending.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
+    const uncommitted = this.transaction?.uncommitted ?? []
+    return [...uncommitted, ...this.deliveries.unsettled.all].sort((a, b) => a.deliveryTag - b.deliveryTag)
   }
 
   get consumers(): Channel["consumers"] {
-    return this.subscriptions.all.map((subscriber) => ({ subscriber, queue: subscriber.queue }))
+    return this.deliveries.consumers.all.map((subscriber) => ({ subscriber, queue: subscriber.queue }))
   }
 
   close(reply: Reply): void {
@@ -116,10 +105,10 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   cancelConsumer(consumerTag: string): boolean {
-    const consumer = this.subscriptions.get(consumerTag)
+    const consumer = this.deliveries.consumers.get(consumerTag)
     if (consumer === undefined) return false
     this.services.turn(() => {
-      this.cancelled(consumer)
+      this.deliveries.cancelled(consumer)
       consumer.queue.cancel(consumer)
     })
     return true
@@ -129,7 +118,7 @@ export class ServerChannel implements Channel, ConsumerHost {
   // frames
   // ---------------------------------------------------------------------------
 
-  /** Throws a hard `Refusal` of a frame that does not follow; else gives the command that it completes. */
+  /** Gives the command that a frame completes. Throws a hard `Refusal` if the frame may not come now. */
   assemble(frame: ChannelFrame): Command | undefined {
     return this.incoming.push(frame)
   }
@@ -160,17 +149,15 @@ export class ServerChannel implements Channel, ConsumerHost {
     this.send({ _tag: "channel.close", ...closeFields(reply, method) })
   }
 
-  /** Nothing is delivered, confirmed or committed any more, and what is unsettled goes back. */
+  /** Delivers, confirms and commits nothing any more. Unsettled deliveries go back to their queues. */
   end(reason: string): void {
     if (this.state !== "open") return
     this.state = "closed"
     this.confirms.clear()
     this.mail.close()
-    this.replies.close()
-    if (this.transaction !== undefined) this.putBack(this.transaction)
+    this.transaction?.rollBack(this.deliveries.unsettled)
     this.transaction = undefined
-    this.pending.abandon()
-    for (const consumer of this.subscriptions.all) this.endConsumer(consumer, true)
+    this.deliveries.end()
     this.services.emit({
       _tag: "ChannelClosed",
       connection: this.host.name,
@@ -218,15 +205,15 @@ export class ServerChannel implements Channel, ConsumerHost {
       case "queue.delete":
         return this.reply({ noWait: "noWait" in method && method.noWait }, this.entities.perform(method))
       case "basic.qos":
-        return this.qos(method)
+        return this.deliveries.qos(method)
       case "basic.consume":
-        return method.queue === replyTo ? this.consumeReplies(method) : this.consume(method)
+        return method.queue === replyTo ? this.deliveries.consumeReplies(method) : this.deliveries.consume(method)
       case "basic.cancel":
-        return this.cancel(method)
+        return this.deliveries.cancel(method)
       case "basic.publish":
         return content && this.publish(method, content)
       case "basic.get":
-        return this.get(method)
+        return this.deliveries.get(method)
       case "basic.ack":
         return this.settleTag(method.deliveryTag, method.multiple, "ack")
       case "basic.nack":
@@ -244,7 +231,7 @@ export class ServerChannel implements Channel, ConsumerHost {
         return this.reply(method, { _tag: "confirm.select-ok" })
       case "tx.select":
         if (this.confirms.isOn) throw preconditionFailed("cannot switch from confirm to tx mode")
-        this.transaction ??= emptyTransaction()
+        this.transaction ??= new Transaction()
         return this.send({ _tag: "tx.select-ok" })
       case "tx.commit":
         return this.commit(method)
@@ -260,184 +247,18 @@ export class ServerChannel implements Channel, ConsumerHost {
   }
 
   // ---------------------------------------------------------------------------
-  // consumers
-  // ---------------------------------------------------------------------------
-
-  private qos({ global, prefetchCount, prefetchSize }: AmqpProtocol.BasicQos): void {
-    if (prefetchSize !== 0) throw notImplemented(`prefetch_size!=0 (${prefetchSize})`)
-    this.subscriptions.limit(prefetchCount, global, this.pending.size)
-    this.send({ _tag: "basic.qos-ok" })
-  }
-
-  private consume(method: AmqpProtocol.BasicConsume): void {
-    const { home } = this.host
-    const name = this.entities.named(method.queue)
-    this.checkTag(method.consumerTag)
-    this.host.check("read", "queue", name)
-    const consumerTag = this.tagFor(method)
-    const queue = home.queue(name, this.host)
-    checkConsumerArguments(home.name, name, queue.type, method.arguments)
-    const consumer = new Consumer(this.subscriptions, this, queue, consumerTag, method)
-    queue.consume(consumer)
-    this.subscriptions.add(consumer)
-    this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: name, consumerTag })
-    if (!method.noWait) this.mail.post(() => this.consumes(consumer))
-    this.agenda.add(queue)
-  }
-
-  /** The queue has answered. RabbitMQ's channel does not survive it if the consumer was cancelled meanwhile. */
-  private consumes(consumer: Consumer): void {
-    this.send({ _tag: "basic.consume-ok", consumerTag: consumer.tag })
-    if (this.subscriptions.get(consumer.tag) !== consumer) throw internalError
-  }
-
-  private checkTag(consumerTag: string): void {
-    if (this.subscriptions.get(consumerTag) !== undefined) {
-      throw notAllowed(`attempt to reuse consumer tag '${consumerTag}'`)
-    }
-  }
-
-  private tagFor({ consumerTag }: AmqpProtocol.BasicConsume): string {
-    return consumerTag === "" ? this.services.generateName("amq.ctag-") : consumerTag
-  }
-
-  private consumeReplies(method: AmqpProtocol.BasicConsume): void {
-    this.checkTag(method.consumerTag)
-    if (!method.noAck) throw preconditionFailed("reply consumer cannot acknowledge")
-    const consumerTag = this.tagFor(method)
-    this.replies.consume(consumerTag, (message, isWanted) =>
-      this.mail.post(() => {
-        // These do not count: each has the number that the next delivery of a queue will have.
-        const deliveryTag = this.nextDelivery
-        if (isWanted()) this.deliverMessage(message, { consumerTag, deliveryTag, queue: replyTo, redelivered: false })
-      }))
-    this.services.emit({ _tag: "ConsumerStarted", ...this.place, queue: replyTo, consumerTag })
-    this.reply(method, { _tag: "basic.consume-ok", consumerTag })
-  }
-
-  private cancel(method: AmqpProtocol.BasicCancel): void {
-    const { consumerTag } = method
-    const consumer = this.subscriptions.get(consumerTag)
-    if (consumer !== undefined) {
-      // It is the queue that answers, behind what it has delivered.
-      this.endConsumer(consumer, true)
-      return this.mail.post(() => this.reply(method, { _tag: "basic.cancel-ok", consumerTag }))
-    }
-    if (this.replies.cancel(consumerTag)) {
-      this.services.emit({ _tag: "ConsumerEnded", ...this.place, queue: replyTo, consumerTag })
-    }
-    this.reply(method, { _tag: "basic.cancel-ok", consumerTag })
-  }
-
-  private endConsumer(consumer: Consumer, tellQueue: boolean): void {
-    if (!this.subscriptions.remove(consumer)) return
-    if (tellQueue) consumer.queue.cancel(consumer)
-    this.services.emit({
-      _tag: "ConsumerEnded",
-      ...this.place,
-      queue: consumer.queue.name,
-      consumerTag: consumer.tag
-    })
-  }
-
-  /** The queue has given the consumer up. */
-  cancelled(consumer: Consumer): void {
-    this.mail.post(() => {
-      if (this.subscriptions.get(consumer.tag) !== consumer) return
-      this.endConsumer(consumer, false)
-      if (!this.host.can("consumer_cancel_notify")) return
-      this.send({ _tag: "basic.cancel", consumerTag: consumer.tag, noWait: true })
-    })
-  }
-
-  // ---------------------------------------------------------------------------
-  // deliveries
-  // ---------------------------------------------------------------------------
-
-  /** There may be room for deliveries again. */
-  wake(): void {
-    this.subscriptions.wake()
-  }
-
-  isWritable(): boolean {
-    return this.state === "open" && this.host.isWritable()
-  }
-
-  deliver(consumer: Consumer, entry: Entry): void {
-    if (!consumer.noAck) this.subscriptions.delivered(consumer)
-    this.mail.postDelivery(entry.message.size, () => this.accept(consumer, entry))
-  }
-
-  /** Numbers what a queue delivers, and gives what sends it. */
-  private accept(consumer: Consumer, entry: Entry): () => void {
-    const { noAck, queue, tag } = consumer
-    const { message, redelivered } = entry
-    const deliveryTag = this.nextDelivery++
-    if (!noAck) this.pending.add(deliveryTag, queue, entry, consumer)
-    return () => this.deliverMessage(message, { consumerTag: tag, deliveryTag, queue: queue.name, redelivered })
-  }
-
-  private deliverMessage(
-    message: Message,
-    delivery: {
-      readonly consumerTag: string
-      readonly deliveryTag: number
-      readonly queue: string
-      readonly redelivered: boolean
-    }
-  ): void {
-    const { consumerTag, deliveryTag, redelivered } = delivery
-    const { exchange, routingKey } = message
-    this.host.sendContent(
-      this.number,
-      { _tag: "basic.deliver", consumerTag, deliveryTag, redelivered, exchange, routingKey },
-      message
-    )
-    this.services.emit({ _tag: "Delivered", ...this.place, ...delivery, size: message.body.length })
-  }
-
-  private get(method: AmqpProtocol.BasicGet): void {
-    const name = this.entities.named(method.queue)
-    this.host.check("read", "queue", name)
-    const queue = this.host.home.queue(name, this.host)
-    const taken = queue.get(method.noAck)
-    if (taken === undefined) return this.send({ _tag: "basic.get-empty" })
-    const { entry, remaining } = taken
-    const { message, redelivered } = entry
-    const deliveryTag = this.nextDelivery++
-    if (!method.noAck) this.pending.add(deliveryTag, queue, entry, undefined)
-    this.host.sendContent(this.number, {
-      _tag: "basic.get-ok",
-      deliveryTag,
-      redelivered,
-      exchange: message.exchange,
-      routingKey: message.routingKey,
-      messageCount: remaining
-    }, message)
-    this.services.emit({
-      _tag: "Delivered",
-      ...this.place,
-      consumerTag: undefined,
-      queue: name,
-      deliveryTag,
-      redelivered,
-      size: message.body.length
-    })
-  }
-
-  // ---------------------------------------------------------------------------
   // settlements
   // ---------------------------------------------------------------------------
 
   private settleTag(deliveryTag: number, multiple: boolean, outcome: Outcome): void {
-    const deliveries = this.pending.take(deliveryTag, multiple)
-    if (this.transaction === undefined) this.pending.settle(deliveries, outcome)
-    else this.transaction.settlements.push({ deliveries, outcome })
+    const deliveries = this.deliveries.unsettled.take(deliveryTag, multiple)
+    if (this.transaction === undefined) this.deliveries.unsettled.settle(deliveries, outcome)
+    else this.transaction.settle(deliveries, outcome)
   }
 
   private recover(requeue: boolean): void {
     if (!requeue) throw notImplemented("requeue=false")
-    this.pending.settle(this.pending.takeAll(), "requeue")
+    this.deliveries.unsettled.settle(this.deliveries.unsettled.takeAll(), "requeue")
   }
 
   // ---------------------------------------------------------------------------
@@ -467,13 +288,15 @@ export class ServerChannel implements Channel, ConsumerHost {
       })
       return outcome
     }
-    if (this.transaction !== undefined) this.transaction.publishes.push(finish)
+    if (this.transaction !== undefined) this.transaction.publish(finish)
     else if (this.confirms.settled(finish())) this.host.posted(this)
   }
 
-  /** With the channel's own address in place of the general one. */
+  /** Puts the channel's own address in place of `amq.rabbitmq.reply-to`. */
   private addressed(message: Message): Message {
-    return decodeStrictly(message).replyTo === replyTo ? message.with({ replyTo: this.replies.address }) : message
+    return decodeStrictly(message).replyTo === replyTo
+      ? message.with({ replyTo: this.deliveries.replies.address })
+      : message
   }
 
   private route(message: Message): () => Published {
@@ -494,7 +317,12 @@ export class ServerChannel implements Channel, ConsumerHost {
     )
   }
 
-  /** The client's present chunk is handled: now what queues have said meanwhile. May throw a hard `Refusal`. */
+  /** There may be room for deliveries again. */
+  wake(): void {
+    this.deliveries.consumers.wake()
+  }
+
+  /** Reads what queues have posted while the client's present chunk was handled. May throw a hard `Refusal`. */
   readMail(): void {
     this.mail.read()
     this.confirms.flush()
@@ -511,17 +339,15 @@ export class ServerChannel implements Channel, ConsumerHost {
   private takeTransaction(): Transaction {
     const { transaction } = this
     if (transaction === undefined) throw preconditionFailed("channel is not transactional")
-    this.transaction = emptyTransaction()
+    this.transaction = new Transaction()
     return transaction
   }
 
   private commit(method: AmqpProtocol.TxCommit): void {
-    const { publishes, settlements } = this.takeTransaction()
-    const outcomes = publishes.map((publish) => publish())
-    for (const { deliveries, outcome } of settlements) this.pending.settle(deliveries, outcome)
+    const outcomes = this.takeTransaction().commit(this.deliveries.unsettled)
     if (outcomes.every((outcome) => outcome === "unroutable")) return this.send({ _tag: "tx.commit-ok" })
     this.isCommitting = true
-    // The queues have to say that they have it.
+    // The client gets its answer when the queues have confirmed.
     this.mail.post(() => {
       this.isCommitting = false
       if (outcomes.includes("rejected")) this.refuse(preconditionFailed("partial tx completion"), method)
@@ -529,12 +355,8 @@ export class ServerChannel implements Channel, ConsumerHost {
     })
   }
 
-  private putBack({ settlements }: Transaction): void {
-    this.pending.putBack(settlements.flatMap(({ deliveries }) => deliveries))
-  }
-
   private rollback(): void {
-    this.putBack(this.takeTransaction())
+    this.takeTransaction().rollBack(this.deliveries.unsettled)
     this.send({ _tag: "tx.rollback-ok" })
   }
 }

@@ -1,8 +1,8 @@
 /**
  * The frames of a client as RabbitMQ reads them, and what it says of those that it cannot read.
  *
- * That differs by what is wrong. Of a frame with the wrong shape or fields that are cut short it complains (501). A method
- * that does not exist, or a table with something in it that does not, ends its reader: the connection is reset.
+ * It refuses a frame that has the wrong shape, or fields that are cut short (501). A method or a type of table value
+ * that does not exist crashes its reader: the connection is reset.
  *
  * @since 0.1.0
  */
@@ -37,7 +37,15 @@ export type ChannelFrame =
 
 export type ClientFrame = ChannelFrame | { readonly _tag: "Heartbeat" }
 
-/** RabbitMQ's process that reads the connection ends with it, and the client hears nothing but a reset. */
+/** The frame as a value for the tap, with bytes of its own. */
+export const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
+  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
+  if (frame._tag !== "Header") return frame
+  const { bodySize, channel, properties } = frame
+  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
+}
+
+/** RabbitMQ's process that reads the connection crashes. The client sees a reset. */
 export class Crash extends Data.TaggedError("Crash")<{ readonly reason: string }> {}
 
 /** What RabbitMQ shows of a frame that it refuses. */
@@ -46,10 +54,10 @@ const shown = ({ payload, type }: RawFrame): string => {
   return `type ${type}, ${which} octets = ${term(payload.subarray(0, 16))}`
 }
 
-/** A frame that should not be there. */
+/** A refusal of a frame that may not come here. */
 export const unexpected = (frame: RawFrame): Refusal => unexpectedFrame(shown(frame))
 
-/** What is no frame, and why. */
+/** A refusal of what is no frame, with the reason. */
 export const broken = (frame: RawFrame, reason: string, ...details: ReadonlyArray<number>): Refusal => {
   const text = `${shown(frame)}: `
   return frameError(details.length === 0 ? text + reason : withTuple(text, reason, ...details))
@@ -65,7 +73,7 @@ for (const name of Object.keys(AmqpProtocol.methods) as Array<AmqpProtocol.Metho
   names.set(AmqpProtocol.methods[name].id, name)
 }
 
-/** The method whose fields a frame of this payload has, whatever they are. */
+/** The method that a frame names. Its fields are not looked at. */
 export const methodNamed = ({ payload, type }: RawFrame): Named | undefined => {
   if (type !== AmqpProtocol.frameMethod || payload.length < 4) return undefined
   const _tag = names.get(new Reader(payload).u32())
@@ -91,7 +99,7 @@ export const readFrame = (frame: RawFrame): ClientFrame => {
   throw broken(frame, "unknown_frame")
 }
 
-/** More than there are numbers for is more than ever comes. */
+/** A size beyond the safe integers is not exact. So many bytes never come. */
 const bodySize = (reader: Reader): number => {
   const high = reader.u32()
   return high * 0x1_0000_0000 + reader.u32()

@@ -1,8 +1,8 @@
 /**
  * The confirms that a channel owes its publisher.
  *
- * As in RabbitMQ, the channel itself confirms at once what no queue gets; what queues say comes behind what the client
- * has sent in one piece, with as few methods as it takes.
+ * As in RabbitMQ, the channel confirms at once what no queue gets. What queues confirm comes after everything that the
+ * client has sent in one piece, in as few methods as possible.
  *
  * @since 0.1.0
  */
@@ -11,7 +11,7 @@ import type * as AmqpProtocol from "../../../AmqpProtocol.ts"
 /** What became of a publish. */
 export type PublishOutcome = "unroutable" | "stored" | "rejected"
 
-/** Numbers publishes, and remembers what is to be said of them. */
+/** Numbers publishes, and keeps the confirms until they are sent. */
 export class ServerConfirms {
   /** The number of the next publish; `undefined`: not in confirm mode. */
   private next: number | undefined
@@ -33,8 +33,8 @@ export class ServerConfirms {
   }
 
   /**
-   * A publish has come to its end; numbers are given in that order, which is the order of the publishes. Whether there
-   * is something to `flush`.
+   * The outcome of a publish is known. Publishes get their numbers here, in the order in which they came. Gives whether
+   * there is something to `flush`.
    */
   settled(outcome: PublishOutcome): boolean {
     if (this.next === undefined) return false
@@ -45,7 +45,7 @@ export class ServerConfirms {
     return outcome !== "unroutable"
   }
 
-  /** What was not said yet is not said any more. */
+  /** Drops the confirms that were not sent. */
   clear(): void {
     this.acked = []
     this.nacked = []
@@ -66,7 +66,7 @@ export class ServerConfirms {
     }))
   }
 
-  /** Those before the first of the others in one method, the rest one by one. */
+  /** Sends the numbers before the first of the others in one method, the rest one by one. */
   private sendTogether(
     sequences: ReadonlyArray<number>,
     [firstOther = Infinity]: ReadonlyArray<number>,

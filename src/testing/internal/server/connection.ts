@@ -1,23 +1,23 @@
 /**
  * The broker's side of one connection: opening, tuning, heartbeats, alarms, closing, and the frames of its channels.
  *
- * What a client does wrong has RabbitMQ's consequences: before the connection is open that is three seconds of silence
- * and a reset, later a `connection.close`. Only AMQP 0-9-1 is spoken.
+ * It answers a client's mistakes as RabbitMQ does: before the connection is open with three seconds of silence and a
+ * reset, later with `connection.close`. Only AMQP 0-9-1 is spoken.
  *
  * @since 0.1.0
  */
-import * as Result from "effect/Result"
 import * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import type { InputTable, PlainTable } from "../../../AmqpTable.ts"
 import type { Message } from "../model/message.ts"
 import type { Connection, Link, Peer, Permissions, Reply, User, Vhost } from "../model/model.ts"
-import { accessRefused, channelError, closeFields, connectionForced, notAllowed, Refusal } from "../model/refusal.ts"
+import { channelError, closeFields, connectionForced, notAllowed, Refusal } from "../model/refusal.ts"
 import type { ChannelHost, Services } from "../model/services.ts"
 import type { Timer } from "../model/timers.ts"
-import { authenticate, mechanismNames, serverProperties } from "./authentication.ts"
+import { authenticate } from "./authentication.ts"
 import { ServerChannel } from "./channel.ts"
 import {
   type ClientFrame,
+  copied,
   Crash,
   methodNamed,
   type Named,
@@ -27,28 +27,23 @@ import {
 } from "./clientFrame.ts"
 import { Heartbeats } from "./heartbeats.ts"
 import { Inbox, type Received } from "./inbox.ts"
-import { join } from "./incoming.ts"
+import { isTuned, loginRefused, openable, start, tune } from "./opening.ts"
+import { Outbox, unlimited } from "./outbox.ts"
 import { checkAccess } from "./permissions.ts"
 
 /**
- * Where a connection stands. `doomed`: it was wrong before it was open, and will be reset. `closed`: one side has said
- * that it is over, the other may still answer. `gone`: nothing is left.
+ * Where a connection stands. `doomed`: the client made a mistake before the connection was open, which will be reset.
+ * `closed`: one side has closed it, the other may still answer. `gone`: it has ended.
  */
 type State = "header" | "starting" | "tuning" | "opening" | "running" | "doomed" | "closed" | "gone"
 
 /** How long a client may take to open its connection, in milliseconds. */
 const handshakeTimeout = 10_000
 
-/** How long RabbitMQ keeps a client waiting that did something wrong before it was open, in milliseconds. */
+/** How long after a mistake in the handshake RabbitMQ resets the connection, in milliseconds. */
 const doom = 3000
 
-/** Bytes on their way beyond which consumers have to wait. */
-const maxBuffered = 1024 * 1024
-
-/** What frame sizes are without a limit. */
-const unlimited = 0xffff_ffff
-
-/** Where the client of a stranded connection was: it takes everything. */
+/** The link of a stranded connection. It takes everything, and nobody is there. */
 const nowhere: Omit<Link, "name"> = { write: () => true, end: () => {}, reset: () => {}, resume: () => {} }
 
 export class ServerConnection implements Connection, Peer, ChannelHost {
@@ -71,28 +66,21 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   private readonly inbox = new Inbox()
   /** The link has been told to wait. */
   private isPushedBack = false
-  /** The client has gone in a way that nobody tells the broker of. */
+  /** The client has gone, and the broker has not noticed yet. */
   private isStranded = false
-  /** The client has hung up. That is behind what it has sent, so it is not known before all of that is read. */
+  /** The client has hung up. The broker acts on it when it has read everything that the client has sent. */
   private hasHungUp = false
-  /** Channels that queues have said something to. */
+  /** Channels with mail that is not read yet. */
   private readonly addressees = new Set<{ readonly readMail: () => void }>()
   // --- writing
-  private written: Array<Uint8Array> = []
-  private buffered = 0
-  /** Bytes that channels have not yet written of what queues have delivered. */
-  private posting = 0
-  /** The link has enough for now. */
-  private isCongested = false
-  /** A consumer could have been given more. */
-  private isWanted = false
-  /** What is to become of the link behind what is written. */
+  private readonly outbox: Outbox
+  /** The link ends as soon as everything is written. */
   private ending = false
   // --- time
-  /** Of the opening, or of the closing. */
+  /** Bounds the opening, and later the closing. */
   private timer: Timer | undefined
   private readonly heartbeats: Heartbeats
-  /** What was due in a pause. */
+  /** A deadline that passed during a pause. */
   private missed: (() => void) | undefined
 
   constructor(id: string, link: Link, services: Services) {
@@ -100,13 +88,11 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.name = link.name
     this.link = link
     this.services = services
+    this.outbox = new Outbox(link.name, services.tap.bind(services), () => services.writing(this))
     this.heartbeats = new Heartbeats(services.timers, {
       isPaused: services.isPaused.bind(services),
       isHeld: () => this.isHeld,
-      beat: () => {
-        this.write(AmqpProtocol.heartbeatFrame)
-        this.tapped({ _tag: "Heartbeat" })
-      },
+      beat: () => this.outbox.sendHeartbeat(),
       onSilence: () => this.drop("missed heartbeats from the client")
     })
     this.timer = this.later(handshakeTimeout, () => this.drop("the handshake took too long"))
@@ -126,7 +112,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   receive(bytes: Uint8Array): boolean {
     if (this.isDeaf) return true
-    // The bytes are the transport's: what waits for the end of another turn is copied.
+    // The transport owns the bytes. They are copied if they wait for the end of another turn.
     const chunk = this.services.isBusy() ? bytes.slice() : bytes
     this.services.turn(() => {
       this.heartbeats.received()
@@ -139,7 +125,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   drained(): void {
     this.services.turn(() => {
-      this.isCongested = false
+      this.outbox.isCongested = false
       this.wakeConsumers()
     })
   }
@@ -152,7 +138,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     })
   }
 
-  /** Handles what has come, until the connection is not to be read. */
+  /** Handles what has come, as long as the connection may be read. */
   private read(): void {
     while (!this.isHeld) {
       const next = this.inbox.next()
@@ -167,16 +153,19 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.listen()
   }
 
-  /** More may come. */
+  /** Tells the link that the broker reads again. */
   private listen(): void {
     if (!this.isPushedBack) return
     this.isPushedBack = false
     this.link.resume()
   }
 
-  /** Behind what the client has sent in one piece, as in RabbitMQ, where queues are processes of their own. */
+  /**
+   * Runs after everything that the client has sent in one piece. In RabbitMQ queues are processes of their own, and
+   * answer as late.
+   */
   private readMail(): void {
-    this.posting = 0
+    this.outbox.allPosted()
     for (const channel of this.addressees) {
       this.addressees.delete(channel)
       try {
@@ -200,27 +189,20 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
   private begin(isKnown: boolean): void {
     if (!isKnown) {
-      this.write(AmqpProtocol.protocolHeader)
+      this.outbox.write(AmqpProtocol.protocolHeader)
       return this.finish("another protocol")
     }
     this.state = "starting"
-    this.send(0, {
-      _tag: "connection.start",
-      versionMajor: 0,
-      versionMinor: 9,
-      serverProperties,
-      mechanisms: new TextEncoder().encode(mechanismNames),
-      locales: new TextEncoder().encode("en_US")
-    })
+    this.send(0, start)
   }
 
-  /** What comes from here on cannot be understood. */
+  /** Nothing that follows can be understood. */
   private reject(refusal: Refusal): void {
     this.fail(refusal, undefined)
     if (this.state === "closed") this.doom()
   }
 
-  /** Nothing that comes has a meaning any more. */
+  /** Whether the broker ignores whatever comes. */
   private get isDeaf(): boolean {
     return this.state === "doomed" || this.state === "gone"
   }
@@ -229,78 +211,39 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // writing
   // ---------------------------------------------------------------------------
 
-  private write(bytes: Uint8Array): void {
-    if (this.state === "gone") return
-    this.written.push(bytes)
-    this.buffered += bytes.length
-    this.services.writing(this)
-  }
-
-  /** Gives the link what is written. Only this tells that a client has hung up who is not read. */
+  /** Gives the link what is written. While the client is not read, its hanging up is noticed here alone. */
   flush(): void {
     if (this.hasHungUp) return this.leave("the client closed the connection")
     this.readMail()
-    if (this.written.length > 0) {
-      const bytes = join(this.written)
-      this.written = []
-      this.buffered = 0
+    const bytes = this.outbox.take()
+    if (bytes !== undefined) {
       this.heartbeats.sent()
-      if (!this.link.write(bytes)) this.isCongested = true
+      if (!this.link.write(bytes)) this.outbox.isCongested = true
     }
     if (this.ending) this.link.end()
-    else if (!this.isCongested) this.wakeConsumers()
+    else if (!this.outbox.isCongested) this.wakeConsumers()
   }
 
   isWritable(): boolean {
-    if (!this.isCongested && this.buffered + this.posting < maxBuffered) return true
-    this.isWanted = true
-    return false
+    return this.outbox.isWritable()
   }
 
   private wakeConsumers(): void {
-    if (!this.isWanted) return
-    this.isWanted = false
+    if (!this.outbox.takeWanted()) return
     for (const channel of this.channels.values()) channel.wake()
   }
 
   send(channel: number, method: AmqpProtocol.Method<InputTable>): void {
-    this.write(Result.getOrThrow(AmqpProtocol.encodeMethod(channel, method, { frameMax: unlimited })))
-    this.tapMethod(channel, method)
+    this.outbox.send(channel, method)
   }
 
   sendContent(channel: number, method: AmqpProtocol.ContentMethod, message: Message): void {
-    const { body, properties } = message
-    const frameMax = this.frameMax === 0 ? AmqpProtocol.defaultFrameMax : this.frameMax
-    this.write(Result.getOrThrow(AmqpProtocol.encodeContent({
-      channel,
-      method,
-      properties,
-      body,
-      frameMax,
-      unsplitMax: unlimited
-    })))
-    if (this.services.tap() === undefined) return
-    this.tapMethod(channel, method)
-    this.tapped({ _tag: "Header", channel, bodySize: body.length, properties })
-    for (let at = 0; at < body.length; at += frameMax - AmqpProtocol.frameOverhead) {
-      this.tapped({ _tag: "Body", channel, payload: body.subarray(at, at + frameMax - AmqpProtocol.frameOverhead) })
-    }
-  }
-
-  private tapMethod(channel: number, method: AmqpProtocol.Method<InputTable>): void {
-    // What the broker sends has plain tables.
-    if (this.services.tap() !== undefined) {
-      this.tapped({ _tag: "Method", channel, method: method as AmqpProtocol.Method })
-    }
-  }
-
-  private tapped(frame: AmqpProtocol.Frame): void {
-    this.services.tap()?.({ connection: this.name, direction: "down", frame })
+    this.outbox.sendContent(channel, method, message)
   }
 
   posted(channel: { readonly readMail: () => void }, size = 0): void {
     this.addressees.add(channel)
-    this.posting += size
+    this.outbox.posted(size)
     this.services.writing(this)
   }
 
@@ -375,7 +318,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
       return this.await()
     }
     if (method._tag === "connection.update-secret" && state === "running") {
-      // As RabbitMQ's own users: there is nothing in them to update.
+      // As RabbitMQ does for users with passwords, which have no secret to update.
       return this.send(0, { _tag: "connection.update-secret-ok" })
     }
     throw channelError(`unexpected method in connection state ${state}`)
@@ -390,40 +333,27 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     if (user === "invalid") return this.doom()
     if (user === "refused") {
       if (!this.can("authentication_failure_close")) return this.doom()
-      this.sendClose(
-        accessRefused(
-          `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`
-        ),
-        undefined
-      )
+      this.sendClose(loginRefused(mechanism), undefined)
       return this.await(doom)
     }
     this.loggedIn = user
     this.state = "tuning"
-    const { channelMax, frameMax, heartbeatSeconds } = this.services.limits
-    this.send(0, { _tag: "connection.tune", channelMax, frameMax, heartbeat: heartbeatSeconds })
+    this.send(0, tune(this.services.limits))
   }
 
-  private tune({ channelMax, frameMax, heartbeat }: AmqpProtocol.ConnectionTuneOk): void {
-    const { limits } = this.services
-    const isWithin = (value: number, min: number, max: number): boolean =>
-      value === 0 ? max === 0 : value >= min && (max === 0 || value <= max)
-    if (!isWithin(frameMax, AmqpProtocol.frameMinSize, limits.frameMax)) return this.doom()
-    if (!isWithin(channelMax, 1, limits.channelMax)) return this.doom()
+  private tune(method: AmqpProtocol.ConnectionTuneOk): void {
+    if (!isTuned(method, this.services.limits)) return this.doom()
+    const { channelMax, frameMax, heartbeat } = method
     this.state = "opening"
     this.channelMax = channelMax
     this.frameMax = frameMax
     this.inbox.frameMax = frameMax === 0 ? unlimited : frameMax
+    this.outbox.frameMax = frameMax
     this.heartbeatSeconds = heartbeat
   }
 
   private enter({ virtualHost }: AmqpProtocol.ConnectionOpen): void {
-    const vhost = this.services.vhosts.get(virtualHost)
-    if (vhost === undefined) throw notAllowed(`vhost ${virtualHost} not found`)
-    if (!this.account.permissions.has(virtualHost)) {
-      throw notAllowed(`access to vhost '${virtualHost}' refused for user '${this.user}'`)
-    }
-    this.opened = vhost
+    this.opened = openable(this.services.vhosts, virtualHost, this.account)
     this.state = "running"
     this.stopTimers()
     this.send(0, { _tag: "connection.open-ok" })
@@ -458,7 +388,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
   // alarms and pauses
   // ---------------------------------------------------------------------------
 
-  /** The client publishes. In an alarm it is told so and not read any more. */
+  /** The client publishes. During an alarm the broker tells it so, and reads it no more. */
   private published(): void {
     const reason = this.services.alarm()
     if (reason === undefined || this.state !== "running") return
@@ -492,7 +422,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     })
   }
 
-  /** The broker stops: says so and hangs up, or hangs up. */
+  /** The broker stops. A client whose connection is open is told before the broker hangs up. */
   stop(): void {
     if (this.state !== "running") return this.drop("the broker stops")
     const reason = connectionForced("broker forced connection closure with reason 'shutdown'")
@@ -516,7 +446,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.closed()
   }
 
-  /** What becomes of a client that does something wrong. */
+  /** Ends the connection of a client that has made a mistake. */
   private fail(refusal: Refusal, method: Named | undefined): void {
     if (this.state === "running" || this.state === "opening") this.sendClose(refusal, method)
     else if (this.state !== "closed") this.doom()
@@ -528,7 +458,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.await()
   }
 
-  /** Everything is said; the client has this long to hang up, in milliseconds. */
+  /** Waits for the client to hang up, for so many milliseconds. */
   private await(patience = this.farewell): void {
     this.state = "closed"
     if (this.isBlocked) {
@@ -563,7 +493,7 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.link.reset()
   }
 
-  /** Ends the link behind what is written. */
+  /** Ends the link as soon as everything is written. */
   private finish(reason: string): void {
     if (this.state === "gone") return
     this.leave(reason)
@@ -576,12 +506,16 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
     this.release(reason)
     this.state = "gone"
     this.inbox.clear()
+    this.outbox.close()
     this.stopTimers()
     this.services.ended(this)
     this.listen()
   }
 
-  /** Does something unless the connection gets on before; a paused broker does it when it has read what came. */
+  /**
+   * Runs something later, unless `stopTimers` comes first. A paused broker runs it after the pause, when it has read
+   * what came.
+   */
   private later(millis: number, run: () => void): Timer {
     return this.services.timers.after(millis, () => {
       if (this.services.isPaused()) this.missed = run
@@ -609,11 +543,3 @@ export class ServerConnection implements Connection, Peer, ChannelHost {
 
 const isTable = (value: unknown): value is PlainTable =>
   typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype
-
-/** With bytes of its own. */
-const copied = (frame: ClientFrame): AmqpProtocol.Frame => {
-  if (frame._tag === "Body") return { ...frame, payload: frame.payload.slice() }
-  if (frame._tag !== "Header") return frame
-  const { bodySize, channel, properties } = frame
-  return { _tag: "Header", channel, bodySize, properties: properties.slice() }
-}

@@ -1,5 +1,5 @@
 /**
- * The consumers of one channel, and how much each of them and all of them together may have unsettled.
+ * The consumers of one channel, and how many unsettled deliveries each of them, and all together, may have.
  *
  * @since 0.1.0
  */
@@ -103,7 +103,7 @@ export class Consumers {
     return this.byTag.get(consumer.tag) === consumer && this.byTag.delete(consumer.tag)
   }
 
-  /** The limit for all is one of classic queues, and stops those as well that need no acknowledgement. */
+  /** The limit for all holds for classic queues alone. It also stops consumers that need no acknowledgement. */
   hasRoom(consumer: Consumer): boolean {
     const { noAck, prefetch, queue, unsettled } = consumer
     return (noAck || prefetch === 0 || unsettled < prefetch) &&
@@ -132,8 +132,8 @@ export class Consumers {
   }
 
   /**
-   * `basic.qos`, while so many deliveries are unsettled on the channel, those of `basic.get` included. As in RabbitMQ, a
-   * limit for each later consumer ends the limit for all.
+   * `basic.qos`. `unsettled`: how many deliveries of the channel are unsettled, those of `basic.get` included. As in
+   * RabbitMQ, a limit for each later consumer ends the limit for all.
    */
   limit(count: number, isGlobal: boolean, unsettled: number): void {
     if (!isGlobal) this.prefetch = count

@@ -1,13 +1,14 @@
 /**
  * What a client does to exchanges, queues and bindings through one channel.
  *
- * It checks who may do what, and knows which queue the channel has declared last; the rest is the vhost's.
+ * It checks permissions, and knows which queue the channel has declared last. The vhost does the rest.
  *
  * @since 0.1.0
  */
 import type * as AmqpProtocol from "../../../AmqpProtocol.ts"
 import { notFound } from "../model/refusal.ts"
 import type { ChannelHost, Services } from "../model/services.ts"
+import { stripped } from "../vhost/checks.ts"
 import { replyTo } from "./replies.ts"
 
 export type EntityMethod =
@@ -20,9 +21,6 @@ export type EntityMethod =
   | AmqpProtocol.QueueUnbind
   | AmqpProtocol.QueuePurge
   | AmqpProtocol.QueueDelete
-
-/** Names of exchanges and queues cannot hold line ends; RabbitMQ drops them. */
-const stripped = (name: string): string => name.replaceAll(/[\r\n]/g, "")
 
 export class ServerEntities {
   private readonly host: ChannelHost
@@ -84,7 +82,7 @@ export class ServerEntities {
     return { _tag: "exchange.delete-ok" }
   }
 
-  /** Bindings with the default exchange are refused by the vhost, in other words. */
+  /** Leaves the default exchange out: the vhost refuses its bindings, in other words. */
   private checkBinding(kind: "queue" | "exchange", destination: string, source: string): void {
     this.host.check("write", kind, stripped(destination))
     if (stripped(source) !== "" && (kind === "queue" || stripped(destination) !== "")) {
@@ -92,7 +90,7 @@ export class ServerEntities {
     }
   }
 
-  /** The name, or the last that was declared here. */
+  /** The name, or where it is empty, that of the last queue that was declared here. */
   named(queue: string): string {
     if (queue !== "") return queue
     if (this.lastDeclared === "") throw notFound("no previously declared queue")
@@ -104,7 +102,7 @@ export class ServerEntities {
     const name = stripped(method.queue)
     if (name.startsWith(replyTo)) return this.declareReplies(name)
     if (!method.passive && !name.startsWith("amq.")) {
-      // A name that the broker will make is checked, too; which one it will be makes no difference.
+      // A name that the broker will make is checked, too. Any such name will do.
       const checked = name === "" ? "amq.gen" : name
       this.host.check("configure", "queue", checked)
       const deadLetters = method.arguments["x-dead-letter-exchange"]
@@ -123,7 +121,7 @@ export class ServerEntities {
     }
   }
 
-  /** Somebody wants to know whether replies to an address still have a consumer. */
+  /** A client asks whether replies to an address still have a consumer. */
   private declareReplies(name: string): AmqpProtocol.Method {
     if (name !== replyTo && !this.replyAddresses.has(name)) {
       throw notFound(`no queue '${name}' in vhost '${this.host.home.name}'`)

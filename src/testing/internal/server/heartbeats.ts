@@ -1,8 +1,8 @@
 /**
  * The heartbeats of one connection: sends them, and misses those of a client that has fallen silent.
  *
- * Times need not be whole milliseconds, as after a backoff with jitter. What has come is told by the very sum that set the
- * timer: the difference may round to less, and the timer would be due again for ever.
+ * Times need not be whole milliseconds, as after a backoff with jitter. So whether a deadline has passed is told by the
+ * same sum that set the timer. A difference may round to less, and the timer would be due again for ever.
  *
  * @since 0.1.0
  */
@@ -11,7 +11,7 @@ import type { Timer, Timers } from "../model/timers.ts"
 export interface HeartbeatHost {
   /** The broker does nothing, and so writes nothing. */
   readonly isPaused: () => boolean
-  /** It does not read the client, which is not to blame for that. */
+  /** The broker does not read the client, which is not to blame for its silence then. */
   readonly isHeld: () => boolean
   readonly beat: () => void
   readonly onSilence: () => void
@@ -35,7 +35,7 @@ export class Heartbeats {
     this.lastSent = this.timers.now()
   }
 
-  /** Something has come, or could not. */
+  /** Something has come, or could not come. */
   received(): void {
     this.lastReceived = this.timers.now()
   }
@@ -51,7 +51,7 @@ export class Heartbeats {
     this.reaper?.cancel()
   }
 
-  /** One for each half interval in which nothing was written. */
+  /** Sends one after each half interval in which nothing was written. */
   private send(half: number): void {
     const { host, timers } = this
     this.beating = timers.at(Math.max(this.lastSent, timers.now() - half) + half, () => {

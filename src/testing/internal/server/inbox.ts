@@ -1,8 +1,8 @@
 /**
  * What a client has sent and its connection has not handled: bytes in; the protocol header, then frames out.
  *
- * A frame is cut off when everything before it has been handled, so that the size that was negotiated applies to what
- * comes behind. Frames are views of their chunk, which is the transport's: what has to wait gets bytes of its own.
+ * A frame is cut off when everything before it has been handled: the frame size may have been negotiated just before
+ * it. Frames are views of their chunk, which the transport owns. What has to wait is copied.
  *
  * @since 0.1.0
  */
@@ -11,7 +11,7 @@ import type { Refusal } from "../model/refusal.ts"
 import { broken, type RawFrame } from "./clientFrame.ts"
 import { join } from "./incoming.ts"
 
-/** What comes of a client's bytes. Nothing comes behind what cannot be cut. */
+/** What was read from a client's bytes. Nothing follows garbage. */
 export type Received =
   | { readonly _tag: "Frame"; readonly frame: RawFrame }
   | { readonly _tag: "ProtocolHeader"; readonly isKnown: boolean }
@@ -28,7 +28,7 @@ export class Inbox {
   private isBegun = false
   private isGarbage = false
   private chunks: Array<Uint8Array> = []
-  /** How many of `chunks`, which are the first, are nobody else's. */
+  /** How many of `chunks`, from the first on, are copies. */
   private owned = 0
   /** Bytes in `chunks`. */
   private size = 0
@@ -45,14 +45,14 @@ export class Inbox {
     return received
   }
 
-  /** What is left has to wait. */
+  /** What is left has to wait: copies it. */
   keep(): void {
     for (; this.owned < this.chunks.length; this.owned++) {
       this.chunks[this.owned] = this.chunks[this.owned]?.slice() ?? new Uint8Array(0)
     }
   }
 
-  /** What is left has no meaning any more. */
+  /** Drops what is left. */
   clear(): void {
     this.chunks = []
     this.owned = this.size = 0
@@ -72,7 +72,7 @@ export class Inbox {
     const view = new DataView(head.buffer, head.byteOffset)
     const [type, channel, size] = [view.getUint8(0), view.getUint16(1), view.getUint32(3)]
     const none = { type, channel, payload: new Uint8Array(0) }
-    // Clients get that many more bytes for nothing, because many of them count wrong.
+    // RabbitMQ allows the payload as much as the frame, because many clients forget the overhead.
     if (size > this.frameMax) {
       return this.garbage(broken(none, "frame_too_large", size, this.frameMax - frameOverhead))
     }
@@ -91,7 +91,7 @@ export class Inbox {
     return { _tag: "Garbage", refusal }
   }
 
-  /** The next bytes in one piece, if so many have come. */
+  /** The next bytes in one piece. `undefined`: not so many have come. */
   private peek(size: number): Uint8Array | undefined {
     if (this.size < size) return undefined
     const [first] = this.chunks
@@ -102,7 +102,7 @@ export class Inbox {
     return whole
   }
 
-  /** Takes off what `peek` gave. */
+  /** Drops what `peek` gave. */
   private skip(size: number): void {
     const [first] = this.chunks
     if (first === undefined) return

@@ -1,7 +1,7 @@
 /**
- * Frames of one channel, put together to commands: a method, with its content where it has one.
+ * Puts the frames of one channel together to commands: a method, with its content where it has one.
  *
- * Bytes of contents are copied: what a chunk holds is the transport's.
+ * The bytes of contents are copied, because the transport owns the chunks.
  *
  * @since 0.1.0
  */
@@ -27,7 +27,7 @@ const noBytes = new Uint8Array(0)
 /** The class of all contents. */
 const basic = 60
 
-/** What has come of a command. */
+/** The command that is being received. */
 export class Incoming {
   /** The method whose content is being received. */
   private method: AmqpProtocol.Method | undefined
@@ -69,7 +69,7 @@ export class Incoming {
   private body(frame: ChannelFrame, properties: Uint8Array): Command | undefined {
     if (frame._tag !== "Body") throw unexpectedFrame("expected content body, got non content body frame instead")
     this.missing -= frame.payload.length
-    // RabbitMQ does not count below zero: the end of what is too long never comes.
+    // As in RabbitMQ, a body that is too long never ends.
     if (this.missing >= 0) this.pieces.push(frame.payload.slice())
     return this.missing === 0 ? this.complete(properties) : undefined
   }

@@ -7,7 +7,7 @@ import type { Permissions, User } from "../model/model.ts"
 import { accessRefused } from "../model/refusal.ts"
 import { resource } from "../vhost/arguments.ts"
 
-/** As RabbitMQ does, an empty expression matches the empty name alone, and any other one need not match all of a name. */
+/** As in RabbitMQ, an empty expression matches the empty name alone. Any other may match a part of the name. */
 const allows = (expression: RegExp, name: string): boolean =>
   expression.source === "(?:)" ? name === "" : name.search(expression) >= 0
 

@@ -1,7 +1,7 @@
 /**
- * What RabbitMQ looks at in a message before it routes it.
+ * What RabbitMQ checks in a message before it routes it.
  *
- * The delivery mode and the keys of `CC` and `BCC` are routing's. What is not checked is what it means: a content type, or
+ * Routing checks the delivery mode and the keys of `CC` and `BCC`. Nobody checks what a value means: a content type, or
  * a priority above the queue's.
  *
  * @since 0.1.0
@@ -20,13 +20,13 @@ const isMalformed = (value: Plain | undefined): boolean => {
   return Object.values(value).some(isMalformed)
 }
 
-/** The properties, if they are any. */
+/** The properties. Refuses with 541 what cannot be decoded. */
 export const decodeStrictly = (message: Message): Properties => {
   let properties: Properties
   try {
     properties = message.decoded
   } catch (error) {
-    // RabbitMQ's parser ends with it, and so does the connection.
+    // RabbitMQ's parser crashes, and the connection ends.
     if (error instanceof AmqpDecodeError) throw internalError
     throw error
   }
@@ -48,7 +48,7 @@ const checkExpiration = (expiration: string): void => {
   if (millis > maxExpiration) throw refused("value_too_large", millis)
 }
 
-/** Refuses with 406 what is larger than the broker takes. */
+/** Refuses with 406 a message that is larger than the broker takes. */
 export const checkSize = (content: IncomingContent, maxMessageSize: number): void => {
   const size = content.body.length
   if (size > maxMessageSize) {
@@ -56,7 +56,7 @@ export const checkSize = (content: IncomingContent, maxMessageSize: number): voi
   }
 }
 
-/** Refuses with 406 what a message says and may not. */
+/** Refuses with 406 properties that this user may not send. */
 export const checkProperties = ({ expiration, userId }: Properties, user: string): void => {
   if (userId !== undefined && userId !== user) {
     throw preconditionFailed(`user_id property set to '${userId}' but authenticated user was '${user}'`)

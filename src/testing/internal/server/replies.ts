@@ -7,7 +7,7 @@ import type { Message } from "../model/message.ts"
 import { preconditionFailed } from "../model/refusal.ts"
 import type { Services } from "../model/services.ts"
 
-/** The queue that nobody declares: what its consumer gets are replies to what its own channel published. */
+/** The queue that nobody declares. Its consumer gets the replies to what the same channel has published. */
 export const replyTo = "amq.rabbitmq.reply-to"
 
 /** Who consumes the replies of a channel. */
@@ -26,7 +26,10 @@ export class Replies {
     this.makeAddress = makeAddress
   }
 
-  /** Has replies given to `deliver`, with a way to ask later whether they still have their consumer. Refuses a second. */
+  /**
+   * Starts the consumer. `deliver` gets each reply, and a way to ask later whether the consumer is still there. Refuses
+   * a second consumer.
+   */
   consume(consumerTag: string, deliver: (message: Message, isWanted: () => boolean) => void): void {
     if (this.consumer !== undefined) throw preconditionFailed("reply consumer already set")
     const consumer = { consumerTag, address: this.makeAddress() }
@@ -34,7 +37,7 @@ export class Replies {
     this.addresses.set(consumer.address, (message) => deliver(message, () => this.consumer === consumer))
   }
 
-  /** Whether it was this one. */
+  /** Gives whether the consumer had this tag. */
   cancel(consumerTag: string): boolean {
     if (this.consumer?.consumerTag !== consumerTag) return false
     this.close()

@@ -1,5 +1,5 @@
 /**
- * What a channel was given and has not settled, by delivery tag; and how it is settled, or is not in time.
+ * The unsettled deliveries of a channel by their tags: how they are settled, and what happens if that takes too long.
  *
  * @since 0.1.0
  */
@@ -32,7 +32,7 @@ export class Unsettled {
   private readonly services: Services
   private readonly place: Place
   private readonly consumers: Consumers
-  /** The oldest has not been settled in time. */
+  /** The oldest delivery was not settled in time. */
   private readonly onTimeout: (refusal: Refusal) => void
   private deliveries = new Map<number, Delivery>()
   private timer: Timer | undefined
@@ -79,7 +79,10 @@ export class Unsettled {
     })
   }
 
-  /** Takes what a settlement is about: one tag, or all up to it; 0 and `multiple` are all there are. Refuses with 406. */
+  /**
+   * Takes out the deliveries that a settlement names: one tag, or all up to it. 0 with `multiple` is all of them.
+   * Refuses an unknown tag with 406.
+   */
   take(deliveryTag: number, multiple: boolean): ReadonlyArray<Delivery> {
     if (multiple && deliveryTag === 0) return this.takeAll()
     const last = this.deliveries.get(deliveryTag)
@@ -109,8 +112,8 @@ export class Unsettled {
   }
 
   /**
-   * Tells the queues of deliveries that were taken, each of all of its own at once. What goes back to a classic queue
-   * does so consumer by consumer, and is delivered again in between, as RabbitMQ does it.
+   * Settles deliveries that were taken: each queue hears of all of its own at once. To a classic queue they go back
+   * consumer by consumer, and are delivered again in between, as in RabbitMQ.
    */
   settle(deliveries: ReadonlyArray<Delivery>, outcome: Outcome): void {
     let failure: unknown
@@ -119,7 +122,7 @@ export class Unsettled {
       try {
         this.settleAt(queue, group, failure === undefined ? outcome : "abandon")
       } catch (error) {
-        // A stream takes nothing back. The connection will end, and these with it.
+        // A stream takes nothing back. The connection will end, and these deliveries with it.
         failure = error
         queue.settle(group.map(({ entry }) => entry), "abandon")
       }
@@ -134,7 +137,7 @@ export class Unsettled {
     this.services.emit({ _tag: "Settled", ...this.place, queue: queue.name, outcome, count: deliveries.length })
   }
 
-  /** Gives everything back, and is not interested in time any more. */
+  /** Gives everything back, and ends the time limit. */
   abandon(): void {
     this.timer?.cancel()
     this.settle(this.takeAll(), "abandon")

@@ -1,5 +1,5 @@
 /**
- * Values for whoever watches at the time they come. Nobody who watches can hold up the one who tells.
+ * Values for whoever watches when they come. A watcher cannot hold up the one who tells.
  *
  * @since 0.1.0
  */
@@ -9,13 +9,13 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 
-/** Those who watch, each with a buffer of his own. */
+/** The watchers, each with a buffer of its own. */
 export class Watchers<A> {
   private readonly capacity: number
   private readonly queues = new Set<Queue.Queue<A, Cause.Done>>()
   private isEnded = false
 
-  /** `capacity`: how many values one may be behind; then the oldest are lost to him. */
+  /** `capacity`: how many values a watcher may be behind before it loses the oldest. */
   constructor(capacity = 16_384) {
     this.capacity = capacity
   }
@@ -34,7 +34,7 @@ export class Watchers<A> {
     for (const queue of this.queues) Queue.endUnsafe(queue)
   }
 
-  /** Everything from now on, until the scope closes. */
+  /** All values from now on, until the scope closes. */
   readonly watch: Effect.Effect<Queue.Dequeue<A, Cause.Done>, never, Scope.Scope> = Effect.acquireRelease(
     Effect.map(Effect.suspend(() => Queue.sliding<A, Cause.Done>(this.capacity)), (queue) => {
       if (this.isEnded) Queue.endUnsafe(queue)

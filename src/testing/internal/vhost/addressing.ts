@@ -8,12 +8,12 @@ import { taggedTypeName } from "../model/fieldValue.ts"
 import type { Message } from "../model/message.ts"
 import { preconditionFailed } from "../model/refusal.ts"
 
-/** Flag of the headers in the first byte of the property flags: messages without any are not decoded. */
+/** The flag of the headers in the first byte of the property flags. Messages without headers are not decoded. */
 const headersFlag = 0x20
 
 /**
- * All keys that a message goes by, and the message as its receivers see it: without `BCC`. Refuses with 406 what RabbitMQ
- * makes no message of.
+ * All routing keys of a message, and the message as its receivers see it: without `BCC`. Refuses with 406 what RabbitMQ
+ * takes for no message.
  */
 export const addressed = (message: Message): { readonly keys: ReadonlyArray<string>; readonly sent: Message } => {
   const hasHeaders = ((message.properties[0] ?? 0) & headersFlag) !== 0

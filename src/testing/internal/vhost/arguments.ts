@@ -15,7 +15,7 @@ import { canonical, term, typeClass, typeName } from "../model/fieldValue.ts"
 import type { Exchange, Queue, QueueType } from "../model/model.ts"
 import { preconditionFailed, type Refusal } from "../model/refusal.ts"
 
-/** A thing as reply texts call it. */
+/** A queue or an exchange as reply texts call it. */
 export const resource = (kind: "queue" | "exchange", name: string, vhost: string): string =>
   `${kind} '${name}' in vhost '${vhost}'`
 
@@ -202,13 +202,15 @@ const moduleOf = (type: QueueType): string => `rabbit_${type}_queue`
 // declarations
 // -----------------------------------------------------------------------------
 
-/** The type that the arguments ask for; the default where they make no sense, which `checkQueue` refuses later. */
+/**
+ * The type that the arguments ask for. Where they make no sense it is the default, and `checkQueue` refuses them later.
+ */
 export const queueType = (all: PlainTable): QueueType => {
   const asked = all["x-queue-type"]
   return typeof asked === "string" && Object.hasOwn(types, asked) ? types[asked] ?? "classic" : "classic"
 }
 
-/** Refuses a server-made name for the types that do not have any. */
+/** Refuses a server-made name for the types of queues that have none. */
 export const checkServerNamed = (all: PlainTable): void => {
   const type = queueType(all)
   if (type !== "classic") {

@@ -6,7 +6,7 @@
 import type { PlainTable } from "../../../AmqpTable.ts"
 import { canonical } from "../model/fieldValue.ts"
 import type { Message } from "../model/message.ts"
-import type { Binding, Exchange } from "../model/model.ts"
+import type { Binding, Exchange, Queue } from "../model/model.ts"
 import { type Matcher, matchers } from "./routing.ts"
 
 /** What an exchange was declared as. */
@@ -17,6 +17,31 @@ const identity = (binding: Binding): string => {
   const { arguments: all, destination, destinationType, routingKey } = binding
   const sorted = Object.entries(all).sort(([one], [other]) => one < other ? -1 : 1)
   return JSON.stringify([destinationType, destination, routingKey, canonical(Object.fromEntries(sorted))])
+}
+
+/** The default exchange. Every queue is bound to it by its name, and nothing else is. */
+export class DefaultExchange implements Exchange {
+  readonly name = ""
+  readonly type = "direct"
+  readonly durable = true
+  readonly autoDelete = false
+  readonly isInternal = false
+  readonly arguments: PlainTable = {}
+  private readonly queues: ReadonlyMap<string, Queue>
+
+  constructor(queues: ReadonlyMap<string, Queue>) {
+    this.queues = queues
+  }
+
+  get bindings(): ReadonlyArray<Binding> {
+    return Array.from(this.queues.keys(), (name): Binding => ({
+      source: "",
+      destination: name,
+      destinationType: "queue",
+      routingKey: name,
+      arguments: {}
+    }))
+  }
 }
 
 /** An exchange that can be bound: all but the default one. */
@@ -48,7 +73,7 @@ export class BoundExchange implements Exchange {
     return this.known.size > 0
   }
 
-  /** Who takes what nobody else takes. */
+  /** The exchange that gets messages which match no binding. */
   get alternate(): string | undefined {
     const name = this.arguments["alternate-exchange"]
     return typeof name === "string" ? name : undefined
@@ -74,7 +99,7 @@ export class BoundExchange implements Exchange {
     this.matcher.remove(known)
   }
 
-  /** Tells of the bindings that the message matches, of some twice. */
+  /** Calls `found` for each binding that the message matches, for some twice. */
   match(message: Message, keys: ReadonlyArray<string>, found: (binding: Binding) => void): void {
     this.matcher.match(message, keys, found)
   }

@@ -13,7 +13,10 @@ import { preconditionFailed } from "../model/refusal.ts"
 export interface Matcher {
   readonly add: (binding: Binding) => void
   readonly remove: (binding: Binding) => void
-  /** Tells of each binding that matches, of some twice. `keys` are the routing key and those of `CC` and `BCC`. */
+  /**
+   * Calls `found` for each binding that matches, for some twice. `keys` are the routing key and those of `CC` and
+   * `BCC`.
+   */
   readonly match: (message: Message, keys: ReadonlyArray<string>, found: (binding: Binding) => void) => void
 }
 
@@ -67,7 +70,7 @@ class DirectMatcher implements Matcher {
 // topic
 // -----------------------------------------------------------------------------
 
-/** What follows the same first words of patterns. */
+/** A node of the trie: what follows the same first words of patterns. */
 class TopicNode {
   readonly next = new Map<string, TopicNode>()
   /** Those whose patterns end here. */
@@ -80,7 +83,8 @@ const words = (key: string): ReadonlyArray<string> => key === "" ? [] : key.spli
 /**
  * A trie of patterns by their words, of which `*` stands for one word and `#` for any number.
  *
- * A node that is reached with the same words left on another way is walked again, so it may tell of a binding twice.
+ * A node may be reached with the same words left in more than one way. It is walked each time, so a binding may be
+ * found twice.
  */
 class TopicMatcher implements Matcher {
   private readonly root = new TopicNode()
@@ -99,7 +103,7 @@ class TopicMatcher implements Matcher {
     this.prune(this.root, words(binding.routingKey), 0, binding)
   }
 
-  /** Whether the node is of no use any more. */
+  /** Removes the binding below this node. Gives whether the node is empty now. */
   private prune(node: TopicNode, pattern: ReadonlyArray<string>, at: number, binding: Binding): boolean {
     const word = pattern[at]
     if (word === undefined) node.bindings.delete(binding)
@@ -124,7 +128,8 @@ class TopicMatcher implements Matcher {
       for (const binding of node.bindings) found(binding)
       return
     }
-    // A word of the key is only text, even if it looks like a wildcard: `#` and `*` have been or will be followed.
+    // A word of a key is only text, even if it looks like a wildcard. The wildcards of patterns are followed above and
+    // below.
     const same = word === "#" || word === "*" ? undefined : node.next.get(word)
     if (same !== undefined) this.walk(same, key, at + 1, found)
     const one = node.next.get("*")
