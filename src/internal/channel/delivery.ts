@@ -161,13 +161,14 @@ export abstract class Settleable<Stale, E> extends AmqpUnacknowledged {
   }
 
   /**
-   * Tells the broker that the message could not be handled: it goes back to its queue, or is dead-lettered or dropped.
+   * Gives the message back: it goes back to its queue, or is dead-lettered or dropped. From RabbitMQ 4.3 on this does not
+   * count towards the delivery limit of a quorum queue.
    */
   nack(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
     return this.#settle({ _tag: "Nack", requeue: options?.requeue ?? true })
   }
 
-  /** Does what `nack` does, with the specification's own method. */
+  /** Does what `nack` does, and counts towards the delivery limit on every version: for a message that failed. */
   reject(options?: RefuseOptions): Effect.Effect<Settled | Stale, E> {
     return this.#settle({ _tag: "Reject", requeue: options?.requeue ?? true })
   }

@@ -61,7 +61,8 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       exit: Exit.Exit<unknown, E | Cause.TimeoutError>
     ): Effect.Effect<unknown> => {
       if (Exit.isSuccess(exit)) return (isDisposition(exit.value) ? exit.value : ack).settle(delivery)
-      if (Cause.hasInterruptsOnly(exit.cause)) return requeue.settle(delivery)
+      // It was not tried to its end, so it must not count towards a delivery limit.
+      if (Cause.hasInterruptsOnly(exit.cause)) return delivery.nack({ requeue: true })
       const { cause } = exit
       const end = (cause: Cause.Cause<E | Cause.TimeoutError>) =>
         Effect.andThen(requeue.settle(delivery), Deferred.failCause(failed, cause))
