@@ -57,7 +57,7 @@ export const toId = (body: Uint8Array): string =>
 
 /** Each of a publisher's fibers publishes, waits, publishes. */
 const lanes = 8
-const pace = "25 millis"
+const pace = "10 millis"
 
 /** One publisher. */
 const publish = Effect.fnUntraced(function*(
