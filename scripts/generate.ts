@@ -1,5 +1,5 @@
 /**
- * Generates `src/internal/spec.ts` and `src/internal/replyCodes.ts` from the AMQP 0-9-1 specification with RabbitMQ's
+ * Generates `src/internal/codec/spec.ts` and `src/internal/values/replyCodes.ts` from the AMQP 0-9-1 specification with RabbitMQ's
  * extensions (Debian's package `amqp-specs`) and `amqp-additions.xml`, the methods that the former lacks.
  *
  *     node scripts/generate.ts [--check] [SPECIFICATION.xml]
@@ -183,7 +183,7 @@ const doc = (sentence: string, category: string): string =>
   `/**\n * ${sentence}\n *\n * @category ${category}\n * @since 0.1.0\n */\n`
 
 // -----------------------------------------------------------------------------
-// src/internal/spec.ts
+// src/internal/codec/spec.ts
 // -----------------------------------------------------------------------------
 
 const interfaces: Array<string> = []
@@ -331,7 +331,9 @@ const spec = `${notice}
  *
  * @since 0.1.0
  */
-import { type InputTable, type PlainTable, readTable, writeTable } from "../AmqpTable.ts"
+import type { InputTable, PlainTable } from "../values/tableValue.ts"
+import { readTable } from "./tableReader.ts"
+import { writeTable } from "./tableWriter.ts"
 import type { Reader, Writer } from "./wire.ts"
 
 // -----------------------------------------------------------------------------
@@ -414,7 +416,7 @@ ${readProperties.join("\n")}
 `
 
 // -----------------------------------------------------------------------------
-// src/internal/replyCodes.ts
+// src/internal/values/replyCodes.ts
 // -----------------------------------------------------------------------------
 
 const codes = (base.constant ?? []).flatMap((constant) => {
@@ -456,7 +458,10 @@ const format = (source: string): string =>
   })
 
 for (
-  const [path, source] of [["../src/internal/spec.ts", spec], ["../src/internal/replyCodes.ts", replyCodes]] as const
+  const [path, source] of [["../src/internal/codec/spec.ts", spec], [
+    "../src/internal/values/replyCodes.ts",
+    replyCodes
+  ]] as const
 ) {
   const text = format(source)
   if (!check) writeFileSync(here(path), text)

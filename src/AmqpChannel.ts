@@ -2,10 +2,10 @@
  * A channel: every operation of AMQP 0-9-1 and of RabbitMQ's extensions under its own name, scoped, with exactly the
  * errors that it can meet.
  *
- * A channel belongs to one epoch of its connection and ends with it, or with the first operation that the broker
+ * A channel belongs to one epoch of its connection. It ends with the epoch, or with the first operation that the broker
  * refuses. Operations of many fibers on one channel are pipelined and do not wait for one another. Closing the scope
- * waits for unsettled confirms, then closes the channel, together within the connection's `closeTimeout`, which it shares
- * with whatever ends at the same time. `use` hears what the broker says until then.
+ * waits for unsettled confirms, then closes the channel. Both together take at most the connection's `closeTimeout`,
+ * which is shared with everything that ends at the same time. `use` reports what the broker says until then.
  *
  * Not offered, because nobody would learn of their failures or RabbitMQ refuses them: `no-wait` (requests are pipelined
  * instead), `immediate`, a `prefetch-size`, `recover` without requeueing, `recover-async`, and class access.
@@ -19,44 +19,48 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { AmqpConnection } from "./AmqpConnection.ts"
-import type { AmqpCloseUnanswered, SoftError } from "./AmqpError.ts"
-import type { AmqpChannel as Channel, CommandError } from "./internal/channelTypes.ts"
-import { openChannel } from "./internal/openChannel.ts"
-import type { RequestError } from "./internal/requests.ts"
+import type { AmqpChannel as Channel } from "./internal/channel/api.ts"
+import type { ClosedError, RequestError } from "./internal/channel/errors.ts"
+import { openChannel } from "./internal/connection/openChannel.ts"
+import type { AmqpCloseUnanswered } from "./internal/errors/channel.ts"
+import type { SoftError } from "./internal/errors/soft.ts"
 
 export type {
-  CommandError,
+  ClosedError,
   ConsumeError,
-  ConsumeOptions,
-  Consumer,
   ConsumerError,
   ExchangeBindError,
-  ExchangeBindOptions,
   ExchangeDeclareError,
-  ExchangeDeclareOptions,
   ExchangeDeclarePassiveError,
   ExchangeDeleteError,
-  ExchangeDeleteOptions,
   ExchangeUnbindError,
   GetError,
+  PublishError,
+  QueueBindError,
+  QueueDeclareError,
+  QueueDeclarePassiveError,
+  QueueDeleteError,
+  QueuePurgeError,
+  QueueUnbindError,
+  RequestError,
+  SelectError,
+  TransactionError
+} from "./internal/channel/errors.ts"
+export type {
+  ConsumeOptions,
+  Consumer,
+  ExchangeBindOptions,
+  ExchangeDeclareOptions,
+  ExchangeDeleteOptions,
   GetOptions,
   Got,
   QosOptions,
-  QueueBindError,
   QueueBindOptions,
-  QueueDeclareError,
   QueueDeclareOptions,
-  QueueDeclarePassiveError,
-  QueueDeleteError,
   QueueDeleteOptions,
   QueueInfo,
-  QueuePurgeError,
-  QueueUnbindError,
-  SelectError,
-  SettleOptions,
-  TransactionError
-} from "./internal/channelTypes.ts"
-export type { PublishError, RequestError } from "./internal/requests.ts"
+  SettleOptions
+} from "./internal/channel/options.ts"
 
 /**
  * A channel of a connection.
@@ -81,15 +85,15 @@ export const AmqpChannel = Context.Service<AmqpChannel>("effect-amqp/AmqpChannel
  *
  * **Details**
  *
- * `id` asks for a channel number; one that is taken or out of range is an `AmqpEncodeError`. Without it the connection
- * picks a number, and uses the numbers in turn. Fails with `AmqpConnectionError` (`ChannelsExhausted`) when all are open.
+ * `id` asks for a channel number. Fails with `AmqpEncodeError` if it is taken or out of range. Without `id` the
+ * connection uses its numbers in turn. Fails with `AmqpConnectionError` (`ChannelsExhausted`) when all are open.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make = (
   options: { readonly id?: number | undefined } = {}
-): Effect.Effect<AmqpChannel, CommandError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Scope.Scope> =>
   Effect.flatMap(
     AmqpConnection,
     (connection) => Effect.map(openChannel(connection, options.id), ({ channel }) => channel)
@@ -101,33 +105,35 @@ export const make = (
  * @category constructors
  * @since 0.1.0
  */
-export const open: Effect.Effect<AmqpChannel, RequestError, AmqpConnection | Scope.Scope> = Effect.catchTag(
+export const open: Effect.Effect<AmqpChannel, ClosedError, AmqpConnection | Scope.Scope> = Effect.catchTag(
   make(),
   "AmqpEncodeError",
   Effect.die
 )
 
 /**
- * What `use` can fail with beside what the function fails with: there is no channel, the broker's last word, or none.
+ * What `use` can fail with, apart from the errors of its function: there is no channel, the broker refused something,
+ * or it did not answer the close.
  *
  * @category errors
  * @since 0.1.0
  */
-export type UseError = RequestError | SoftError | AmqpCloseUnanswered
+export type UseError = ClosedError | SoftError | AmqpCloseUnanswered
 
 /**
- * Opens a channel, runs a function with it, closes it, and fails with what the broker refused in the meantime and nobody
- * has heard.
+ * Opens a channel, runs a function with it, and closes it. Fails if the broker has refused something that no operation
+ * failed with.
  *
  * **Details**
  *
- * Without confirms a publish succeeds before the broker has seen it; `use` hears the broker until it has answered the
- * close. A refusal that an operation of the function failed with is that operation's, whatever the function made of it.
- * `AmqpCloseUnanswered`: the answer did not come, because the connection was lost or `closeTimeout` was over, and nothing
- * that was answered came after the last publish. What needs a scope in the function ends before the channel does.
+ * Without confirms a publish succeeds before the broker has seen it. `use` listens to the broker until it has answered
+ * the close. If an operation of the function has failed with a refusal, `use` does not report it again, whatever the
+ * function made of it. `AmqpCloseUnanswered` means that the close has no answer, because the connection was lost or
+ * `closeTimeout` was over, and that the broker has answered nothing since the last publish. Scoped resources of the
+ * function end before the channel does.
  *
- * A function that fails or dies closes the channel as well; what the broker has refused is then added to its cause. One
- * that is interrupted closes it, and that is all.
+ * If the function fails or dies, the channel is closed as well, and a refusal of the broker is added to the cause. If
+ * the function is interrupted, the channel is closed, and nothing is added.
  *
  * **Example**
  *
@@ -164,10 +170,10 @@ export const use = <A, E, R>(
   )
 
 /**
- * A channel that everything above the layer shares. It belongs to one epoch: in a program that outlives its connections
- * use `AmqpPublisher` and `AmqpConsumer`, which have channels of their own.
+ * A channel that everything above the layer shares. It belongs to one epoch. A program that outlives its connections
+ * uses `AmqpPublisher` and `AmqpConsumer`, which have channels of their own.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layer: Layer.Layer<AmqpChannel, RequestError, AmqpConnection> = Layer.effect(AmqpChannel, open)
+export const layer: Layer.Layer<AmqpChannel, ClosedError, AmqpConnection> = Layer.effect(AmqpChannel, open)

@@ -1,197 +1,53 @@
 /**
  * A connection to a broker, as a scoped value or a layer over `AmqpTransport`.
  *
- * The connection owns the socket, the handshake, the heartbeat and the end of everything that was opened on it. One that
- * is lost is replaced under the `reconnect` schedule; each connection to the broker is an epoch with a number. Nothing is
- * carried over from one epoch to the next: a channel (`AmqpChannel`), its deliveries and what waits on it end, typed.
- * What outlives an epoch is built on top: `AmqpTopology`, `AmqpPublisher`, `AmqpConsumer`. `closed` is the end for good:
- * closed by this client, or given up by the schedule.
+ * The connection owns the socket, the handshake, the heartbeat, and the end of everything that was opened on it. When
+ * it is lost, the `reconnect` schedule replaces it. Each connection to the broker is an epoch with a number. Nothing is
+ * carried over from one epoch to the next: a channel (`AmqpChannel`), its deliveries and operations that wait on it end
+ * with a typed error. `AmqpTopology`, `AmqpPublisher` and `AmqpConsumer` are built on top and outlive an epoch.
+ * `closed` tells the final end: this client closed the connection, or the schedule gave up.
  *
- * It does not publish or consume; channels do.
+ * A connection does not publish or consume: channels do.
  *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
-import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as PubSub from "effect/PubSub"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
-import * as Stream from "effect/Stream"
-import { type AmqpConnectionError, AmqpEncodeError, isTransient } from "./AmqpError.ts"
-import { encodeMethod } from "./AmqpProtocol.ts"
-import type { InputTable, PlainTable } from "./AmqpTable.ts"
-import { type AmqpTransport, type Endpoint, formatEndpoint } from "./AmqpTransport.ts"
-import { backoff } from "./internal/backoff.ts"
-import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connectionOptions.ts"
-import { Ending } from "./internal/ending.ts"
-import type { Limits, Negotiated } from "./internal/handshake.ts"
-import type { Session } from "./internal/session.ts"
-import { open as openShell, type OpenSession } from "./internal/shell.ts"
-import { make as supervise, type Supervisor } from "./internal/supervisor.ts"
-import type { Restores } from "./internal/topologyValues.ts"
-import { utf8 } from "./internal/wire.ts"
+import { encodeMethod } from "./internal/codec/protocol.ts"
+import { utf8 } from "./internal/codec/wire.ts"
+import { type ConnectError, type Options, resolve, type ResolvedOptions } from "./internal/connection/options.ts"
+import { AmqpConnection, declareWindow, type Internals, internals, TypeId } from "./internal/connection/service.ts"
+import { open as openShell, type OpenSession } from "./internal/connection/shell.ts"
+import { StatusBoard, toServer } from "./internal/connection/status.ts"
+import { make as supervise } from "./internal/connection/supervisor.ts"
+import type { AmqpTransport, Endpoint } from "./internal/connection/transport.ts"
+import type { Session } from "./internal/engine/session.ts"
+import type { AmqpConnectionError } from "./internal/errors/connection.ts"
+import { isTransient } from "./internal/errors/transient.ts"
+import { AmqpEncodeError } from "./internal/errors/value.ts"
+import { backoff } from "./internal/time/backoff.ts"
+import { Ending } from "./internal/time/ending.ts"
+import type { InputTable } from "./internal/values/tableValue.ts"
 
-const TypeId = "~effect-amqp/AmqpConnection"
+export type { ConnectError, Options } from "./internal/connection/options.ts"
+export type { Server, Status } from "./internal/connection/service.ts"
+export { AmqpConnection } from "./internal/connection/service.ts"
 
 /** The library's version, which brokers show next to its connections. */
 const version = "0.1.0"
 
 const defaultLocale = "en_US"
 
-export type { ConnectError, Options } from "./internal/connectionOptions.ts"
-
-// -----------------------------------------------------------------------------
-// the connection
-// -----------------------------------------------------------------------------
-
-/**
- * What the broker says of itself, and what was agreed with it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Server {
-  /** For example `"RabbitMQ"`; empty where the broker does not say. */
-  readonly product: string
-  /** For example `"3.10.8"`; empty where the broker does not say. */
-  readonly version: string
-  /** The capabilities that the broker announces as present, for example `"publisher_confirms"`. */
-  readonly capabilities: ReadonlySet<string>
-  /** Everything it says of itself. */
-  readonly properties: PlainTable
-  /** The mechanism that authenticated the connection. */
-  readonly mechanism: string
-  /** Highest channel number, largest frame in bytes, heartbeat interval in seconds (0: none). */
-  readonly limits: Limits
-}
-
-/**
- * The state of a connection.
- *
- * @category models
- * @since 0.1.0
- */
-export type Status =
-  | { readonly _tag: "Connecting" }
-  | { readonly _tag: "Open"; readonly epoch: number; readonly endpoint: string; readonly server: Server }
-  /** The broker is short of a resource and reads nothing from this connection; publishes wait. */
-  | { readonly _tag: "Blocked"; readonly epoch: number; readonly reason: string }
-  /** The connection is lost; `attempt` counts from 1 for each loss, `cause` is why the last attempt or epoch ended. */
-  | { readonly _tag: "Reconnecting"; readonly attempt: number; readonly cause: AmqpConnectionError }
-  /** For good: closed by this client, or given up by the schedule. */
-  | { readonly _tag: "Closed"; readonly error: AmqpConnectionError }
-
-/**
- * A connection to a broker.
- *
- * @category models
- * @since 0.1.0
- */
-export interface AmqpConnection {
-  readonly [TypeId]: typeof TypeId
-  /** The present state. */
-  readonly status: Effect.Effect<Status>
-  /** The present state and every one that follows; ends with the connection. */
-  readonly changes: Stream.Stream<Status>
-  /** What the broker said of itself. Fails once the connection is closed. */
-  readonly server: Effect.Effect<Server, AmqpConnectionError>
-  /**
-   * Gives the broker a new password or token for this connection (`connection.update-secret`, RabbitMQ). A broker that
-   * refuses it closes the connection.
-   */
-  readonly updateSecret: (
-    secret: Redacted.Redacted,
-    reason?: string
-  ) => Effect.Effect<void, AmqpConnectionError | AmqpEncodeError>
-  /**
-   * Closes the connection and everything on it; the scope does the same.
-   *
-   * **Details**
-   *
-   * `AmqpConsumer.run` ends first: its handlers at work may finish and settle, within their `drainTimeout`. From then on nothing
-   * new is taken: channels, requests and publishes fail with `ConnectionClosed`, also those that wait to be sent. What was
-   * published with confirms is waited for, then the connection is closed. All of it shares one `closeTimeout`, also
-   * against a broker that does not answer. Returns when the socket is closed. Closing again does nothing (specification
-   * 1.4.2.9).
-   *
-   * **Gotchas**
-   *
-   * A handler of `AmqpConsumer.run` that waits for it is itself waited for, until `drainTimeout`: fork it there.
-   */
-  readonly close: Effect.Effect<void>
-  /** Waits for the end of the connection, however it comes, and returns its reason. */
-  readonly closed: Effect.Effect<AmqpConnectionError>
-  /**
-   * The connection that publishers have with `separatePublishers`; without, they use this one, and it is `undefined`.
-   *
-   * **Details**
-   *
-   * It is lost, blocked and replaced by itself; its `status`, `changes`, `server` and `closed` tell. Each of
-   * its epochs begins when this connection is open, so that topology is declared before anybody publishes. `close` and
-   * `updateSecret` are for both: consumers end first, then publishers. Raw channels are on the connection that they
-   * are opened on.
-   */
-  readonly publishing: AmqpConnection | undefined
-  /** @internal */
-  readonly [internals]: () => Internals
-}
-
-/**
- * The door for the library's own modules.
- *
- * @internal
- */
-export const internals: unique symbol = Symbol.for("effect-amqp/AmqpConnection/internals")
-
-/**
- * Requests of topologies that are under way; more would only be sent in vain when one of them is refused.
- *
- * @internal
- */
-export const declareWindow = 256
-
-/** @internal */
-export interface Internals extends Pick<Supervisor, "session" | "nextSession" | "onEpoch" | "onClosing" | "isOver"> {
-  /** Bounds what ends on the connection. */
-  readonly ending: Ending
-  /** `declareWindow` permits, one for each request of a topology that is under way; one that goes alone takes all. */
-  readonly declaring: Semaphore.Semaphore
-  /** What the topologies say of their queues; ask `isRestored`. */
-  readonly restorations: Set<Restores>
-}
-
-/**
- * @category services
- * @since 0.1.0
- */
-export const AmqpConnection = Context.Service<AmqpConnection>("effect-amqp/AmqpConnection")
-
-const text = (value: unknown): string => typeof value === "string" ? value : ""
-
-const toServer = ({ limits, mechanism, serverProperties }: Negotiated): Server => {
-  const { capabilities } = serverProperties
-  const isTable = typeof capabilities === "object" && capabilities !== null && !Array.isArray(capabilities)
-  return {
-    product: text(serverProperties["product"]),
-    version: text(serverProperties["version"]),
-    capabilities: new Set(
-      isTable ? Object.entries(capabilities).flatMap(([name, on]) => on === true ? [name] : []) : []
-    ),
-    properties: serverProperties,
-    mechanism,
-    limits
-  }
-}
-
 const defaultReconnect = backoff(Duration.seconds(30))
 
-/** What the client says of itself (specification 1.4.2.2.1), with the extensions that it understands. */
+/** The properties of the client (specification 1.4.2.2.1), with the extensions that it understands. */
 const clientProperties = (options: Options): InputTable => ({
   product: "effect-amqp",
   version,
@@ -210,7 +66,10 @@ const clientProperties = (options: Options): InputTable => ({
   ...options.clientProperties
 })
 
-/** What the client says in the handshake must have a form on the wire; names may be too long, tables not encodable. */
+/**
+ * Checks that the client's side of the handshake has a form on the wire: names may be too long, or tables not
+ * encodable.
+ */
 const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Result<unknown, AmqpEncodeError> =>
   Result.all([
     encodeMethod(0, {
@@ -223,53 +82,9 @@ const checkSendable = (options: Options, { vhost }: ResolvedOptions): Result.Res
     encodeMethod(0, { _tag: "connection.open", virtualHost: vhost })
   ])
 
-/** The states of a connection, for those who ask and those who watch. */
-class StatusBoard {
-  current: Status = { _tag: "Connecting" }
-  /** Made for the first who watches. */
-  private hub: PubSub.PubSub<Status> | undefined
-  private open: OpenSession | undefined
-
-  set(status: Status): void {
-    this.current = status
-    if (this.hub !== undefined) PubSub.publishUnsafe(this.hub, status)
-  }
-
-  get changes(): Stream.Stream<Status> {
-    return Stream.unwrap(Effect.map(PubSub.unbounded<Status>({ replay: 1 }), (made) => {
-      if (this.hub === undefined) {
-        this.hub = made
-        this.set(this.current)
-      }
-      return Stream.takeUntil(Stream.fromPubSub(this.hub), ({ _tag }) => _tag === "Closed")
-    }))
-  }
-
-  /** An epoch begins; its broker may be short of resources from the first moment on. */
-  begin(open: OpenSession): void {
-    this.open = open
-    this.set({
-      _tag: "Open",
-      epoch: open.session.epoch,
-      endpoint: formatEndpoint(open.endpoint),
-      server: toServer(open.negotiated)
-    })
-    if (open.session.blockedReason !== undefined) this.update(open.session)
-  }
-
-  /** A session was blocked or unblocked. */
-  update(session: Session): void {
-    const { open } = this
-    if (open?.session !== session) return
-    const { blockedReason: reason, epoch } = session
-    if (reason === undefined) this.begin(open)
-    else this.set({ _tag: "Blocked", epoch, reason })
-  }
-}
-
 /**
- * One attempt, at each endpoint in turn until one opens. Fails with what the last one said, or with a refusal that does not
- * pass by itself: that another node is down says less.
+ * One attempt: tries each endpoint in turn until one opens. Fails with the error of the last one, or with a refusal
+ * that does not pass by itself, which says more than that another node is down.
  */
 const attempt = (
   options: Options,
@@ -324,7 +139,7 @@ export const make = (
     if (options.separatePublishers !== true) return yield* makeOne(options, resolved, ending)
     const { connectionName } = options
     const named = connectionName === undefined ? {} : { connectionName: `${connectionName} (publishing)` }
-    // Made first, so that its scope ends last: handlers publish until they are done.
+    // It is made first, so that its scope ends last: handlers publish until they are done.
     const publishing = yield* makeOne({ ...options, ...named }, resolved, ending)
     const consuming = yield* makeOne(options, resolved, ending)
     return yield* makeTwo(consuming, publishing)
@@ -335,7 +150,8 @@ const makeTwo = (
   publishing: AmqpConnection
 ): Effect.Effect<AmqpConnection, AmqpConnectionError, Scope.Scope> =>
   Effect.gen(function*() {
-    // What is registered there has then been restored. Where there will be none, publishers go on alone.
+    // By then everything that is registered on the main connection is restored. If it is over for good, publishers go
+    // on alone.
     const { nextSession } = consuming[internals]()
     yield* publishing[internals]().onEpoch(() => Effect.ignore(nextSession))
     const closing = Effect.andThen(consuming.close, publishing.close)
@@ -347,7 +163,7 @@ const makeTwo = (
           concurrency: "unbounded",
           discard: true
         }),
-      // Goes on, in that order, when the one who asked for it waits no longer.
+      // It goes on in this order, also if the caller is interrupted.
       close: Effect.andThen(
         Effect.forkDetach(closing, { startImmediately: true }),
         Effect.asVoid(Effect.andThen(consuming.closed, publishing.closed))
@@ -383,7 +199,7 @@ const makeOne = (
     }
     return AmqpConnection.of({
       [TypeId]: TypeId,
-      // A function, which no inspector looks into: the outbox still holds what was said in the handshake.
+      // A function, because inspectors do not look into one: the outbox may still hold bytes of the handshake.
       [internals]: () => inner,
       status: Effect.sync(() => board.current),
       changes: board.changes,

@@ -2,11 +2,11 @@
  * Consumers that outlive their connections: a stream of deliveries, or a supervised handler whose exit settles each
  * delivery.
  *
- * A consumer has channels of its own. When one goes away (the connection is lost, the broker closes the channel or cancels
- * the consumer of a queue), its queues are subscribed to again under the `recover` schedule, on the next epoch if need be;
- * until then it is visibly recovering. One queue of several recovers alone. It never hangs: it delivers, recovers, or fails
- * with `AmqpConsumerFailed`. Exactly-once is not offered, because no broker does: after a loss unsettled messages are
- * delivered again.
+ * A consumer has channels of its own. When it loses one (the connection is lost, the broker closes the channel or
+ * cancels the consumer of a queue), it subscribes to the queues again under the `recover` schedule, on the next epoch
+ * if need be. Until then its status is `Recovering`. One queue of several recovers alone. A consumer never hangs: it
+ * delivers, recovers, or fails with `AmqpConsumerFailed`. It does not offer exactly-once, because no broker does: after
+ * a loss unsettled messages are delivered again.
  *
  * @since 0.1.0
  */
@@ -20,17 +20,19 @@ import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { AmqpConnection, internals } from "./AmqpConnection.ts"
-import type { AmqpSupervisedDelivery } from "./AmqpDelivery.ts"
-import { AmqpEncodeError, isTransient } from "./AmqpError.ts"
-import type { InputTable } from "./AmqpTable.ts"
 import { declare, type Entity } from "./AmqpTopology.ts"
-import { backoff } from "./internal/backoff.ts"
+import type { AmqpSupervisedDelivery } from "./internal/channel/delivery.ts"
+import { integerAt } from "./internal/connection/optionChecks.ts"
+import { AmqpConnection, internals } from "./internal/connection/service.ts"
 import type { OnFailure } from "./internal/consumer/disposition.ts"
 import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./internal/consumer/failure.ts"
 import { makeHandlers } from "./internal/consumer/handlers.ts"
 import { makeSubscriptions, type Subscriptions } from "./internal/consumer/subscriptions.ts"
-import type { QueueRef } from "./internal/queueNames.ts"
+import { isTransient } from "./internal/errors/transient.ts"
+import { AmqpEncodeError } from "./internal/errors/value.ts"
+import { backoff } from "./internal/time/backoff.ts"
+import type { QueueRef } from "./internal/topology/queueNames.ts"
+import type { InputTable } from "./internal/values/tableValue.ts"
 
 export type { Disposition, OnFailure } from "./internal/consumer/disposition.ts"
 export { ack, deadLetter, requeue, requeueOnce } from "./internal/consumer/disposition.ts"
@@ -53,35 +55,40 @@ export interface Options {
    *
    * **Details**
    *
-   * The broker closes the channel of a delivery that is not settled within its `consumer_timeout` (30 minutes), which counts
-   * from the delivery and not from the handler's start. So `prefetch` x handler time / `concurrency` must stay below it: 100
-   * at `concurrency` 1 meets it with handlers of 18 seconds, twice the `concurrency` with handlers of 15 minutes. More of it
-   * makes fast handlers faster, up to some hundreds: the broker sends while they work.
+   * The broker closes the channel of a delivery that is not settled within its `consumer_timeout` (30 minutes). The
+   * time counts from the delivery, not from the start of its handler. So `prefetch` x handler time / `concurrency` must
+   * stay below it. A prefetch of 100 at `concurrency` 1 reaches it with handlers of 18 seconds, twice the `concurrency`
+   * with handlers of 15 minutes. A larger prefetch makes fast handlers faster, up to some hundreds, because the broker
+   * sends while they work.
    */
   readonly prefetch?: number | undefined
   /**
-   * Whether the prefetch is for all queues together, as far as they share a channel (`basic.qos` with `global`). Quorum queues
-   * and streams have no such thing, and a broker that refuses it (540) ends the connection. Defaults to `false`.
+   * Whether the prefetch is for all queues together that share a channel (`basic.qos` with `global`). Quorum queues and
+   * streams do not support that, and a broker that refuses it (540) ends the connection. Defaults to `false`.
    */
   readonly sharedPrefetch?: boolean | undefined
   /**
-   * What the broker's tools call the consumer; with several queues a dot and the number of the queue follow, from 0. Defaults
-   * to a new tag for each subscription.
+   * The name of the consumer in the broker's tools. With several queues, a dot and the number of the queue follow, from
+   * 0. Defaults to a new tag for each subscription.
    */
   readonly consumerTag?: string | undefined
-  /** Refuses (403) if there is another consumer, and all that come later. Defaults to `false`. */
+  /**
+   * Whether this is the only consumer: the broker refuses (403) it if there is another one, and refuses later ones.
+   * Defaults to `false`.
+   */
   readonly exclusive?: boolean | undefined
   /** For example `x-priority`, `x-stream-offset`. */
   readonly arguments?: InputTable | undefined
   /**
-   * Declared each time before queues are subscribed to, so that a queue that was deleted comes back. `AmqpTopology.layer` is
-   * for what several share: it is declared in each epoch.
+   * Entities that are declared before each subscription, so that a queue that was deleted comes back. For entities that
+   * several consumers share use `AmqpTopology.layer`, which declares them in each epoch.
    */
   readonly topology?: ReadonlyArray<Entity> | undefined
   /**
-   * How lost queues are subscribed to again; its input is the typed failure. Defaults to a delay of up to
-   * 2 s, doubled up to 30 s, with full jitter, for as long as the failure is transient. A delivery, or ten seconds without a loss, begins it anew. When the
-   * connection is over for good it is not asked.
+   * How the consumer subscribes to lost queues again; its input is the typed failure. Defaults to random delays for as
+   * long as the failure is transient. Their upper bound is 2 s at first and doubles up to 30 s (full jitter). After a
+   * delivery, or ten seconds without a loss, the schedule begins anew. It is not used when the connection is over for
+   * good.
    */
   readonly recover?: Schedule.Schedule<unknown, AmqpConsumerFailed> | undefined
 }
@@ -96,7 +103,7 @@ export type Status =
   | { readonly _tag: "Detached" }
   /** Subscribed to every queue. */
   | { readonly _tag: "Attached"; readonly epoch: number }
-  /** Some queues are not subscribed to, for this reason; what the others have is delivered. */
+  /** Some queues are not subscribed to, for this reason. The others deliver. */
   | { readonly _tag: "Recovering"; readonly cause: AmqpConsumerFailed }
 
 /**
@@ -107,18 +114,18 @@ export type Status =
  */
 export interface AmqpConsumer {
   /**
-   * The deliveries, in arrays as they arrived. Attaches when it is run; run it once at a time. Its end cancels the consumer and
-   * gives back what is not settled.
+   * The deliveries, in arrays as they arrived. The stream subscribes when it is run. Run it once at a time. Its end
+   * cancels the consumer and gives back what is not settled.
    */
   readonly deliveries: Stream.Stream<AmqpSupervisedDelivery, AmqpConsumerFailed>
   /**
-   * Changes the prefetch of the running consumer: it is cancelled and subscribed again on its channel; what has come can
-   * still be settled.
+   * Changes the prefetch of the running consumer: cancels it and subscribes again on the same channel. Deliveries that
+   * have come can still be settled.
    */
   readonly setPrefetch: (prefetch: number) => Effect.Effect<void, AmqpEncodeError>
   /** The present state. */
   readonly status: Effect.Effect<Status>
-  /** The present state and every one that follows. */
+  /** The present state and all later ones. */
   readonly changes: Stream.Stream<Status>
 }
 
@@ -131,13 +138,8 @@ const defaultRecover: Schedule.Schedule<unknown, AmqpConsumerFailed> = backoff(D
 // the consumer
 // -----------------------------------------------------------------------------
 
-const checkInteger = (path: string, value: number, max: number): Effect.Effect<void, AmqpEncodeError> =>
-  Number.isInteger(value) && value >= 1 && value <= max
-    ? Effect.void
-    : Effect.fail(new AmqpEncodeError({ path, reason: `expected an integer from 1 to ${max}, not ${value}` }))
-
-const checkPrefetch = (prefetch: number): Effect.Effect<void, AmqpEncodeError> =>
-  checkInteger("prefetch", prefetch, 65535)
+const checkPrefetch = (prefetch: number): Effect.Effect<number, AmqpEncodeError> =>
+  Effect.fromResult(integerAt("prefetch", prefetch, 1, 65535))
 
 const isList = (queue: QueueRef | ReadonlyArray<QueueRef>): queue is ReadonlyArray<QueueRef> => Array.isArray(queue)
 
@@ -222,7 +224,7 @@ const define = (
         setPrefetch: (next) =>
           Effect.map(checkPrefetch(next), () => {
             prefetch = next
-            // One that is gone takes the new prefetch when it attaches again.
+            // If its channel is gone, it takes the new prefetch when it attaches again.
             running?.renew()
           }),
         status: Effect.sync(() => status),
@@ -231,7 +233,7 @@ const define = (
     }
   })
 
-/** Whether somebody has ended it on purpose. */
+/** Whether the consumer was ended on purpose. */
 const isOrderly = (cause: Cause.Cause<unknown>): boolean =>
   cause.reasons.every((reason) =>
     Cause.isInterruptReason(reason) || (
@@ -240,14 +242,14 @@ const isOrderly = (cause: Cause.Cause<unknown>): boolean =>
     )
   )
 
-/** With the way to it only where it is a defect. */
+/** Logs a stack only for a defect. */
 const logEnd = (label: string, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
   const text = `The consumer of ${label} has ended`
   if (Cause.hasDies(cause)) return Effect.logError(text, cause)
   return Effect.logError(`${text}: ${Cause.prettyErrors(cause).map(({ message }) => message).join("; ")}`)
 }
 
-/** The next deliveries: one Effect for an array of them. */
+/** Takes the next deliveries: one Effect for an array of them. */
 const pullFrom = (
   { buffer, failed }: Subscriptions
 ): Effect.Effect<Arr.NonEmptyReadonlyArray<AmqpSupervisedDelivery>, AmqpConsumerFailed> =>
@@ -288,9 +290,9 @@ export const make = (
  *
  * **Details**
  *
- * Settle each delivery: `ack`, `nack` or `reject`. One from an earlier epoch cannot be settled any more; that is a value
- * (`AmqpStaleDelivery`), not a failure, because the broker delivers the message again. Fails with `AmqpConsumerFailed`
- * when `recover` gives up.
+ * Settle each delivery with `ack`, `nack` or `reject`. A delivery of an earlier epoch cannot be settled any more.
+ * Settling then returns `AmqpStaleDelivery` as a value, not as a failure, because the broker delivers the message
+ * again. Fails with `AmqpConsumerFailed` when `recover` gives up.
  *
  * @category constructors
  * @since 0.1.0
@@ -314,11 +316,11 @@ export const stream = (
 export interface RunOptions extends Options {
   /** Deliveries that are handled at the same time, across epochs. Defaults to 1. */
   readonly concurrency?: number | undefined
-  /** How long a handler may take; then it is interrupted and has failed with a `TimeoutError`. Defaults to no limit. */
+  /** How long a handler may take. Then it is interrupted and fails with a `TimeoutError`. Defaults to no limit. */
   readonly handlerTimeout?: Duration.Input | undefined
   /**
-   * How long the end of `run` waits for handlers that are at work. Several that end together, as those of one scope do, share
-   * the time. Defaults to 30 seconds.
+   * How long the end of `run` waits for handlers that are at work. Consumers that end together, as those of one scope
+   * do, share the time. Defaults to 30 seconds.
    */
   readonly drainTimeout?: Duration.Input | undefined
 }
@@ -334,16 +336,16 @@ export type Handler<E, R> = (delivery: AmqpSupervisedDelivery) => Effect.Effect<
  *
  * **Details**
  *
- * A handler that succeeds acknowledges, or settles by the `Disposition` that it returns. For one that fails or dies,
- * `onFailure` decides; without it, or if it throws, the message goes back to its queue and `run` fails with the cause. Where
- * `onFailure` is a function it sees the cause; where it is a `Disposition`, a handler that dies is logged as an error. A handler
- * that is interrupted gives its message back. Acknowledgements that are contiguous go out as one.
+ * If the handler succeeds, its delivery is acknowledged, or settled by the `Disposition` that it returns. If it fails
+ * or dies, `onFailure` decides. Without `onFailure`, or if that throws, the message goes back to its queue and `run`
+ * fails with the cause. A function `onFailure` gets the cause. With a `Disposition`, a handler that dies is logged as
+ * an error. A handler that is interrupted gives its message back. Contiguous acknowledgements go out as one.
  *
- * Its end (interruption, the scope, a failure, `AmqpConnection.close`) cancels the consumers, gives back what no handler has
- * begun, waits for handlers that are at work, at most `drainTimeout`, and closes the channels. Handlers that are not done by
- * then are interrupted and give back what they have. Handlers of a connection that is lost go on and count for `concurrency`;
- * what they settle is stale, and the broker delivers it again. A failure is logged as an error, for those who run it in the
- * background, unless the connection was closed by this client.
+ * The end of `run` (interruption, the scope, a failure, `AmqpConnection.close`) cancels the consumers and gives back
+ * what no handler has begun. It waits for handlers at work, at most `drainTimeout`, and closes the channels. Handlers
+ * that are not done by then are interrupted and give back what they have. Handlers of a lost connection go on and count
+ * for `concurrency`. What they settle is stale, and the broker delivers it again. A failure is logged as an error,
+ * because `run` may be in the background, unless this client closed the connection.
  *
  * @category constructors
  * @since 0.1.0
@@ -371,9 +373,9 @@ export const run: {
  *
  * **Details**
  *
- * The layer is built when every queue is subscribed to, and fails typed if that does not come about. A consumer that fails for
- * good later is logged as an error; a program that is to end with it runs it in the foreground, with `run`. The end of the
- * layer is the end of `run`.
+ * The layer is built when every queue is subscribed to; it fails with a typed error if that fails. If the consumer
+ * fails for good later, that is logged as an error. A program that should end with the consumer uses `run` in the
+ * foreground. The end of the layer is the end of `run`.
  *
  * **Example**
  *
@@ -411,7 +413,7 @@ export const layer: {
 
 type HandlingOptions<E> = RunOptions & { readonly onFailure?: OnFailure<E> | undefined }
 
-/** `run`, which tells when it has subscribed to every queue. */
+/** `run`, with a callback when every queue is subscribed to. */
 const supervise = <E, R>(
   queue: QueueRef | ReadonlyArray<QueueRef>,
   handler: Handler<E, R>,
@@ -427,7 +429,7 @@ const supervise = <E, R>(
         reason: new AmqpEncodeError({ path, reason })
       })
     yield* Effect.mapError(
-      checkInteger("concurrency", concurrency, Number.MAX_SAFE_INTEGER),
+      Effect.fromResult(integerAt("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER)),
       ({ path, reason }) => failed(path)(reason)
     )
     const drainTimeout = yield* Effect.mapError(

@@ -1,17 +1,17 @@
 /**
- * Publishing that is confirmed and survives: a channel of its own that is replaced when it is gone, a window of
- * unconfirmed messages, and one outcome for each message.
+ * Publishing that is confirmed and survives: a publisher has a channel of its own, which is replaced when it is gone, a
+ * window of unconfirmed messages, and one outcome for each message.
  *
- * A publish succeeds when the broker has taken responsibility for the message and, unless `mandatory` is off, a queue has
- * it. While there is no channel (the connection is lost, or a refused publish has closed it) publishes wait, then are
- * sent on the next one. What was written and not confirmed when a channel went away is never sent again by itself: it
- * fails with `AmqpPublishUnconfirmed`. `resend` asks for more, and may give duplicates.
+ * A publish succeeds when the broker has taken responsibility for the message and, unless `mandatory` is off, a queue
+ * has it. While there is no channel (the connection is lost, or a refused publish has closed it) publishes wait for the
+ * next one. A message that was written but not confirmed when a channel went away is not sent again: it fails with
+ * `AmqpPublishUnconfirmed`. The option `resend` sends it again, which may give duplicates.
  *
- * A message that the broker refuses takes the channel with it, and the broker does not say which one it was. It is found by
- * the broker's words, or, with a resend, by sending what is in doubt again one message at a time while others go on.
+ * If the broker refuses a message, it closes the channel and does not say which message it was. The publisher finds it
+ * by the broker's words, or, with a resend, by sending messages in doubt again one at a time while others go on.
  *
- * It does not buffer for a broker that is away, on disk or in memory: callers wait. Messages of one fiber keep their order,
- * except those that are sent again.
+ * A publisher does not buffer for a broker that is away, neither on disk nor in memory: callers wait. Messages of one
+ * fiber keep their order, except those that are sent again.
  *
  * @since 0.1.0
  */
@@ -25,28 +25,26 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Sink from "effect/Sink"
-import { AmqpConnection, internals } from "./AmqpConnection.ts"
+import type { PublishError, RequestError } from "./internal/channel/errors.ts"
+import { contentGate, publishConfirmed, takesContent } from "./internal/channel/requests.ts"
+import type { PropertiesInput, Publish } from "./internal/codec/message.ts"
+import { duration, integer, invalid, shown } from "./internal/connection/optionChecks.ts"
+import { AmqpConnection, internals } from "./internal/connection/service.ts"
+import { AmqpChannelClosed } from "./internal/errors/channel.ts"
+import { AmqpConnectionError } from "./internal/errors/connection.ts"
+import { AmqpMessageReturned, AmqpPublishNacked, AmqpPublishUnconfirmed } from "./internal/errors/publish.ts"
 import {
   AmqpAccessRefused,
-  AmqpChannelClosed,
   AmqpChannelException,
-  AmqpConnectionError,
   AmqpContentTooLarge,
-  AmqpEncodeError,
-  AmqpMessageReturned,
   AmqpNotFound,
-  AmqpPreconditionFailed,
-  AmqpPublishNacked,
-  AmqpPublishUnconfirmed,
-  isTransient
-} from "./AmqpError.ts"
-import type { PropertiesInput, Publish } from "./AmqpMessage.ts"
-import type { CommandError } from "./internal/channelTypes.ts"
-import { duration, integer, invalid, shown } from "./internal/connectionOptions.ts"
-import { isDirectReply } from "./internal/directReply.ts"
-import { type BatchFailure, PublishBatch } from "./internal/publishBatch.ts"
-import { make as makeChannels } from "./internal/publisherChannel.ts"
-import { contentGate, publishConfirmed, type PublishError, takesContent } from "./internal/requests.ts"
+  AmqpPreconditionFailed
+} from "./internal/errors/soft.ts"
+import { isTransient } from "./internal/errors/transient.ts"
+import { AmqpEncodeError } from "./internal/errors/value.ts"
+import { type BatchFailure, PublishBatch } from "./internal/publisher/batch.ts"
+import { make as makeChannels } from "./internal/publisher/channels.ts"
+import { isDirectReply } from "./internal/values/directReply.ts"
 
 const TypeId = "~effect-amqp/AmqpPublisher"
 
@@ -54,16 +52,9 @@ const TypeId = "~effect-amqp/AmqpPublisher"
 // errors
 // -----------------------------------------------------------------------------
 
-/**
- * Why one message was not published: a refusal, `AmqpPublishNacked`, `AmqpMessageReturned`, `AmqpPublishUnconfirmed`
- * (in doubt), or never written: `AmqpConnectionError`, `AmqpChannelClosed` (the publisher is closed), `AmqpEncodeError`.
- *
- * @category errors
- * @since 0.1.0
- */
-export type PublisherError = PublishError
+export type { PublishError } from "./internal/channel/errors.ts"
 
-const PublisherErrorSchema = Schema.Union([
+const PublishErrorSchema = Schema.Union([
   AmqpAccessRefused,
   AmqpNotFound,
   AmqpPreconditionFailed,
@@ -78,8 +69,8 @@ const PublisherErrorSchema = Schema.Union([
 ])
 
 /**
- * A message that was to be sent again until it is confirmed, and was not: the schedule gave up, a later attempt met
- * something that does not pass, or the message ends connections. It is not sent any more.
+ * A message was sent again and is still not confirmed: the schedule gave up, a later attempt failed with something that
+ * is not transient, or the message ends connections. It is not sent any more.
  *
  * @category errors
  * @since 0.1.0
@@ -90,12 +81,12 @@ export class AmqpResendFailed
     routingKey: Schema.String,
     /** The `messageId` that all attempts had. */
     messageId: Schema.String,
-    /** How often it was tried, the first time included. */
+    /** How often it was sent, the first time included. */
     attempts: Schema.Int,
     /** Whether an attempt ended in doubt: the message may be stored, even more than once. */
     inDoubt: Schema.Boolean,
     /** What the last attempt failed with. */
-    cause: PublisherErrorSchema
+    cause: PublishErrorSchema
   })
 {
   override get message(): string {
@@ -118,10 +109,10 @@ export class AmqpResendFailed
 export class AmqpBatchError extends Schema.TaggedError<AmqpBatchError>("effect-amqp/AmqpBatchError")("AmqpBatchError", {
   /** How many messages the batch had. */
   total: Schema.Int,
-  /** Where each one stood in the batch, and what became of it; in the order of the batch. */
+  /** The place of each such message in the batch, and its error. In the order of the batch. */
   failures: Schema.Array(Schema.Struct({
     index: Schema.Int,
-    error: Schema.Union([...PublisherErrorSchema.members, AmqpResendFailed])
+    error: Schema.Union([...PublishErrorSchema.members, AmqpResendFailed])
   }))
 }) {
   override get message(): string {
@@ -132,12 +123,12 @@ export class AmqpBatchError extends Schema.TaggedError<AmqpBatchError>("effect-a
 }
 
 /**
- * What is left to fail with where `resend` takes care of what is transient.
+ * The errors that are left when `resend` handles transient ones.
  *
  * @category errors
  * @since 0.1.0
  */
-export type ResendError = Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> | AmqpResendFailed
+export type ResendError = Exclude<PublishError, AmqpPublishNacked | AmqpPublishUnconfirmed> | AmqpResendFailed
 
 // -----------------------------------------------------------------------------
 // the publisher
@@ -148,22 +139,22 @@ export type ResendError = Exclude<PublisherError, AmqpPublishNacked | AmqpPublis
  * @since 0.1.0
  */
 export interface Options {
-  /** Messages that may be unconfirmed at a time; publishes beyond it wait. At least 1. Defaults to 1024. */
+  /** Messages that may be unconfirmed at a time. Further publishes wait. At least 1. Defaults to 1024. */
   readonly maxInFlight?: number | undefined
   /**
-   * Whether a message that no queue takes fails with `AmqpMessageReturned`, where the message itself does not say: a
-   * broker confirms what it could not route. Defaults to `true`, but for replies to direct reply-to names
-   * (`amq.rabbitmq.reply-to.…`), which RabbitMQ before 4.3 returns and delivers.
+   * Whether a message that no queue takes fails with `AmqpMessageReturned`, if the message itself does not say. Without
+   * it a broker confirms messages that it could not route. Defaults to `true`, except for replies to direct reply-to
+   * names (`amq.rabbitmq.reply-to.…`), which RabbitMQ before 4.3 both returns and delivers.
    */
   readonly mandatory?: boolean | undefined
-  /** Whether durable queues keep the message over a restart, where it has no `deliveryMode`. Defaults to `true`. */
+  /** Whether durable queues keep a message over a restart, if it has no `deliveryMode`. Defaults to `true`. */
   readonly persistent?: boolean | undefined
-  /** For messages that name none. Defaults to the default exchange (`""`). */
+  /** The exchange of messages that name none. Defaults to the default exchange (`""`). */
   readonly exchange?: string | undefined
   /**
-   * How long the broker may take to confirm a message, give or take a quarter; then it fails with
-   * `AmqpPublishUnconfirmed`, and still counts for `maxInFlight` until the broker has answered. The time goes on while
-   * the connection is blocked. By default as long as the channel lives.
+   * How long the broker may take to confirm a message, give or take a quarter. Then it fails with
+   * `AmqpPublishUnconfirmed`, but counts for `maxInFlight` until the broker answers. The time goes on while the
+   * connection is blocked. Defaults to the life of the channel.
    */
   readonly confirmTimeout?: Duration.Input | undefined
 }
@@ -173,21 +164,22 @@ export interface Options {
  *
  * **Details**
  *
- * What failed and may succeed later (in doubt, nacked, no connection in time, whatever ended the last one) is published
- * again under the schedule, whose input is the error, until it is confirmed. All attempts carry the same `messageId`, a
- * new UUID where the message has none, by which consumers can tell duplicates. What is not transient, and the end of the
- * connection for good, fails as it is at the first attempt, and as `AmqpResendFailed` later; a refusal of the message itself
- * (406, 311) is always what it is.
+ * A message that may succeed later is published again under the schedule until it is confirmed: it is in doubt or
+ * nacked, there was no connection in time, or the connection ended, for whatever reason. The input of the schedule is
+ * the error. All attempts carry the same `messageId` (a new UUID if the message has none), by which consumers can
+ * recognise duplicates. An error that is not transient, and the final end of the connection, fail the publish: at the
+ * first attempt with the error itself, later with `AmqpResendFailed`. A refusal of the message itself (406, 311) is
+ * always the error itself.
  *
- * What may be what the broker refused, in words that name no message, is sent alone from then on, on a second channel; so
- * is what was lost with a connection twice. A message that is alone when the broker closes the connection because of a
- * publish, or does not say why, is given up the second time.
+ * If the broker refuses a message in words that name none, each message that it may be is sent alone from then on, on a
+ * second channel. So is a message that was lost with a connection twice. If a message is alone when the broker closes
+ * the connection because of a publish, or without saying why, it is given up the second time.
  *
  * @category models
  * @since 0.1.0
  */
 export interface ResendOptions {
-  readonly resend: Schedule.Schedule<unknown, PublisherError>
+  readonly resend: Schedule.Schedule<unknown, PublishError>
 }
 
 /** Options without a resend. */
@@ -206,28 +198,28 @@ export interface AmqpPublisher {
    *
    * **Details**
    *
-   * Waits for an open connection as long as its `waitTimeout` says, and as long as need be while the broker is short of a
-   * resource (`connection.blocked`), too much is unwritten, or too many messages are unconfirmed. Interrupted or failed
-   * there, the message was never sent and never will be; interrupted later, its outcome is nobody's.
+   * Waits for an open connection, at most `waitTimeout`. Waits without limit while the broker is short of a resource
+   * (`connection.blocked`), too much is unwritten, or too many messages are unconfirmed. If it fails or is interrupted
+   * there, the message was never sent and never will be. If it is interrupted later, nobody learns the outcome.
    */
   readonly publish: {
-    (message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    (message: Publish, options?: NoResendOptions): Effect.Effect<void, PublishError>
     (message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
   }
   /**
-   * Publishes messages in order and waits once for all of them: cheaper than one `publish` for each. Each has its own
-   * outcome; those that failed are listed in the `AmqpBatchError`, the others are confirmed.
+   * Publishes messages in order and waits once for all of them, which is cheaper than one `publish` for each. Each has
+   * its own outcome. The `AmqpBatchError` lists those that failed; the others are confirmed.
    */
   readonly publishAll: (
     messages: Iterable<Publish>,
     options?: NoResendOptions | ResendOptions
   ) => Effect.Effect<void, AmqpBatchError>
   /**
-   * Publishes a stream, as fast as the broker confirms. Ends when all is confirmed; fails with the first failure, which
-   * stops the stream, whatever becomes of the messages that are on their way.
+   * Publishes a stream, as fast as the broker confirms. Ends when all messages are confirmed. Fails with the first
+   * failure, which stops the stream; messages that are on their way may still be confirmed.
    */
   readonly sink: {
-    (options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    (options?: NoResendOptions): Sink.Sink<void, Publish, never, PublishError>
     (options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
   }
   /** Waits until every message that is on its way has its outcome. */
@@ -240,15 +232,15 @@ export interface AmqpPublisher {
  */
 export const AmqpPublisher = Context.Service<AmqpPublisher>("effect-amqp/AmqpPublisher")
 
-/** Refusals of the message itself: no attempt can have stored it, whatever was unknown of it before. */
-const isOfMessage = ({ _tag }: PublisherError): boolean =>
+/** Refusals of the message itself: no attempt can have stored it, also not one that ended in doubt. */
+const isOfMessage = ({ _tag }: PublishError): boolean =>
   _tag === "AmqpPreconditionFailed" || _tag === "AmqpContentTooLarge" || _tag === "AmqpEncodeError"
 
-/** What is known of a message whose outcome was unknown before. */
+/** What is known of a message after attempts with an unknown outcome. */
 interface Doubt {
-  /** How many attempts ended so. */
+  /** How many attempts ended in doubt. */
   readonly times: number
-  /** Whether it may be what the broker does not like: it is sent alone from now on. */
+  /** Whether the broker may have refused it: it is sent alone from now on. */
   readonly isQuestioned: boolean
   /** How often it was alone when the broker closed the connection because of a publish. */
   readonly closings: number
@@ -256,10 +248,12 @@ interface Doubt {
 
 const noDoubt: Doubt = { times: 0, isQuestioned: false, closings: 0 }
 
-/** So many attempts may be lost without a word before a message is questioned: it may be what ends connections. */
+/** After so many attempts that were lost without a word, the message is questioned: it may be what ends connections. */
 const losses = 2
 
-/** So often the broker may close the connection of a message that is alone: once may be the fault of another one. */
+/**
+ * How often the broker may close the connection of a message that is alone. Once may be the fault of another message.
+ */
 const closings = 2
 
 const doubted = (before: Doubt, { error, isQuestioned }: BatchFailure): Doubt => {
@@ -273,7 +267,7 @@ const doubted = (before: Doubt, { error, isQuestioned }: BatchFailure): Doubt =>
 }
 
 /** The refusal that leaves a message in doubt. */
-const refusalIn = (error: PublisherError): PublisherError => {
+const refusalIn = (error: PublishError): PublishError => {
   const cause = error._tag === "AmqpPublishUnconfirmed" ? error.cause : undefined
   return cause?._tag === "AmqpNotFound" || cause?._tag === "AmqpAccessRefused" ? cause : error
 }
@@ -311,8 +305,9 @@ interface Unpublished {
 }
 
 /**
- * Opens a publisher and closes it with the scope: publishes that wait fail, those that are on their way have the
- * connection's `closeTimeout` to be confirmed, which it shares with all that ends together, then the channel is closed.
+ * Opens a publisher and closes it with the scope. Then publishes that wait fail, and those on their way have the
+ * connection's `closeTimeout` to be confirmed, which is shared with everything that ends at the same time. Then the
+ * channel is closed.
  *
  * **Details**
  *
@@ -323,7 +318,7 @@ interface Unpublished {
  */
 export const make = (
   options: Options = {}
-): Effect.Effect<AmqpPublisher, CommandError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpPublisher, RequestError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
     const maxInFlight = yield* Effect.fromResult(
       integer("maxInFlight", options.maxInFlight ?? 1024, 1, Number.MAX_SAFE_INTEGER)
@@ -347,7 +342,7 @@ export const make = (
     const { idle, main: channel, questioned } = yield* makeChannels(connection, { maxInFlight, confirmTimeout })
     const complete = completing(options)
 
-    const publishOnce = (message: Publish): Effect.Effect<void, PublisherError> =>
+    const publishOnce = (message: Publish): Effect.Effect<void, PublishError> =>
       Effect.suspend(() => {
         const state = channel.open
         if (state !== undefined && takesContent(state)) return publishConfirmed(state, message)
@@ -378,10 +373,10 @@ export const make = (
         return failures.flat()
       })
 
-    /** What ended a connection, or a channel that was not opened, is a loss: only their end for good is final. */
+    /** The end of a connection, or of a channel that was not opened, is only a loss, unless it is the final end. */
     const isPermanent = (
-      error: PublisherError
-    ): error is Exclude<PublisherError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
+      error: PublishError
+    ): error is Exclude<PublishError, AmqpPublishNacked | AmqpPublishUnconfirmed> => {
       if (error._tag === "AmqpConnectionError") {
         return isOver()
       }
@@ -409,7 +404,7 @@ export const make = (
           cause: error
         })
       })
-      const sort: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+      const sort: Effect.Effect<void, PublishError> = Effect.suspend(() => {
         attempts++
         const again: Array<BatchFailure> = []
         for (const failure of failures) {
@@ -433,7 +428,7 @@ export const make = (
           publish(these.map(({ message }) => message)),
           (left) => left.map((failure) => ({ ...failure, index: these[failure.index]?.index ?? failure.index }))
         )
-      const again: Effect.Effect<void, PublisherError> = Effect.suspend(() => {
+      const again: Effect.Effect<void, PublishError> = Effect.suspend(() => {
         if (attempts === 0) return sort
         const isAlone = ({ index }: BatchFailure): boolean => doubtOf(index).isQuestioned
         const alone = failures.filter(isAlone)
@@ -459,7 +454,7 @@ export const make = (
         (failures) => failures.length === 0 ? Effect.succeed([]) : resendEach(failures, options)
       )
 
-    function publish(message: Publish, options?: NoResendOptions): Effect.Effect<void, PublisherError>
+    function publish(message: Publish, options?: NoResendOptions): Effect.Effect<void, PublishError>
     function publish(message: Publish, options: ResendOptions): Effect.Effect<void, ResendError>
     function publish(message: Publish, options: NoResendOptions | ResendOptions = {}) {
       if (options.resend === undefined) return publishOnce(complete(message))
@@ -508,17 +503,17 @@ export const make = (
                 ([first]) => first === undefined ? Effect.void : Effect.fail(first.error)
               )
           }))
-          // A failure ends the sink also while the stream has nothing to publish.
+          // A failure must end the sink also while the stream has nothing to publish.
           const watch = Effect.forever(Effect.andThen(batch.failed, recovered))
           return Effect.as(Effect.raceFirst(Effect.andThen(feed, recovered), watch), [undefined] as const)
         })
       )
 
-    function sink(options?: NoResendOptions): Sink.Sink<void, Publish, never, PublisherError>
+    function sink(options?: NoResendOptions): Sink.Sink<void, Publish, never, PublishError>
     function sink(options: ResendOptions): Sink.Sink<void, Publish, never, ResendError>
     function sink(
       options: NoResendOptions | ResendOptions = {}
-    ): Sink.Sink<void, Publish, never, PublisherError | ResendError> {
+    ): Sink.Sink<void, Publish, never, PublishError | ResendError> {
       return options.resend === undefined
         ? sinkOf(complete, Effect.succeed)
         : sinkOf((message) => identified(complete(message)), (failures) => resendEach(failures, options))
@@ -539,5 +534,5 @@ export const make = (
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options?: Options): Layer.Layer<AmqpPublisher, CommandError, AmqpConnection> =>
+export const layer = (options?: Options): Layer.Layer<AmqpPublisher, RequestError, AmqpConnection> =>
   Layer.effect(AmqpPublisher, make(options))

@@ -2,10 +2,10 @@
  * Exchanges, queues and bindings as values: declared when the connection opens and again in each epoch, before any
  * publisher or consumer of that epoch runs.
  *
- * A topology is what should be there. Values that contradict themselves are refused before anything is sent. What the
- * broker refuses is retried, skipped or fails, by policy, and never in the way of the rest; it is listed in `failures`.
- * Names of the broker's own (`amq.*`) and passive entities are checked, never declared. Nothing is deleted unless
- * `deleteOnClose` says so, and nothing that already exists otherwise is changed.
+ * A topology says what should exist. Values that contradict themselves are refused before anything is sent. If the
+ * broker refuses an entity, the policy decides: it is retried, skipped, or fails. It never blocks the others, and is
+ * listed in `failures`. The broker's own entities (`amq.*`) and passive ones are checked, never declared. Nothing is
+ * deleted unless `deleteOnClose` says so. An existing entity with other properties is never changed.
  *
  * @since 0.1.0
  */
@@ -21,53 +21,41 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
-import { AmqpConnection, internals } from "./AmqpConnection.ts"
-import type { AmqpConnectionError, AmqpEncodeError } from "./AmqpError.ts"
-import { duration } from "./internal/connectionOptions.ts"
-import { resolveQueue } from "./internal/queueNames.ts"
-import type { Session } from "./internal/session.ts"
-import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topologyDeclaring.ts"
-import { diagnose } from "./internal/topologyDiagnosis.ts"
-import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
-import { describe, inOrder, keyOf, queueKey } from "./internal/topologyOrder.ts"
-import { TopologyRefusals } from "./internal/topologyRefusals.ts"
-import type { Entity, OnFailure, QueueRef, Restores } from "./internal/topologyValues.ts"
+import { duration } from "./internal/connection/optionChecks.ts"
+import { AmqpConnection, internals, type Restores } from "./internal/connection/service.ts"
+import type { Session } from "./internal/engine/session.ts"
+import type { AmqpConnectionError } from "./internal/errors/connection.ts"
+import type { AmqpEncodeError } from "./internal/errors/value.ts"
+import { declareAll, deleteAll, type Outcome, whileTransient } from "./internal/topology/declaring.ts"
+import { diagnose } from "./internal/topology/diagnosis.ts"
+import type { Entity } from "./internal/topology/entity.ts"
+import type { OnFailure } from "./internal/topology/entityOptions.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
+import { describe, inOrder, keyOf, queueKey } from "./internal/topology/order.ts"
+import type { QueueRef } from "./internal/topology/queue.ts"
+import { resolveQueue } from "./internal/topology/queueNames.ts"
+import { TopologyRefusals } from "./internal/topology/refusals.ts"
 
-export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topologyError.ts"
+export type { BindExchangeOptions, BindOptions, ExchangeBinding, QueueBinding } from "./internal/topology/binding.ts"
+export { bind, bindExchange } from "./internal/topology/binding.ts"
+export type { Entity } from "./internal/topology/entity.ts"
+export type { Arguments, EntityOptions, OnFailure } from "./internal/topology/entityOptions.ts"
+export { AmqpTopologyError, AmqpTopologyInvalid, AmqpTopologyPending } from "./internal/topology/error.ts"
+export type { Exchange, ExchangeOptions, PassiveExchange } from "./internal/topology/exchange.ts"
+export { exchange, passiveExchange } from "./internal/topology/exchange.ts"
 export type {
-  Arguments,
-  BindExchangeOptions,
-  BindOptions,
   ClassicQueueOptions,
   DeadLetter,
-  Entity,
-  EntityOptions,
-  Exchange,
-  ExchangeBinding,
-  ExchangeOptions,
   LeaderLocator,
-  OnFailure,
-  PassiveExchange,
   PassiveQueue,
   Queue,
-  QueueBinding,
   QueueRef,
   QueueType,
   QuorumQueueOptions,
   ServerNamedQueue,
   StreamQueueOptions
-} from "./internal/topologyValues.ts"
-export {
-  bind,
-  bindExchange,
-  classicQueue,
-  exchange,
-  passiveExchange,
-  passiveQueue,
-  quorumQueue,
-  serverNamedQueue,
-  streamQueue
-} from "./internal/topologyValues.ts"
+} from "./internal/topology/queue.ts"
+export { classicQueue, passiveQueue, quorumQueue, serverNamedQueue, streamQueue } from "./internal/topology/queue.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors
@@ -79,12 +67,13 @@ export {
  */
 export interface DeclareOptions {
   /**
-   * What happens when the broker refuses an entity that does not say so itself. Defaults to a retry while the failure is
-   * transient (an exclusive queue that a dead connection of ours still holds, a node that is down): after anything up
-   * to 2 s, doubled up to 5 s, for as long as `patience` in the first declaration and without end in later epochs.
+   * What happens when the broker refuses an entity without an `onFailure` of its own. Defaults to a retry while the
+   * failure is transient (an exclusive queue that a dead connection of ours still holds, a node that is down). The
+   * delays are random; their upper bound is 2 s at first and doubles up to 5 s. Retries end after `patience` in the
+   * first declaration, and never in later epochs.
    */
   readonly onFailure?: OnFailure | undefined
-  /** Where the default retry of the first declaration ends. Defaults to 10 seconds. */
+  /** How long the default retry of the first declaration lasts. Defaults to 10 seconds. */
   readonly patience?: Duration.Input | undefined
 }
 
@@ -94,14 +83,14 @@ export interface DeclareOptions {
  */
 export interface Options extends DeclareOptions {
   /**
-   * How long a later epoch waits for entities that are retried, before publishers and consumers run without them; they
-   * are then declared as soon as the broker takes them. Also the end of the default retry in the first declaration.
-   * Defaults to 10 seconds.
+   * How long a later epoch waits for entities that are retried. Then publishers and consumers run without them, and
+   * they are declared as soon as the broker accepts them. Also how long the default retry of the first declaration
+   * lasts. Defaults to 10 seconds.
    */
   readonly patience?: Duration.Input | undefined
   /**
-   * Whether what was declared is deleted when the scope closes, in reverse order, as far as that is possible within the
-   * connection's `closeTimeout`. Defaults to `false`.
+   * Whether declared entities are deleted when the scope closes, in reverse order, as far as that is possible within
+   * the connection's `closeTimeout`. Defaults to `false`.
    */
   readonly deleteOnClose?: boolean | undefined
 }
@@ -112,7 +101,7 @@ export interface Options extends DeclareOptions {
  * @category errors
  * @since 0.1.0
  */
-export type TopologyError = AmqpTopologyInvalid | AmqpTopologyError | AmqpConnectionError
+export type DeclareError = AmqpTopologyInvalid | AmqpTopologyError | AmqpConnectionError
 
 // -----------------------------------------------------------------------------
 // declaring once
@@ -138,7 +127,7 @@ const checked = (entities: ReadonlyArray<Entity>): Effect.Effect<ReadonlyArray<E
   return problems.length === 0 ? Effect.succeed(inOrder(entities)) : Effect.fail(new AmqpTopologyInvalid({ problems }))
 }
 
-/** Fails with all that could not be declared, the first one first. */
+/** Fails with all entities that could not be declared, in order. */
 const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpTopologyError>, AmqpTopologyError> =>
   failed.length === 0
     ? Effect.succeed(skipped)
@@ -150,10 +139,10 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
  *
  * **Details**
  *
- * Fails with `AmqpTopologyInvalid` before anything is sent, with `AmqpTopologyError` for what the broker refused (all of
- * it is in the cause; the rest is declared nevertheless), and with `AmqpConnectionError` if the connection goes away. Where
- * the broker ends the connection for one of the entities whenever this Effect is run, it is found, and fails with
- * `AmqpTopologyError` as well from the fourth time on.
+ * Fails with `AmqpTopologyInvalid` before anything is sent, with `AmqpTopologyError` for entities that the broker
+ * refused (all of them are in the cause; the others are declared), and with `AmqpConnectionError` if the connection
+ * goes away. If the broker ends the connection for one of the entities whenever this Effect is run, that entity is
+ * found. From the fourth time on it fails with `AmqpTopologyError` as well.
  *
  * @category constructors
  * @since 0.1.0
@@ -161,7 +150,7 @@ const orFail = ({ failed, skipped }: Outcome): Effect.Effect<ReadonlyArray<AmqpT
 export const declare = (
   entities: ReadonlyArray<Entity>,
   options: DeclareOptions = {}
-): Effect.Effect<ReadonlyArray<AmqpTopologyError>, TopologyError, AmqpConnection> => {
+): Effect.Effect<ReadonlyArray<AmqpTopologyError>, DeclareError, AmqpConnection> => {
   const refusals = new TopologyRefusals()
   return Effect.gen(function*() {
     const ordered = yield* checked(entities)
@@ -192,11 +181,11 @@ export const declare = (
  * @since 0.1.0
  */
 export interface AmqpTopology {
-  /** What is not there: refused, skipped, or being retried. Empty when all is well. */
+  /** The entities that are missing: refused, skipped, or being retried. Empty when all is well. */
   readonly failures: Effect.Effect<ReadonlyArray<AmqpTopologyError>>
-  /** The present `failures` and every later state of them. */
+  /** The present `failures`, and each later list. */
   readonly changes: Stream.Stream<ReadonlyArray<AmqpTopologyError>>
-  /** What a queue is called in the present epoch; fails with `AmqpEncodeError` if it is not declared. */
+  /** The name of a queue in the present epoch. Fails with `AmqpEncodeError` if it is not declared. */
   readonly queueName: (queue: QueueRef) => Effect.Effect<string, AmqpConnectionError | AmqpEncodeError>
 }
 
@@ -212,16 +201,17 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
  *
  * **Details**
  *
- * Succeeds when all is declared or skipped; fails like `declare`. Later epochs fail nobody: what the broker then refuses
- * is listed in `failures`, and the rest is declared. A connection that is lost during the first declaration is waited
- * for, whoever it is lost for: if the broker ends it for an entity of this topology, that one is found (it is sent alone)
- * and fails after three such ends with the same words. It is not sent any more, in no epoch.
+ * Succeeds when all is declared or skipped; fails like `declare`. Later epochs fail nobody: entities that the broker
+ * refuses are listed in `failures`, and the others are declared. If the connection is lost during the first
+ * declaration, this waits for the next one. If the broker ends the connection for an entity of this topology, that
+ * entity is found (it is sent alone). After three such ends with the same words it fails, and is not sent in any epoch.
  *
  * **Gotchas**
  *
  * An auto-delete entity that went away with its last user comes back with the next epoch, because it is part of the
- * topology; so does one that somebody deleted. An auto-delete queue that is not exclusive can go away right after it was
- * declared again, when the broker notices that its consumer on the lost connection is gone: let it expire instead.
+ * topology. So does an entity that somebody deleted. An auto-delete queue that is not exclusive can go away right after
+ * it was declared again, when the broker notices that its consumer on the lost connection is gone. Use `expires` for
+ * such a queue instead.
  *
  * @category constructors
  * @since 0.1.0
@@ -229,7 +219,7 @@ export const AmqpTopology = Context.Service<AmqpTopology>("effect-amqp/AmqpTopol
 export const make = (
   entities: ReadonlyArray<Entity>,
   options: Options = {}
-): Effect.Effect<AmqpTopology, TopologyError, AmqpConnection | Scope.Scope> =>
+): Effect.Effect<AmqpTopology, DeclareError, AmqpConnection | Scope.Scope> =>
   Effect.gen(function*() {
     const ordered = yield* checked(entities)
     const connection = yield* AmqpConnection
@@ -252,7 +242,7 @@ export const make = (
       } else failing.set(entity, failure)
       return tell
     }
-    /** Nobody may use an epoch while something is neither declared nor listed. */
+    /** An epoch may be used once every entity is declared or listed. */
     const listMissing = Effect.suspend(() => {
       const unlisted = [...missing].filter((entity) => !failing.has(entity))
       for (const entity of unlisted) {
@@ -261,7 +251,7 @@ export const make = (
       return unlisted.length === 0 ? Effect.void : tell
     })
     const restores: Restores = (queue, since) => {
-      const key = queueKey(queue)
+      const key = typeof queue === "string" ? queueKey(queue) : queue
       const entity = ordered.find((entity) => keyOf(entity) === key)
       return entity !== undefined && (missing.has(entity) || (declared.get(entity) ?? -Infinity) >= since)
     }
@@ -270,7 +260,7 @@ export const make = (
       () => Effect.sync(() => restorations.delete(restores))
     )
 
-    // Registered first, so it comes last: nothing is declared any more.
+    // Registered first, so it runs last: nothing is declared any more.
     if (options.deleteOnClose === true) {
       const deleting = Effect.flatMap(opened, ({ session }) =>
         deleteAll({ connection, session, entities: ordered.filter((entity) => declared.has(entity)) }))
@@ -279,7 +269,7 @@ export const make = (
       )
     }
 
-    const first = Deferred.makeUnsafe<unknown, TopologyError>()
+    const first = Deferred.makeUnsafe<unknown, DeclareError>()
     const passes = yield* FiberHandle.make<unknown, never>()
     const pass = (session: Session): Effect.Effect<unknown> =>
       Effect.matchCauseEffect(
@@ -297,10 +287,10 @@ export const make = (
         {
           onSuccess: (outcome) => Deferred.complete(first, orFail(outcome)),
           onFailure: (cause) => {
-            // Whoever the connection was lost for, the next epoch declares it.
+            // The next epoch declares it, whatever the connection was lost for.
             if (session.error !== undefined) return Effect.void
             if (!Deferred.isDoneUnsafe(first)) return Deferred.failCause(first, cause)
-            // There is no channel for it at present.
+            // There is no free channel for it at present.
             if (Cause.hasFails(cause)) return Effect.delay(Effect.suspend(() => pass(session)), noChannelDelay)
             return Cause.hasDies(cause) ? Effect.logError("A topology cannot be declared", cause) : Effect.void
           }
@@ -324,7 +314,7 @@ export const make = (
   })
 
 /**
- * A topology as a layer: `make`, for as long as the layer lives. What publishes or consumes belongs above it.
+ * A topology as a layer: `make`, for as long as the layer lives. Put publishers and consumers above it.
  *
  * **Example**
  *
@@ -342,4 +332,4 @@ export const make = (
 export const layer = (
   entities: ReadonlyArray<Entity>,
   options?: Options
-): Layer.Layer<AmqpTopology, TopologyError, AmqpConnection> => Layer.effect(AmqpTopology, make(entities, options))
+): Layer.Layer<AmqpTopology, DeclareError, AmqpConnection> => Layer.effect(AmqpTopology, make(entities, options))

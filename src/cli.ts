@@ -18,7 +18,7 @@ import * as Stream from "effect/Stream"
 import { readFileSync } from "node:fs"
 import { parseArgs, styleText } from "node:util"
 import * as AmqpBroker from "./testing/AmqpBroker.ts"
-import { describeEvent, describeFrame } from "./testing/internal/describe.ts"
+import { describeEvent, describeFrame } from "./testing/internal/model/describe.ts"
 import * as NodeAmqpBroker from "./testing/NodeAmqpBroker.ts"
 
 const help = `Usage: effect-amqp broker [options]

@@ -127,7 +127,7 @@ describe("the package", () => {
   })
 
   it("refuses its internals", () => {
-    for (const path of ["internal/wire", "index", "testing/internal/broker", "testing/index", "cli"]) {
+    for (const path of ["internal/codec/wire", "index", "testing/internal/server/broker", "testing/index", "cli"]) {
       assert.throws(() => runModule(`import "effect-amqp/${path}"`), /ERR_PACKAGE_PATH_NOT_EXPORTED/)
     }
   })
@@ -171,6 +171,6 @@ describe("the package", () => {
       ...names.map((name, index) => `import * as M${index} from "effect-amqp/${name}"`),
       `export const all = [Barrel, Testing, ${names.map((_, index) => `M${index}`).join(", ")}]`
     ].join("\n"))
-    assert.throws(() => typeCheck(`import "effect-amqp/internal/wire"`), /TS2307|TS2882/)
+    assert.throws(() => typeCheck(`import "effect-amqp/internal/codec/wire"`), /TS2307|TS2882/)
   }, 60_000)
 })

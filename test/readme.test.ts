@@ -6,7 +6,7 @@ import * as Fs from "node:fs"
 import * as Path from "node:path"
 import * as AmqpError from "../src/AmqpError.ts"
 import * as modules from "../src/index.ts"
-import { replyCodes } from "../src/internal/replyCodes.ts"
+import { replyCodes } from "../src/internal/values/replyCodes.ts"
 import * as NodeAmqp from "../src/NodeAmqp.ts"
 
 const root = Path.resolve(import.meta.dirname, "..")
@@ -80,20 +80,18 @@ describe("README and docs", () => {
 
   it("name files that exist", () => {
     const docs = Fs.readdirSync(Path.join(root, "docs")).map((name) => `docs/${name}`)
-    for (const file of ["README.md", "CHANGELOG.md", ...docs]) {
+    for (const file of ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", ...docs]) {
       for (const [, link = ""] of read(file).matchAll(/\]\((?!https:)([^)]+)\)/g)) {
         assert.isTrue(Fs.existsSync(Path.resolve(root, Path.dirname(file), link)), `${file}: ${link}`)
       }
     }
   })
 
-  it("place every module in its layer", () => {
-    const named = read("docs/architecture.md").matchAll(/^\| `([\w/]+\.ts)` \|/gm)
-    assert.sameMembers(
-      [...named].map(([, file]) => file),
-      Fs.readdirSync(Path.join(root, "src"), { recursive: true, encoding: "utf8" }).filter((file) =>
-        file.endsWith(".ts")
-      )
+  it("name every room", () => {
+    const named = read("docs/architecture.md").matchAll(/^\| `([\w/]+)` \|/gm)
+    const rooms = ["internal", "testing/internal"].flatMap((folder) =>
+      Fs.readdirSync(Path.join(root, "src", folder)).map((room) => `${folder}/${room}`)
     )
+    assert.sameMembers(Array.from(named, ([, room]) => room), rooms)
   })
 })

@@ -5,11 +5,11 @@
  * serves the same broker to any client over TCP. Everything that takes time (TTLs, heartbeats, acknowledgement timeouts)
  * is on Effect's `Clock`, so `TestClock` drives it. Everything in it can be looked at, and broken on purpose.
  *
- * One node that keeps everything in memory; `restart` keeps what a disk would. What it does not do it refuses with
- * `NOT_IMPLEMENTED` (540): dead letters `at-least-once` of quorum queues, and all that RabbitMQ 3.10 refuses so itself
- * (`immediate`, a prefetch size, `channel.flow` to stop, `basic.recover` without requeueing, what streams and quorum queues
- * cannot do). There are no policies, no permissions by topic, no plugins and their exchange types (503), no other
- * protocols, no mechanisms but PLAIN and AMQPLAIN, and no alarms other than by `block`.
+ * One node that keeps everything in memory; `restart` keeps what a disk would. What it does not do, it refuses with
+ * `NOT_IMPLEMENTED` (540): dead letters `at-least-once` of quorum queues, and everything that RabbitMQ 3.10 itself
+ * refuses in this way (`immediate`, a prefetch size, `channel.flow` to stop, `basic.recover` without requeueing, what
+ * streams and quorum queues cannot do). There are no policies, no permissions by topic, no plugins and their exchange
+ * types (503), no other protocols, no mechanisms but PLAIN and AMQPLAIN, and no alarms other than by `block`.
  *
  * @since 0.1.0
  */
@@ -26,12 +26,10 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { AmqpTransport } from "../AmqpTransport.ts"
-import { makeCore } from "./internal/broker.ts"
-import type { BrokerEvent } from "./internal/events.ts"
+import type { BrokerEvent } from "./internal/model/events.ts"
 import {
   type BindingInfo,
   type ChannelInfo,
-  channelsOf,
   type ConnectionInfo,
   type ConsumerInfo,
   type ExchangeInfo,
@@ -47,11 +45,8 @@ import {
   type QueuedMessage,
   type QueueInfo,
   type UnsettledDelivery
-} from "./internal/inspection.ts"
-import { memorySocket } from "./internal/memorySocket.ts"
+} from "./internal/model/inspection.ts"
 import type {
-  Channel,
-  Connection,
   Core,
   Link,
   Peer,
@@ -61,12 +56,22 @@ import type {
   TappedFrame,
   User,
   Vhost
-} from "./internal/model.ts"
-import { Watchers } from "./internal/watchers.ts"
+} from "./internal/model/model.ts"
+import {
+  type ChannelSelector,
+  type ConnectionSelector,
+  type ConsumerSelector,
+  selectChannels,
+  selectConnections,
+  selectConsumers
+} from "./internal/model/selection.ts"
+import { makeCore } from "./internal/server/broker.ts"
+import { memorySocket } from "./internal/sockets/memory.ts"
+import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpBroker"
 
-export type { BrokerEvent } from "./internal/events.ts"
+export type { BrokerEvent } from "./internal/model/events.ts"
 export type {
   BindingInfo,
   ChannelInfo,
@@ -76,8 +81,9 @@ export type {
   QueuedMessage,
   QueueInfo,
   UnsettledDelivery
-} from "./internal/inspection.ts"
-export type { Link, Peer, Permissions, Reply, TappedFrame } from "./internal/model.ts"
+} from "./internal/model/inspection.ts"
+export type { Link, Peer, Permissions, Reply, TappedFrame } from "./internal/model/model.ts"
+export type { ChannelSelector, ConnectionSelector, ConsumerSelector } from "./internal/model/selection.ts"
 
 // -----------------------------------------------------------------------------
 // options and errors
@@ -137,38 +143,6 @@ export class AmqpUnknownEntity
   }
 }
 
-/**
- * Which connections; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ConnectionSelector {
-  /** The connection's `name` or `clientName`. */
-  readonly connection?: string | undefined
-}
-
-/**
- * Which channels; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ChannelSelector extends ConnectionSelector {
-  readonly channel?: number | undefined
-}
-
-/**
- * Which consumers; all where nothing is said.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ConsumerSelector extends ChannelSelector {
-  readonly queue?: string | undefined
-  readonly consumerTag?: string | undefined
-}
-
 // -----------------------------------------------------------------------------
 // the service
 // -----------------------------------------------------------------------------
@@ -183,7 +157,7 @@ export interface AmqpBroker {
   readonly [TypeId]: typeof TypeId
   /** Connects to this broker, whatever the endpoint. */
   readonly transport: AmqpTransport
-  /** For transports of another kind: a client has connected. */
+  /** Takes a client that has connected by another kind of transport. */
   readonly accept: (link: Link) => Peer
 
   // ---- inspection ----
@@ -206,7 +180,7 @@ export interface AmqpBroker {
   /**
    * What happens from now on, until the broker ends.
    *
-   * Each subscriber has a buffer of 16,384 events: the broker does not wait for one that falls further behind, who loses
+   * Each subscriber has a buffer of 16,384 events. The broker does not wait: a subscriber that is further behind loses
    * the oldest.
    */
   readonly events: Stream.Stream<BrokerEvent>
@@ -214,20 +188,23 @@ export interface AmqpBroker {
   readonly frames: Stream.Stream<TappedFrame>
   /** Events and frames from now on, in the order in which they happen; buffered as `events`. */
   readonly journal: Stream.Stream<BrokerEvent | TappedFrame>
-  /** Waits until something is so. It is asked now, and again whenever something has happened in the broker. */
+  /** Waits until the condition holds. It is run now, and again whenever something has happened in the broker. */
   readonly waitUntil: <E, R>(condition: Effect.Effect<boolean, E, R>) => Effect.Effect<void, E, R>
 
   // ---- administration ----
 
-  /** Adds a vhost with its predefined exchanges, and lets every user into it; one that is there stays as it is. */
+  /**
+   * Adds a vhost with its predefined exchanges, in which every user may do everything. A vhost that is there stays as
+   * it is.
+   */
   readonly addVhost: (name: string) => Effect.Effect<void>
   /** Deletes a vhost with all that is in it. Its connections are closed (320). */
   readonly deleteVhost: (name: string) => Effect.Effect<void, AmqpUnknownEntity>
-  /** Adds a user, without permissions as yet, or gives one another password. */
+  /** Adds a user without any permissions. A user that is there gets the new password. */
   readonly addUser: (name: string, password: Redacted.Redacted) => Effect.Effect<void>
   /** Deletes a user, whose connections are closed (320). */
   readonly deleteUser: (name: string) => Effect.Effect<void, AmqpUnknownEntity>
-  /** What a user may do in a vhost; everything, where nothing is said. Holds for what happens from now on. */
+  /** Sets what a user may do in a vhost from now on. The permissions default to everything. */
   readonly setPermissions: (
     user: string,
     permissions?: Permissions,
@@ -257,11 +234,11 @@ export interface AmqpBroker {
   /** Sends `basic.cancel`, as when a queue has gone; the queue stays. */
   readonly cancelConsumers: (selector?: ConsumerSelector) => Effect.Effect<void, AmqpUnknownEntity>
   /**
-   * Is short of a resource until the scope closes: connections that publish are told (`connection.blocked`) and not read
-   * any more.
+   * Raises a resource alarm until the scope closes: connections that publish are told (`connection.blocked`) and not
+   * read any more.
    */
   readonly block: (reason?: string) => Effect.Effect<void, never, Scope.Scope>
-  /** Neither reads nor answers nor sends heartbeats until the scope closes, as a process that is suspended. */
+  /** Neither reads nor answers nor sends heartbeats until the scope closes, like a process that is suspended. */
   readonly pause: Effect.Effect<void, never, Scope.Scope>
   /** Closes all connections (320) and takes no new ones; what was not durable is gone. */
   readonly stop: Effect.Effect<void>
@@ -304,7 +281,7 @@ const queueOf = (core: Core, name: string, vhost: string): Effect.Effect<CoreQue
     return queue === undefined ? Effect.fail(unknown("queue", name)) : Effect.succeed(queue)
   })
 
-/** What was selected, or an error where that is nothing: a fault that hits nobody is a test that tests nothing. */
+/** What was selected, or an error where that is nothing: a test whose fault hits nobody tests nothing. */
 const some = <A>(
   kind: AmqpUnknownEntity["kind"],
   selector: ConsumerSelector,
@@ -314,29 +291,6 @@ const some = <A>(
   const asked = Object.entries(selector).map(([key, value]) => `${key} ${JSON.stringify(value)}`).join(", ")
   return Effect.fail(new AmqpUnknownEntity({ kind, name: asked === "" ? "at all" : `with ${asked}` }))
 }
-
-const isSelected = (selector: ConnectionSelector, { clientName, name }: Connection): boolean =>
-  selector.connection === undefined || selector.connection === name || selector.connection === clientName
-
-const selectConnections = (core: Core, selector: ConnectionSelector) =>
-  [...core.connections.values()].filter((connection) => isSelected(selector, connection))
-
-const selectChannels = (core: Core, selector: ChannelSelector): ReadonlyArray<Channel> =>
-  channelsOf(core).flatMap(([connection, channel]) =>
-    isSelected(selector, connection) && (selector.channel === undefined || selector.channel === channel.number)
-      ? [channel]
-      : []
-  )
-
-const selectConsumers = (core: Core, selector: ConsumerSelector) =>
-  selectChannels(core, selector).flatMap((channel) =>
-    channel.consumers.flatMap(({ queue, subscriber }) =>
-      (selector.queue === undefined || selector.queue === queue.name) &&
-        (selector.consumerTag === undefined || selector.consumerTag === subscriber.tag)
-        ? [{ channel, tag: subscriber.tag }]
-        : []
-    )
-  )
 
 // -----------------------------------------------------------------------------
 // constructors
@@ -355,7 +309,7 @@ const keepTime = (core: Core, clock: Clock.Clock, earlier: Latch.Latch): Effect.
     }
   })
 
-/** Holds while any scope that asked for it is open. */
+/** Begins something for the first scope that asks for it, and ends it with the last. */
 const shared = <A>(begin: (argument: A) => void, end: () => void) => {
   let holders = 0
   return (argument: A): Effect.Effect<void, never, Scope.Scope> =>
@@ -412,7 +366,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
     })
     const vhosts = options.vhosts ?? ["/"]
     const users = options.users ?? [{ name: "guest", password: Redacted.make("guest") }]
-    // What a fresh broker has is only a default.
+    // The core begins with a vhost and a user, which are only defaults.
     for (const vhost of core.vhosts.keys()) if (!vhosts.includes(vhost)) core.deleteVhost(vhost)
     for (const user of core.users.keys()) core.deleteUser(user)
     for (const vhost of vhosts) core.addVhost(vhost)
@@ -473,7 +427,7 @@ export const make = (options: Options = {}): Effect.Effect<AmqpBroker, never, Sc
       waitUntil: (condition) =>
         Effect.scoped(Effect.gen(function*() {
           const changes = yield* turns.watch
-          // The end of the broker is the end of what could become so.
+          // When the broker has ended, the condition cannot come true any more.
           while (!(yield* condition)) yield* Effect.orDie(Queue.take(changes))
         })),
 

@@ -5,7 +5,7 @@
  * now, or drawn from a seed under a `Schedule`. A client under it sees what a broken network or broker shows; a broker
  * sees a client that keeps to the protocol, so nothing has to be cleaned up. Time is Effect's `Clock`.
  *
- * It does not change what passes, other than as told: without a fault bytes and chunks pass as they come.
+ * Without a fault it changes nothing: bytes and chunks pass as they come.
  *
  * @since 0.1.0
  */
@@ -23,6 +23,9 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type * as AmqpProtocol from "../AmqpProtocol.ts"
 import { AmqpTransport, formatEndpoint } from "../AmqpTransport.ts"
+import { Arm, type Place, type Striker } from "./internal/faults/arm.ts"
+import { Conditions, type Held, isCondition, isOfNetwork } from "./internal/faults/conditions.ts"
+import { drawer, type Drawn, type RandomOptions } from "./internal/faults/drawing.ts"
 import type {
   AfterPoint,
   BytePoint,
@@ -39,15 +42,14 @@ import type {
   Incident,
   Point,
   Refuse
-} from "./internal/faults.ts"
-import { Arm, type FaultyLink, type Place, type Striker } from "./internal/faultyLink.ts"
-import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/faultySocket.ts"
-import type { Shape } from "./internal/linkPipe.ts"
-import { Watchers } from "./internal/watchers.ts"
+} from "./internal/faults/faults.ts"
+import { type FaultyConnection, faultySocket, type Hub, refusedSocket } from "./internal/sockets/faulty.ts"
+import { Watchers } from "./internal/sockets/watchers.ts"
 
 const TypeId = "~effect-amqp/testing/AmqpFaults"
 
-export * from "./internal/faults.ts"
+export type { Drawn, RandomOptions, Weighted } from "./internal/faults/drawing.ts"
+export * from "./internal/faults/faults.ts"
 
 // -----------------------------------------------------------------------------
 // models
@@ -65,14 +67,14 @@ export interface Fired {
   readonly at: number
   /** The number of the connection. */
   readonly connection: number
-  /** Of the frame, or of what it was done to; `undefined`: the connection as a whole. */
+  /** The channel of the frame, or of what it struck. `undefined`: it struck the connection as a whole. */
   readonly channel: number | undefined
   /** The frame at which it struck, in its direction; `undefined`: it was injected, or struck between bytes. */
   readonly frame: { readonly direction: Direction; readonly name: FrameName } | undefined
 }
 
 /**
- * A fault that waits for its point. It is taken back when the scope closes in which it was armed.
+ * A fault that waits for its point. The end of the scope in which it was armed takes it back.
  *
  * @category models
  * @since 0.1.0
@@ -116,40 +118,7 @@ export interface TappedFrame {
 }
 
 /**
- * A fault to be drawn. Heavier ones are drawn more often; the weight defaults to 1. Conditions last `for` so long.
- *
- * @category models
- * @since 0.1.0
- */
-export type Weighted =
-  | { readonly weight?: number | undefined; readonly fault: Incident }
-  | { readonly weight?: number | undefined; readonly fault: Condition | Refuse; readonly for: Duration.Input }
-
-/**
- * A fault that was drawn.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Drawn {
-  readonly fault: Incident | Condition | Refuse
-  /** How long it lasts, in milliseconds; 0 for incidents. */
-  readonly millis: number
-  /** Which of the open connections it is done to: from 0 to 1, the oldest to the newest. */
-  readonly pick: number
-}
-
-/**
- * @category models
- * @since 0.1.0
- */
-export interface RandomOptions {
-  readonly seed: string | number
-  readonly faults: ReadonlyArray<Weighted>
-}
-
-/**
- * There is nothing that the fault could be done to: a test that goes on would test nothing.
+ * The fault has nothing to strike: a test that goes on would test nothing.
  *
  * @category errors
  * @since 0.1.0
@@ -203,7 +172,7 @@ export interface AmqpFaults {
    *
    * **Details**
    *
-   * What is on its way already is not looked at again. The end of the scope takes the fault back, and lifts the condition
+   * It does not look at what is on its way already. The end of the scope takes the fault back, and lifts the condition
    * that it has brought about.
    */
   readonly at: {
@@ -221,7 +190,8 @@ export interface AmqpFaults {
     (point: ConfirmPoint, fault: ConfirmFault, options?: AtOptions): Effect.Effect<Armed, never, Scope.Scope>
   }
   /**
-   * Does it now. What the broker would say, it says as soon as the frame and the content that is being sent are complete.
+   * Lets a fault strike now. What the broker has to say, it says as soon as the frame or content that is being sent is
+   * complete.
    *
    * **Details**
    *
@@ -237,11 +207,11 @@ export interface AmqpFaults {
     (fault: Condition, options?: InjectOptions): Effect.Effect<void, AmqpFaultMissed, Scope.Scope>
     (fault: Refuse): Effect.Effect<void, never, Scope.Scope>
   }
-  /** Lifts all conditions: what they hold back passes. What is armed stays so. */
+  /** Lifts all conditions: what they hold back passes. Armed faults stay armed. */
   readonly heal: Effect.Effect<void>
   /**
-   * Draws a fault at each step of the schedule and injects it, until the schedule or the scope ends. One that has nothing
-   * to strike is passed over.
+   * Draws a fault at each step of the schedule and injects it, until the schedule or the scope ends. A fault that has
+   * nothing to strike is skipped.
    *
    * **Details**
    *
@@ -250,13 +220,13 @@ export interface AmqpFaults {
   readonly random: (
     options: RandomOptions & { readonly schedule: Schedule.Schedule<unknown> }
   ) => Effect.Effect<void, never, Scope.Scope>
-  /** Those that are open. */
+  /** The connections that are open. */
   readonly connections: Effect.Effect<ReadonlyArray<ConnectionInfo>>
-  /** What has struck so far, in order. */
+  /** The faults that have struck so far, in order. */
   readonly log: Effect.Effect<ReadonlyArray<Fired>>
-  /** What strikes from now on. Who is 16,384 behind loses the oldest. */
+  /** The faults that strike from now on. A subscriber that is 16,384 behind loses the oldest. */
   readonly strikes: Stream.Stream<Fired>
-  /** Frames from now on, of all connections. Who is 16,384 behind loses the oldest. */
+  /** The frames of all connections from now on. A subscriber that is 16,384 behind loses the oldest. */
   readonly frames: Stream.Stream<TappedFrame>
 }
 
@@ -271,17 +241,10 @@ export const AmqpFaults = Context.Service<AmqpFaults>("effect-amqp/testing/AmqpF
 // -----------------------------------------------------------------------------
 
 const drawing = ({ faults, seed }: RandomOptions): Effect.Effect<() => Drawn> =>
-  Effect.map(Effect.service(Random.Random).pipe(Random.withSeed(seed)), (random) => {
-    const total = faults.reduce((sum, { weight = 1 }) => sum + weight, 0)
-    const heaviest = faults[faults.length - 1]
-    if (heaviest === undefined || !(total > 0)) throw new RangeError("there is no fault to draw")
-    return () => {
-      let left = random.nextDoubleUnsafe() * total
-      const drawn = faults.find(({ weight = 1 }) => (left -= weight) < 0) ?? heaviest
-      const millis = "for" in drawn ? Duration.toMillis(Duration.fromInputUnsafe(drawn.for)) : 0
-      return { fault: drawn.fault, millis, pick: random.nextDoubleUnsafe() }
-    }
-  })
+  Effect.map(
+    Effect.service(Random.Random).pipe(Random.withSeed(seed)),
+    (random) => drawer(faults, () => random.nextDoubleUnsafe())
+  )
 
 /**
  * The first so many faults of a seed: what `random` injects.
@@ -296,31 +259,6 @@ export const draw = (options: RandomOptions, count: number): Effect.Effect<Reado
 // constructors
 // -----------------------------------------------------------------------------
 
-/** A condition that holds. */
-interface Held {
-  readonly condition: Condition
-  readonly isFor: (link: FaultyLink) => boolean
-}
-
-const least = (a: number, b: number): number => a === 0 ? b : Math.min(a, b)
-
-/** Conditions of one kind add up where that makes sense; else the hardest counts. */
-const combine = (shape: Shape, condition: Condition, direction: Direction): Shape => {
-  if (condition._tag === "Blocked" || (condition.directions !== "both" && condition.directions !== direction)) {
-    return shape
-  }
-  switch (condition._tag) {
-    case "Delay":
-      return { ...shape, delay: shape.delay + condition.millis }
-    case "Split":
-      return { ...shape, size: least(shape.size, condition.size) }
-    case "Throttle":
-      return { ...shape, bytesPerSecond: least(shape.bytesPerSecond, condition.bytesPerSecond) }
-    default:
-      return shape
-  }
-}
-
 /** What a fault that struck nothing was looking for. */
 const targetOf = (fault: Incident | ChannelClose | Condition): string => {
   switch (fault._tag) {
@@ -332,12 +270,6 @@ const targetOf = (fault: Incident | ChannelClose | Condition): string => {
       return "open connection"
   }
 }
-
-const isOfNetwork = (fault: Fault): fault is Extract<Fault, { readonly _tag: "Delay" | "Split" | "Throttle" }> =>
-  fault._tag === "Delay" || fault._tag === "Split" || fault._tag === "Throttle"
-
-const isCondition = (fault: Fault): fault is Condition =>
-  isOfNetwork(fault) || fault._tag === "HalfOpen" || fault._tag === "Blocked"
 
 /**
  * Faults in front of a transport, and the transport that goes through them. The end of the scope closes its connections.
@@ -353,7 +285,7 @@ export const make = (
     const scope = yield* Effect.scope
     const fork = yield* FiberSet.makeRuntime<never, unknown>()
     const arms = new Set<Arm>()
-    const conditions = new Set<Held>()
+    const conditions = new Conditions()
     const refusals = new Set<{ left: number }>()
     const connections = new Set<FaultyConnection>()
     const strikes = new Watchers<Fired>()
@@ -361,7 +293,7 @@ export const make = (
     const log: Array<Fired> = []
     let lastId = 0
 
-    // Whoever is woken runs on this stack, and may come here again: all changes are done by then.
+    // Whoever is woken runs on this stack, and may call this again. All changes are done by then.
     let changing = 0
     const following: Array<() => void> = []
     const transact = (change: () => void, then: () => void): void => {
@@ -385,11 +317,7 @@ export const make = (
       transact,
       isTapped: () => !frames.isEmpty,
       tap: ({ id }, direction, frame, fate) => frames.tell({ connection: id, direction, frame, fate }),
-      shape: (link, direction) => {
-        let shape: Shape = { delay: 0, size: 0, bytesPerSecond: 0 }
-        for (const held of conditions) if (held.isFor(link)) shape = combine(shape, held.condition, direction)
-        return shape
-      },
+      shape: (link, direction) => conditions.shape(link, direction),
       nextId: () => ++lastId,
       opened: (connection) => connections.add(connection),
       closed: (connection) => connections.delete(connection)
@@ -402,18 +330,13 @@ export const make = (
       return strike
     }
 
-    const hold = (held: Held): Held => {
-      conditions.add(held)
-      return held
-    }
-
     const lift = (held: Held): void => {
       if (!conditions.delete(held)) return
       const { condition } = held
       for (const connection of [...connections]) {
         const { link } = connection
         if (!held.isFor(link)) continue
-        const isHeld = [...conditions].some((one) => one.isFor(link) && one.condition._tag === condition._tag)
+        const isHeld = conditions.holds(condition._tag, link)
         connection.transact(() => {
           if (!isHeld) link.lift(condition)
           connection.lifted()
@@ -421,7 +344,7 @@ export const make = (
       }
     }
 
-    /** What an injection brings about, until its scope closes. */
+    /** Keeps the conditions of an injection until its scope closes. */
     const holding = <E>(impose: (held: Set<Held>) => Effect.Effect<void, E>): Effect.Effect<void, E, Scope.Scope> =>
       Effect.suspend(() => {
         const held = new Set<Held>()
@@ -437,13 +360,13 @@ export const make = (
         const striker: Striker = {
           onFired: (place) => void fired(fault, place),
           hold: (condition, link) => {
-            if (!isOfNetwork(condition)) held.add(hold({ condition, isFor: (one) => one === link }))
+            if (!isOfNetwork(condition)) held.add(conditions.add(condition, (one) => one === link))
           }
         }
         const { channel, connection: id } = options
-        // A network is bad for those to come, too.
+        // Conditions of the network hold for later connections, too.
         const isForAll = isOfNetwork(fault) && id === undefined
-        if (isOfNetwork(fault)) held.add(hold({ condition: fault, isFor: ({ id: one }) => one === (id ?? one) }))
+        if (isOfNetwork(fault)) held.add(conditions.add(fault, ({ id: one }) => one === (id ?? one)))
         const struck = [...connections].filter((connection) => {
           let isStruck = false
           if ((id ?? connection.link.id) !== connection.link.id) return false
@@ -500,7 +423,7 @@ export const make = (
             following.push(() => Deferred.doneUnsafe(first, Effect.succeed(strike)))
             if (arm.isSpent) arms.delete(arm)
           },
-          hold: (condition, link) => void held.add(hold({ condition, isFor: (one) => one === link }))
+          hold: (condition, link) => void held.add(conditions.add(condition, (one) => one === link))
         })
         return Effect.acquireRelease(
           Effect.sync((): Armed => {
@@ -517,7 +440,7 @@ export const make = (
 
     const heal = Effect.sync(() => {
       refusals.clear()
-      for (const held of [...conditions]) lift(held)
+      for (const held of conditions.all) lift(held)
       for (const connection of [...connections]) connection.transact(() => connection.lifted())
     })
 

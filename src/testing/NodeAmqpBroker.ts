@@ -83,8 +83,8 @@ const shutdown: Reply = {
 const readingTime = 10
 
 /**
- * Makes clients wait that send more than is handled in time: Node reads two megabytes of each before it looks at
- * signals and timers.
+ * Has clients wait that send more than is handled in time. Without it Node reads two megabytes of each before it looks
+ * at signals and timers.
  */
 const makeTurns = (): (socket: Socket) => void => {
   let began: number | undefined
@@ -104,13 +104,13 @@ const makeTurns = (): (socket: Socket) => void => {
   }
 }
 
-/** One client. What the system says of its socket is nothing but the end of it. */
+/** One client. Errors of its socket only mean that it has ended. */
 const accept = (broker: AmqpBroker, socket: Socket, takeTurn: (socket: Socket) => void): Link => {
   const link: Link = {
     name: `${socket.remoteAddress}:${socket.remotePort}`,
     write: (bytes) => {
       if (!socket.writable) return true
-      // What the broker says in one turn goes out at once.
+      // What the broker says in one turn goes out together.
       if (socket.writableCorked === 0) {
         socket.cork()
         process.nextTick(() => socket.uncork())
@@ -139,7 +139,7 @@ const listen = (server: Server, host: string, port: number): Effect.Effect<Addre
     server.listen({ host, port }, () => {
       const address = server.address()
       if (address === null || typeof address === "string") return fail("no address")
-      // From here on, an error is one of a client that did not come in.
+      // From here on, errors are about clients that could not connect.
       server.on("error", () => {})
       resume(Effect.succeed({ host, port: address.port }))
     })

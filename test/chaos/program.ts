@@ -57,7 +57,7 @@ export const toId = (body: Uint8Array): string =>
 
 /** Each of a publisher's fibers publishes, waits, publishes. */
 const lanes = 8
-const pace = "25 millis"
+const pace = "10 millis"
 
 /** One publisher. */
 const publish = Effect.fnUntraced(function*(
@@ -88,7 +88,7 @@ const publish = Effect.fnUntraced(function*(
       ids.forEach((id, index) => ledger.end(id, outcomeOf(index), at))
     const [first] = messages
     if (batch === 1 && first !== undefined) {
-      const published: Effect.Effect<void, AmqpPublisher.PublisherError | AmqpPublisher.ResendError> =
+      const published: Effect.Effect<void, AmqpPublisher.PublishError | AmqpPublisher.ResendError> =
         resend === undefined ? publisher.publish(first) : publisher.publish(first, resend)
       const ended = Effect.match(published, { onFailure: toOutcome, onSuccess: () => "confirmed" })
       // Some callers change their minds.

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { AmqpConnectionError, AmqpDecodeError } from "../../src/AmqpError.ts"
-import { Assembler } from "../../src/internal/assembler.ts"
-import { Reader } from "../../src/internal/wire.ts"
+import { Reader } from "../../src/internal/codec/wire.ts"
+import { Assembler } from "../../src/internal/engine/assembler.ts"
 import { bytes, headerFrame, pattern } from "./peer.ts"
 
 /** A reader at the payload of a content header. */

@@ -2,9 +2,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { AmqpEncodeError, type ChannelCloseCause } from "../../src/AmqpError.ts"
 import type { Publish } from "../../src/AmqpMessage.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import type { ChannelState } from "../../src/internal/channelState.ts"
-import type { PublishOutcome } from "../../src/internal/confirms.ts"
-import type { Method } from "../../src/internal/spec.ts"
+import type { Method } from "../../src/internal/codec/spec.ts"
+import type { ChannelState } from "../../src/internal/engine/channelState.ts"
+import type { PublishOutcome } from "../../src/internal/engine/confirms.ts"
 import {
   bodyFrames,
   bytes,

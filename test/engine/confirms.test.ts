@@ -2,8 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { fromChannelClose } from "../../src/AmqpError.ts"
 import { AmqpMessage, type Publish } from "../../src/AmqpMessage.ts"
-import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "../../src/internal/confirms.ts"
-import type { BasicReturn, ChannelClose } from "../../src/internal/spec.ts"
+import type { BasicReturn, ChannelClose } from "../../src/internal/codec/spec.ts"
+import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "../../src/internal/engine/confirms.ts"
 
 const method: BasicReturn = {
   _tag: "basic.return",

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import type { ChannelState } from "../../src/internal/channelState.ts"
-import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/deliveries.ts"
+import type { ChannelState } from "../../src/internal/engine/channelState.ts"
+import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/engine/deliveries.ts"
 import {
   bytes,
   concat,

@@ -7,9 +7,9 @@ import {
   AmqpEncodeError,
   isTransient
 } from "../../src/AmqpError.ts"
-import { type Limits, negotiate } from "../../src/internal/handshake.ts"
-import type { SessionOptions } from "../../src/internal/session.ts"
-import type { Method } from "../../src/internal/spec.ts"
+import type { Method } from "../../src/internal/codec/spec.ts"
+import { type Limits, negotiate } from "../../src/internal/engine/handshake.ts"
+import type { SessionOptions } from "../../src/internal/engine/session.ts"
 import {
   bytes,
   concat,

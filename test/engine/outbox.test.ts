@@ -6,8 +6,9 @@ import {
   writeHeaderFrame,
   writeMethodFrame,
   writePublishFrame
-} from "../../src/internal/frames.ts"
-import { byReferenceSize, highWater, Lane, Outbox, poolShare, quantum } from "../../src/internal/outbox.ts"
+} from "../../src/internal/codec/frames.ts"
+import { byReferenceSize, highWater, Lane, poolShare, quantum } from "../../src/internal/engine/lane.ts"
+import { Outbox } from "../../src/internal/engine/outbox.ts"
 import { bytes, line, pattern, type Sent, SentFrames } from "./peer.ts"
 
 const frameMax = 4096

@@ -6,9 +6,6 @@ import * as AmqpAuth from "../../src/AmqpAuth.ts"
 import type { AmqpConnectionError, ChannelCloseCause } from "../../src/AmqpError.ts"
 import { AmqpMessage, type Publish } from "../../src/AmqpMessage.ts"
 import type { InputTable } from "../../src/AmqpTable.ts"
-import type { ChannelState, ReplyTo, Request, RequestName } from "../../src/internal/channelState.ts"
-import type { PublishOutcome } from "../../src/internal/confirms.ts"
-import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/deliveries.ts"
 import {
   FrameParser,
   protocolHeader,
@@ -16,11 +13,15 @@ import {
   writeBodyFrames,
   writeHeaderFrame,
   writeMethodFrame
-} from "../../src/internal/frames.ts"
-import type { Limits, Negotiated } from "../../src/internal/handshake.ts"
-import { Session, type SessionOptions } from "../../src/internal/session.ts"
-import { type BasicProperties, type Method, readBasicProperties, readMethod } from "../../src/internal/spec.ts"
-import { view, Writer } from "../../src/internal/wire.ts"
+} from "../../src/internal/codec/frames.ts"
+import { type BasicProperties, type Method, readBasicProperties, readMethod } from "../../src/internal/codec/spec.ts"
+import { view, Writer } from "../../src/internal/codec/wire.ts"
+import type { ChannelState } from "../../src/internal/engine/channelState.ts"
+import type { PublishOutcome } from "../../src/internal/engine/confirms.ts"
+import { type ConsumerEnd, Deliveries, type Pulled } from "../../src/internal/engine/deliveries.ts"
+import type { Limits, Negotiated } from "../../src/internal/engine/handshake.ts"
+import type { ReplyTo, Request, RequestName } from "../../src/internal/engine/pendingRequests.ts"
+import { Session, type SessionOptions } from "../../src/internal/engine/session.ts"
 
 // -----------------------------------------------------------------------------
 // bytes

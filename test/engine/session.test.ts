@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
 import { type AmqpConnectionError, AmqpEncodeError } from "../../src/AmqpError.ts"
-import type { Session } from "../../src/internal/session.ts"
+import type { Session } from "../../src/internal/engine/session.ts"
 import {
   bodyFrames,
   bytes,

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Confirms } from "../../src/internal/confirms.ts"
+import { Confirms } from "../../src/internal/engine/confirms.ts"
 
 /** Confirms of at most so many unsettled publishes; waiters publish when they are let in. */
 const limited = (limit: number) => {

@@ -7,7 +7,7 @@ import { Deferred, Duration, Effect, Exit, Fiber, Option, Result, Scope, Stream 
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import type { BasicProperties } from "../../src/internal/spec.ts"
+import type { BasicProperties } from "../../src/internal/codec/spec.ts"
 import {
   bytes,
   channelClose,

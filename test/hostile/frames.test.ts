@@ -6,7 +6,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Option, Stream } from "effect"
 import type { AmqpChannel } from "../../src/AmqpChannel.ts"
 import type { AmqpConnectionError } from "../../src/AmqpError.ts"
-import { frameMethod, type Method } from "../../src/internal/spec.ts"
+import { frameMethod, type Method } from "../../src/internal/codec/spec.ts"
 import {
   bodyFrames,
   bytes,

@@ -5,7 +5,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Stream } from "effect"
 import { AmqpConnectionError } from "../../src/AmqpError.ts"
-import { frameHeader, methods } from "../../src/internal/spec.ts"
+import { frameHeader, methods } from "../../src/internal/codec/spec.ts"
 import {
   bytes,
   concat,

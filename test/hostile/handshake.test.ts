@@ -8,9 +8,9 @@ import * as AmqpAuth from "../../src/AmqpAuth.ts"
 import type { Options } from "../../src/AmqpConnection.ts"
 import { AmqpConnectionError } from "../../src/AmqpError.ts"
 import * as AmqpTable from "../../src/AmqpTable.ts"
-import { frameOverhead, maxUnsplitSize, protocolHeader } from "../../src/internal/frames.ts"
-import type { Limits } from "../../src/internal/handshake.ts"
-import type { Method, MethodName } from "../../src/internal/spec.ts"
+import { frameOverhead, maxUnsplitSize, protocolHeader } from "../../src/internal/codec/frames.ts"
+import type { Method, MethodName } from "../../src/internal/codec/spec.ts"
+import type { Limits } from "../../src/internal/engine/handshake.ts"
 import {
   bytes,
   concat,

@@ -12,9 +12,9 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import { AmqpConnectionError, type AmqpConnectionErrorReason } from "../../src/AmqpError.ts"
 import type { InputTable } from "../../src/AmqpTable.ts"
-import { frameOverhead, protocolHeader } from "../../src/internal/frames.ts"
-import type { Limits } from "../../src/internal/handshake.ts"
-import type { BasicConsume, BasicProperties, BasicPublish, Method, MethodName } from "../../src/internal/spec.ts"
+import { frameOverhead, protocolHeader } from "../../src/internal/codec/frames.ts"
+import type { BasicConsume, BasicProperties, BasicPublish, Method, MethodName } from "../../src/internal/codec/spec.ts"
+import type { Limits } from "../../src/internal/engine/handshake.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import {
   concat,
@@ -256,14 +256,14 @@ export const opened = (
 export const openOn = (
   connection: AmqpConnection.AmqpConnection,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
   Effect.provideService(AmqpChannel.make(id === undefined ? {} : { id }), AmqpConnection.AmqpConnection, connection)
 
 /** A channel that both ends have opened. */
 export const channelOn = (
   { connection, server }: Opened,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
   Effect.map(
     both(
       openOn(connection, id),
@@ -280,7 +280,7 @@ export const channelOn = (
 export const confirmingOn = (
   opened: Opened,
   id?: number
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.SelectError | AmqpChannel.CommandError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.SelectError | AmqpChannel.RequestError, Scope.Scope> =>
   Effect.gen(function*() {
     const channel = yield* channelOn(opened, id)
     yield* both(

@@ -187,7 +187,7 @@ layer(onVhost, { excludeTestServices: true })("the end of a connection", (it) =>
         const channel = yield* openOn(connection)
         yield* channel.confirmSelect
         const publishes = (
-          publish: (message: Publish) => Effect.Effect<void, AmqpPublisher.PublisherError>,
+          publish: (message: Publish) => Effect.Effect<void, AmqpPublisher.PublishError>,
           amount: number
         ) =>
           Effect.forEach(

@@ -156,6 +156,57 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
       assert.strictEqual(yield* channel.queuePurge(queue), 4)
     })))
 
+  it.effect("what a handler failed at is rejected and counts; what was interrupted or not begun is nacked", () =>
+    noLeaks(Effect.gen(function*() {
+      const { channel, queue } = yield* filled(5)
+      const { connection, link } = yield* proxied()
+      const busy = yield* Deferred.make<void>()
+      let begun = 0
+      const running = yield* AmqpConsumer.run(queue, ({ redelivered, text }) => {
+        if (text === "0" && !redelivered) return Effect.fail("poison")
+        return Effect.andThen(++begun === 2 ? Deferred.succeed(busy, undefined) : Effect.void, Effect.never)
+      }, { concurrency: 2, prefetch: 4, onFailure: AmqpConsumer.requeue, drainTimeout: "50 millis" }).pipe(
+        Effect.provideService(AmqpConnection, connection),
+        Effect.forkScoped
+      )
+      yield* Deferred.await(busy)
+      yield* Fiber.interrupt(running)
+      const refused = (yield* framesOf(link, "up")).flatMap((frame) =>
+        frame._tag === "Method" && /nack|reject/.test(frame.method._tag) ? [frame.method._tag] : []
+      )
+      assert.strictEqual(refused[0], "basic.reject", refused.join())
+      assert.deepStrictEqual(new Set(refused.slice(1)), new Set(["basic.nack"]))
+      assert.strictEqual(yield* channel.queuePurge(queue), 5)
+    })))
+
+  it.effect("a message that no handler can handle is tried as often as the delivery limit says, then dead-lettered", () =>
+    Effect.gen(function*() {
+      const connection = yield* connect()
+      const channel = yield* openOn(connection)
+      const dead = (yield* channel.queueDeclare({ queue: uniqueName("dead"), durable: true })).queue
+      const poisoned = yield* channel.queueDeclare({
+        queue: uniqueName("poison"),
+        durable: true,
+        arguments: {
+          "x-queue-type": "quorum",
+          "x-delivery-limit": 3,
+          "x-dead-letter-exchange": "",
+          "x-dead-letter-routing-key": dead
+        }
+      })
+      yield* channel.publish({ routingKey: poisoned.queue, body: "poison" })
+      let tries = 0
+      yield* AmqpConsumer.run(
+        poisoned.queue,
+        () => Effect.andThen(Effect.sync(() => ++tries), Effect.fail("no")),
+        { onFailure: AmqpConsumer.requeue }
+      ).pipe(Effect.provideService(AmqpConnection, connection), Effect.forkScoped)
+      const { deliveries } = yield* channel.consume({ queue: dead, noAck: true })
+      const [letter] = yield* Stream.runCollect(Stream.take(deliveries, 1))
+      assert.strictEqual(letter?.text, "poison")
+      assert.strictEqual(tries, 4)
+    }))
+
   it.effect("an end that waits for handlers leaves what comes after the cancel to others", () =>
     noLeaks(Effect.gen(function*() {
       const { busy, channel, queue, run } = yield* working({ atWork: 1, count: 3, prefetch: 3 })

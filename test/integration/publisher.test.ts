@@ -51,7 +51,7 @@ type Wire = Effect.Success<ReturnType<typeof proxied>>
 const numbered = (count: number, message: Omit<Publish, "body">): ReadonlyArray<Publish> =>
   Array.from({ length: count }, (_, i) => ({ ...message, body: String(i) }))
 
-type Outcome = "confirmed" | AmqpPublisher.PublisherError["_tag"]
+type Outcome = "confirmed" | AmqpPublisher.PublishError["_tag"]
 
 /** What became of each message, published at the same time; `onConfirmed` hears of each confirm. */
 const outcomesOf = (
@@ -435,7 +435,7 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
 
       const nacks = yield* Queue.unbounded<string>()
       const resend = Schedule.spaced("5 millis").pipe(
-        Schedule.setInputType<AmqpPublisher.PublisherError>(),
+        Schedule.setInputType<AmqpPublisher.PublishError>(),
         Schedule.tap(({ input }) => Queue.offer(nacks, input._tag))
       )
       const publishing = yield* Effect.forkChild(publisher.publish({ routingKey: queue, body: "last" }, { resend }))

@@ -4,7 +4,7 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Clock, Effect, Fiber, Redacted, Schedule, Schema, Stream } from "effect"
 import type * as AmqpConnection from "../../src/AmqpConnection.ts"
-import { internals } from "../../src/AmqpConnection.ts"
+import { internals } from "../../src/internal/connection/service.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import { freePort } from "../harness/listen.ts"
@@ -177,6 +177,7 @@ layer(onVhost, { excludeTestServices: true })("a connection that is cut", (it) =
         import { runInNewContext } from "node:vm"
         import * as AmqpChannel from "src/AmqpChannel.ts"
         import * as AmqpConnection from "src/AmqpConnection.ts"
+        import { internals } from "src/internal/connection/service.ts"
         import { layerTransport } from "src/NodeAmqp.ts"
         setFlagsFromString("--expose-gc")
         const gc = runInNewContext("gc")
@@ -190,7 +191,7 @@ layer(onVhost, { excludeTestServices: true })("a connection that is cut", (it) =
         await Effect.runPromise(Effect.scoped(Effect.gen(function*() {
           const connection = yield* AmqpConnection.make(options)
           let restored = 0
-          yield* connection[AmqpConnection.internals]().onEpoch(() => Effect.sync(() => { restored++ }))
+          yield* connection[internals]().onEpoch(() => Effect.sync(() => { restored++ }))
           let before
           for (let epoch = 1; epoch <= ${warmUp + count + 1}; epoch++) {
             const isOpen = (status) => status._tag === "Open" && status.epoch === epoch

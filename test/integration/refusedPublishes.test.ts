@@ -47,9 +47,9 @@ const assertStored = (counts: ReadonlyMap<string, number>, bodies: ReadonlyArray
 const fromFibers = (
   fibers: number,
   messages: ReadonlyArray<Publish>,
-  publish: (message: Publish) => Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublisherError>
+  publish: (message: Publish) => Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublishError>
 ) => {
-  const failures = new Map<string, AmqpPublisher.ResendError | AmqpPublisher.PublisherError>()
+  const failures = new Map<string, AmqpPublisher.ResendError | AmqpPublisher.PublishError>()
   return Effect.forEach(
     Array.from({ length: fibers }, (_, fiber) => fiber),
     (fiber) =>
@@ -249,7 +249,7 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
         const publisher = yield* AmqpPublisher.make({ mandatory: false })
         const publish = (
           body: string
-        ): Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublisherError> => {
+        ): Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublishError> => {
           const message = { exchange, routingKey: "k", body }
           return resending ? publisher.publish(message, { resend }) : publisher.publish(message)
         }
@@ -501,7 +501,7 @@ describe("one publish that ends what it is sent on, in words that name nobody", 
         const messages = spoiled(numbered(500, { routingKey: queue }), [250], { routingKey: `${queue}-poison` })
         const refused = yield* Deferred.make<void>()
         const telling = Schedule.spaced("1 millis").pipe(
-          Schedule.setInputType<AmqpPublisher.PublisherError>(),
+          Schedule.setInputType<AmqpPublisher.PublishError>(),
           Schedule.tap(() => Deferred.succeed(refused, undefined))
         )
         const publishing = yield* Effect.forkChild(Effect.flip(publisher.publishAll(messages, { resend: telling })), {

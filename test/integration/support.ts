@@ -41,7 +41,7 @@ export const connect = (
 /** A channel of this connection. */
 export const openOn = (
   connection: AmqpConnection.AmqpConnection
-): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.RequestError, Scope.Scope> =>
+): Effect.Effect<AmqpChannel.AmqpChannel, AmqpChannel.ClosedError, Scope.Scope> =>
   Effect.provideService(AmqpChannel.open, AmqpConnection.AmqpConnection, connection)
 
 /** A connection through a proxy of its own; `nextMethod` starts with the first frame of either side. */
@@ -63,7 +63,7 @@ export const onConnection = <A, E, R>(
 /** What an operation fails with, on a channel that is opened for it alone. */
 export const failureOf = <A, E, R>(
   use: (channel: AmqpChannel.AmqpChannel) => Effect.Effect<A, E, R>
-): Effect.Effect<E, AmqpChannel.RequestError, AmqpConnection.AmqpConnection | Exclude<R, Scope.Scope>> =>
+): Effect.Effect<E, AmqpChannel.ClosedError, AmqpConnection.AmqpConnection | Exclude<R, Scope.Scope>> =>
   AmqpChannel.open.pipe(
     Effect.flatMap((channel) =>
       Effect.matchEffect(use(channel), {

@@ -1,8 +1,7 @@
 /**
  * What each operation can fail with, and nothing else.
  */
-import type { Cause, Config, Layer, Scope } from "effect"
-import { Effect, Stream } from "effect"
+import { type Cause, type Config, Effect, type Layer, type Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"

@@ -18,8 +18,8 @@ import { type Equal, expectType } from "./assert.ts"
 
 declare const publisher: AmqpPublisher.AmqpPublisher
 declare const message: Publish
-declare const resend: Schedule.Schedule<number, AmqpPublisher.PublisherError>
-declare const failing: Schedule.Schedule<number, AmqpPublisher.PublisherError, Error>
+declare const resend: Schedule.Schedule<number, AmqpPublisher.PublishError>
+declare const failing: Schedule.Schedule<number, AmqpPublisher.PublishError, Error>
 
 const once = publisher.publish(message)
 const again = publisher.publish(message, { resend })

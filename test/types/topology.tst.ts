@@ -10,7 +10,7 @@ import type {
   AmqpResourceLocked
 } from "../../src/AmqpError.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
-import type { QueueRef, resolveQueue } from "../../src/internal/queueNames.ts"
+import type { QueueRef, resolveQueue } from "../../src/internal/topology/queueNames.ts"
 import { type Equal, expectType } from "./assert.ts"
 
 type Failure = AmqpTopology.AmqpTopologyInvalid | AmqpTopology.AmqpTopologyError | AmqpConnectionError

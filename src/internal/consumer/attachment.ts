@@ -1,23 +1,22 @@
 /**
- * The queues of a consumer on one channel: subscribed together, and left together.
+ * The queues of a consumer on one channel. They are subscribed together, and left together.
  *
- * What comes goes into the consumer's one buffer, whatever the number of queues. An attachment does not recover: it tells
- * what happens to its queues and its channel, and others decide.
+ * All deliveries go into the one buffer of the consumer. An attachment does not recover: it reports what happens to its
+ * queues and its channel, and others decide.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import { AmqpChannelClosed, type ChannelCloseCause } from "../../AmqpError.ts"
-import type { OpenChannel } from "../channel.ts"
-import type { ChannelState } from "../channelState.ts"
-import type { CommandError, ConsumeError } from "../channelTypes.ts"
-import type { SubscribeOptions } from "../consuming.ts"
-import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../deliveries.ts"
-import type { ReceivedContent } from "../frames.ts"
-import type { QueueRef } from "../queueNames.ts"
-import type { RequestError } from "../requests.ts"
-import { requeue } from "../settlements.ts"
+import type { OpenChannel } from "../channel/channel.ts"
+import type { SubscribeOptions } from "../channel/consuming.ts"
+import { AmqpSupervisedDelivery } from "../channel/delivery.ts"
+import type { ClosedError, ConsumeError, RequestError } from "../channel/errors.ts"
+import type { ReceivedContent } from "../codec/frames.ts"
+import type { ChannelState } from "../engine/channelState.ts"
+import type { ConsumerEnd, ConsumerEntry, DeliveryBuffer } from "../engine/deliveries.ts"
+import { requeue } from "../engine/settlements.ts"
+import { AmqpChannelClosed, type ChannelCloseCause } from "../errors/channel.ts"
+import type { QueueRef } from "../topology/queueNames.ts"
 
 /** What happens to an attachment. */
 export type AttachmentEvent =
@@ -82,15 +81,18 @@ class Subscription implements ConsumerEntry {
 export class Attachment {
   readonly state: ChannelState
   readonly buffer: DeliveryBuffer<AmqpSupervisedDelivery>
-  /** Whether a message has come. */
+  /** Whether a delivery has come. */
   hasDelivered = false
   private readonly open: OpenChannel
   private readonly onEvent: (event: AttachmentEvent) => void
   private readonly subscriptions = new Map<QueueRef, Subscription>()
-  /** Kept until every queue has answered: if one refuses, the channel goes, and nobody should have begun with these. */
+  /**
+   * Deliveries that come before every queue has answered. If a queue refuses, the channel goes, so nobody may begin to
+   * handle these.
+   */
   private held: Array<AmqpSupervisedDelivery> | undefined = []
   private isLeft = false
-  /** Whether the end of the channel was told: each of its consumers hears of it, and so do we. */
+  /** Whether the end of the channel was reported. Each of its consumers hears of it, but it is reported once. */
   private isTold = false
 
   constructor(
@@ -117,13 +119,13 @@ export class Attachment {
     return this.open.consuming.subscribe(subscription, options)
   }
 
-  /** Limits what comes without being settled, for each queue that is subscribed to from here on, or for all together. */
-  qos(prefetchCount: number, global: boolean): Effect.Effect<void, CommandError> {
+  /** Limits the unsettled deliveries of each queue that is subscribed to later, or of all queues together. */
+  qos(prefetchCount: number, global: boolean): Effect.Effect<void, RequestError> {
     return this.open.channel.qos({ prefetchCount, global })
   }
 
-  /** Cancels the consumers and waits for the answers; what has come can still be settled. */
-  get stop(): Effect.Effect<void, RequestError> {
+  /** Cancels the consumers and waits for the answers. Deliveries that have come can still be settled. */
+  get stop(): Effect.Effect<void, ClosedError> {
     return Effect.suspend(() => {
       const stopping = [...this.subscriptions.values()]
       this.subscriptions.clear()
@@ -134,12 +136,12 @@ export class Attachment {
     })
   }
 
-  /** Whether its channel is gone, or it has no queue any more, and what came is settled. */
+  /** Whether it is over: its channel is gone, or it has no queue any more and all deliveries are settled. */
   get isSpent(): boolean {
     return this.state.isClosed || (this.subscriptions.size === 0 && this.state.unsettledCount === 0)
   }
 
-  /** Hands out what has come so far, and from now on at once. */
+  /** Hands out the deliveries that have come so far, and later ones at once. */
   release(): void {
     const { held } = this
     this.held = undefined
@@ -147,8 +149,8 @@ export class Attachment {
   }
 
   /**
-   * Hands out nothing any more: cancels the consumers without waiting, and gives back what nobody handles, also what still
-   * comes.
+   * Hands out nothing any more. Cancels the consumers without waiting, and gives back what nobody handles, also
+   * deliveries that still come.
    */
   leave(): void {
     this.isLeft = true
@@ -156,7 +158,7 @@ export class Attachment {
     this.buffer.keep((delivery) => !delivery.isOn(this.state))
     for (const subscription of this.subscriptions.values()) this.open.consuming.leave(subscription)
     this.state.giveBackAll()
-    // The channel may outlive its consumers, for the handlers at work, and then nobody else would tell.
+    // The channel may outlive its consumers, for handlers at work. Nobody else would then report its end.
     this.state.onClosed(() => this.onChannelClosed(this.state.closeCause))
   }
 
@@ -174,7 +176,7 @@ export class Attachment {
       case "Cancelled":
         return
       case "CancelledByBroker":
-        // One of a former prefetch has ended all the same.
+        // A consumer with a former prefetch has ended too.
         if (!isPresent) return
         return this.onEvent({ _tag: "Cancelled", queue: subscription.ref, error: end.error })
       case "ChannelClosed":

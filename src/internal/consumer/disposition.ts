@@ -1,12 +1,15 @@
 /**
  * How a handled delivery is settled, as values. `AmqpConsumer` publishes them.
  *
+ * A message that was tried and failed is rejected (`basic.reject`), because that counts towards the delivery limit of a
+ * quorum queue on every version of RabbitMQ. `basic.nack` does not count from 4.3 on: it gives back what nobody tried.
+ *
  * @since 0.1.0
  */
 import type * as Cause from "effect/Cause"
 import type * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
-import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
+import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
 
 const DispositionTypeId = "~effect-amqp/AmqpConsumer/Disposition"
 
@@ -44,12 +47,13 @@ export const isDisposition = (u: unknown): u is Disposition => Predicate.hasProp
 export const ack: Disposition = disposition((delivery) => delivery.ack)
 
 /**
- * The message goes back to its queue, and is delivered again at once.
+ * The message goes back to its queue, and is delivered again at once. It counts towards the delivery limit of a quorum
+ * queue.
  *
  * @category dispositions
  * @since 0.1.0
  */
-export const requeue: Disposition = disposition((delivery) => delivery.nack({ requeue: true }))
+export const requeue: Disposition = disposition((delivery) => delivery.reject({ requeue: true }))
 
 /**
  * The message goes to the dead-letter exchange of its queue, or away where it has none.
@@ -57,14 +61,14 @@ export const requeue: Disposition = disposition((delivery) => delivery.nack({ re
  * @category dispositions
  * @since 0.1.0
  */
-export const deadLetter: Disposition = disposition((delivery) => delivery.nack({ requeue: false }))
+export const deadLetter: Disposition = disposition((delivery) => delivery.reject({ requeue: false }))
 
 /**
- * Back to its queue the first time, to the dead-letter exchange when it comes again: a message that nobody can handle
- * does not go round for ever. It goes by `redelivered`, which a lost connection sets as well: where that matters, use
- * `requeue` and the delivery limit of a quorum queue.
+ * Back to its queue the first time, to the dead-letter exchange when it comes again. So a message that nobody can
+ * handle does not go round for ever. It looks at `redelivered`, which a lost connection sets as well. Where that
+ * matters, use `requeue` and the delivery limit of a quorum queue.
  *
  * @category dispositions
  * @since 0.1.0
  */
-export const requeueOnce: Disposition = disposition((delivery) => delivery.nack({ requeue: !delivery.redelivered }))
+export const requeueOnce: Disposition = disposition((delivery) => delivery.reject({ requeue: !delivery.redelivered }))

@@ -4,18 +4,12 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
-import {
-  AmqpAccessRefused,
-  AmqpChannelClosed,
-  AmqpConnectionError,
-  AmqpConsumerCancelled,
-  AmqpEncodeError,
-  AmqpNotFound,
-  AmqpPreconditionFailed,
-  AmqpResourceLocked
-} from "../../AmqpError.ts"
-import type { QueueRef } from "../queueNames.ts"
-import { AmqpTopologyError, AmqpTopologyInvalid } from "../topologyError.ts"
+import { AmqpChannelClosed, AmqpConsumerCancelled } from "../errors/channel.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
+import { AmqpAccessRefused, AmqpNotFound, AmqpPreconditionFailed, AmqpResourceLocked } from "../errors/soft.ts"
+import { AmqpEncodeError } from "../errors/value.ts"
+import { AmqpTopologyError, AmqpTopologyInvalid } from "../topology/error.ts"
+import type { QueueRef } from "../topology/queueNames.ts"
 
 const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume", "deliver"])
 
@@ -29,8 +23,8 @@ const Phase = Schema.Literals(["options", "channel", "topology", "qos", "consume
 export type ConsumerPhase = typeof Phase.Type
 
 /**
- * A consumer that outlives its connections has failed for good: its `recover` schedule gives up, or does not take this
- * failure for transient.
+ * A consumer that outlives its connections has failed for good: its `recover` schedule has given up, or does not retry
+ * this failure.
  *
  * @category errors
  * @since 0.1.0
@@ -61,10 +55,10 @@ export class AmqpConsumerFailed
   }
 }
 
-/** So many queues are named; a consumer may have thousands. */
+/** How many queues are named. A consumer may have thousands. */
 const named = 10
 
-/** What queues are called in errors and logs. */
+/** The names of queues in errors and logs. */
 export const labelOf = (queues: ReadonlyArray<QueueRef>): string => {
   const names = queues.slice(0, named).map((queue) => typeof queue === "string" ? queue : "(server-named)")
   return queues.length > named ? `${names.join(", ")} and ${queues.length - named} more` : names.join(", ")

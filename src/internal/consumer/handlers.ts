@@ -1,9 +1,9 @@
 /**
- * The handlers of a consumer: so many at a time, each settles its delivery by its exit, and an end that waits for those at
- * work.
+ * The handlers of a consumer. A limited number runs at a time, each settles its delivery by its exit, and the end waits
+ * for those at work.
  *
- * A handler belongs to no connection: one whose connection is lost goes on and counts for the limit, and what it settles is
- * stale. It knows nothing of queues and channels.
+ * A handler belongs to no connection. If its connection is lost, it goes on and counts for the limit, but what it
+ * settles is stale. This module knows nothing of queues and channels.
  *
  * @since 0.1.0
  */
@@ -14,13 +14,13 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Semaphore from "effect/Semaphore"
-import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import type { Ending, Part } from "../ending.ts"
+import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
+import type { Ending, Part } from "../time/ending.ts"
 import { ack, isDisposition, type OnFailure, requeue } from "./disposition.ts"
 
 /** What handles deliveries, and how. */
 export interface HandlerOptions<E, R> {
-  /** What the queues are called in logs. */
+  /** The names of the queues in logs. */
   readonly label: string
   readonly concurrency: number
   readonly handler: (delivery: AmqpSupervisedDelivery) => Effect.Effect<unknown, E, R>
@@ -32,16 +32,16 @@ export interface HandlerOptions<E, R> {
 export interface Handlers<E> {
   /** Waits for a place, then has the delivery handled, unless it was given back or is stale by then. */
   readonly start: (delivery: AmqpSupervisedDelivery) => Effect.Effect<void>
-  /** Fails with what a handler failed with that nobody decides about. */
+  /** Fails with the failure of a handler for which there is no `onFailure`. */
   readonly failed: Effect.Effect<never, E | Cause.TimeoutError>
   /**
-   * Waits for handlers at work, at most `drainTimeout`, then interrupts them: they give back what they have. One that does
-   * not let itself be interrupted is left to itself.
+   * Waits for handlers at work, at most `drainTimeout`, then interrupts them, and they give back what they have. It
+   * does not wait for a handler that cannot be interrupted.
    */
   readonly drain: (ending: Ending, drainTimeout: Duration.Duration, part: Part) => Effect.Effect<void>
 }
 
-/** Handlers that nothing is given to yet. */
+/** Makes the handlers. None runs yet. */
 export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect<Handlers<E>, never, R> =>
   Effect.gen(function*() {
     const { concurrency, handler, handlerTimeout, label, onFailure } = options
@@ -61,7 +61,8 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       exit: Exit.Exit<unknown, E | Cause.TimeoutError>
     ): Effect.Effect<unknown> => {
       if (Exit.isSuccess(exit)) return (isDisposition(exit.value) ? exit.value : ack).settle(delivery)
-      if (Cause.hasInterruptsOnly(exit.cause)) return requeue.settle(delivery)
+      // It was not tried to its end, so it must not count towards a delivery limit.
+      if (Cause.hasInterruptsOnly(exit.cause)) return delivery.nack({ requeue: true })
       const { cause } = exit
       const end = (cause: Cause.Cause<E | Cause.TimeoutError>) =>
         Effect.andThen(requeue.settle(delivery), Deferred.failCause(failed, cause))
@@ -74,7 +75,7 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       }).pipe(Effect.catchCause(end))
     }
 
-    /** In a fiber that cannot be interrupted, but for the handler. */
+    /** Runs in a fiber that cannot be interrupted, except inside of the handler. */
     const handle = (delivery: AmqpSupervisedDelivery): Effect.Effect<unknown, never, R> =>
       Effect.onExit(
         Effect.flatMap(
@@ -85,7 +86,7 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
       )
 
     const fork = (delivery: AmqpSupervisedDelivery): void => {
-      // At work before it begins: it may end the consumer itself, or have somebody do so.
+      // It counts as at work before it begins, because it may itself end the consumer.
       const work: { fiber: Fiber.Fiber<unknown> | undefined } = { fiber: undefined }
       atWork.add(work)
       work.fiber = runFork(handle(delivery), { uninterruptible: true })
@@ -105,7 +106,7 @@ export const makeHandlers = <E, R>(options: HandlerOptions<E, R>): Effect.Effect
     })
 
     return {
-      // The place is taken before the fiber exists, which gives it back.
+      // The place is taken before the fiber is made. The fiber gives it back.
       start: (delivery) =>
         Effect.flatMap(take, () => delivery.begin() ? Effect.sync(() => fork(delivery)) : Effect.asVoid(release)),
       failed: Deferred.await(failed),

@@ -1,10 +1,10 @@
 /**
- * Keeps the queues of a consumer subscribed: all on one channel at first, and each that is cancelled or refused recovers
- * on a channel of its own, so that the others do not notice.
+ * Keeps the queues of a consumer subscribed. At first all share one channel. A queue that is cancelled or refused
+ * recovers on a channel of its own, so that the others do not notice.
  *
- * Queues that share a channel are a *group* with a fiber and a recovery schedule. A group loses its channel as a whole; a
- * queue that the broker cancels or refuses leaves its group and becomes another one. What all groups receive is in one
- * buffer. Handlers are not here.
+ * Queues that share a channel are a *group* with a fiber and a recovery schedule. A group loses its channel as a whole.
+ * A queue that the broker cancels or refuses leaves its group and becomes a new one. The deliveries of all groups go
+ * into one buffer. Handlers are not here.
  *
  * @since 0.1.0
  */
@@ -21,18 +21,19 @@ import * as Pull from "effect/Pull"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import { type AmqpConnection, internals } from "../../AmqpConnection.ts"
-import type { AmqpSupervisedDelivery } from "../../AmqpDelivery.ts"
-import { AmqpConnectionError, isSoft } from "../../AmqpError.ts"
-import type { InputTable } from "../../AmqpTable.ts"
-import type { ConsumeError } from "../channelTypes.ts"
-import { DeliveryBuffer } from "../deliveries.ts"
-import { openChannelOn } from "../openChannel.ts"
-import { isRestored, type QueueRef, resolveQueue } from "../queueNames.ts"
-import { channelClosed } from "../requests.ts"
-import type { Session } from "../session.ts"
-import { AmqpTopologyError, AmqpTopologyPending } from "../topologyError.ts"
-import { queueText } from "../topologyOrder.ts"
+import type { AmqpSupervisedDelivery } from "../channel/delivery.ts"
+import type { ConsumeError } from "../channel/errors.ts"
+import { openChannelOn } from "../channel/open.ts"
+import { channelClosed } from "../channel/requests.ts"
+import { type AmqpConnection, internals } from "../connection/service.ts"
+import { DeliveryBuffer } from "../engine/deliveries.ts"
+import type { Session } from "../engine/session.ts"
+import { AmqpConnectionError } from "../errors/connection.ts"
+import { isSoft } from "../errors/soft.ts"
+import { AmqpTopologyError, AmqpTopologyPending } from "../topology/error.ts"
+import { queueText } from "../topology/order.ts"
+import { isRestored, type QueueRef, resolveQueue } from "../topology/queueNames.ts"
+import type { InputTable } from "../values/tableValue.ts"
 import { Attachment, type AttachmentEvent } from "./attachment.ts"
 import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./failure.ts"
 
@@ -40,12 +41,12 @@ import { AmqpConsumerFailed, type ConsumerPhase, labelOf } from "./failure.ts"
 export interface SubscriptionsOptions {
   readonly connection: AmqpConnection
   readonly queues: ReadonlyArray<QueueRef>
-  /** Before each attempt to attach. */
+  /** Runs before each attempt to attach. */
   readonly prepare: Effect.Effect<unknown, AmqpConsumerFailed>
   /** Whether that declares a queue: one that is not found has gone in between, and comes back. */
   readonly declares: (queue: QueueRef) => boolean
   readonly recover: Schedule.Schedule<unknown, AmqpConsumerFailed>
-  /** The prefetch at the time. */
+  /** The present prefetch. */
   readonly prefetch: () => number
   /** Whether the prefetch is the channel's, for all its queues together. */
   readonly sharedPrefetch: boolean
@@ -64,7 +65,7 @@ export interface Subscriptions {
   readonly failed: Effect.Effect<never, AmqpConsumerFailed>
   /** Subscribes again, with the present prefetch. */
   readonly renew: () => void
-  /** Hands out nothing any more, gives back what nobody handles, and recovers no longer. Waits for nothing. */
+  /** Hands out nothing any more, gives back what nobody handles, and stops recovering. Waits for nothing. */
   readonly leave: () => void
 }
 
@@ -74,18 +75,18 @@ type Step = (now: number, failure: AmqpConsumerFailed) => Pull.Pull<[unknown, Du
 const delayOf = (step: ReturnType<Step>): Effect.Effect<Option.Option<Duration.Duration>> =>
   Pull.catchDone(Effect.map(step, ([, delay]) => Option.some(delay)), () => Effect.succeedNone)
 
-/** A group that lived for so many milliseconds, or has delivered, begins its schedule anew. */
+/** After a group has lived for so many milliseconds, or has delivered something, its schedule begins anew. */
 const stable = 10_000
 
 /**
- * So often in a row the connection may end with the same words while a subscription waits for its answer; then it is this
- * consumer that the broker refuses.
+ * How often in a row the connection may end with the same words while a subscription waits for its answer. Then it is
+ * this consumer that the broker refuses.
  */
 const equalRefusals = 3
 
 /**
- * The words of a connection's end that answered `basic.qos` or `basic.consume`, unless they name a queue of somebody else:
- * whoever waits for an answer at that time hears the same.
+ * The broker's words, if it ended the connection over a `basic.qos` or `basic.consume`. `undefined` if they name a
+ * queue of another consumer: everybody who waits for an answer at that time hears the same.
  */
 const refusalOf = ({ phase, reason }: AmqpConsumerFailed, { names }: Group): string | undefined => {
   if ((phase !== "qos" && phase !== "consume") || !(reason instanceof AmqpConnectionError)) return undefined
@@ -97,7 +98,7 @@ const refusalOf = ({ phase, reason }: AmqpConsumerFailed, { names }: Group): str
 
 const isNamed = (queue: string, replyText: string): boolean => replyText.includes(`'${queue}'`)
 
-/** Why an attempt to subscribe has failed, and the one queue whose fault it is, where it is one's. */
+/** Why an attempt to subscribe has failed, and the queue whose fault it is, if it is the fault of one. */
 interface Refusal {
   readonly failure: AmqpConsumerFailed
   readonly queue?: QueueRef | undefined
@@ -105,10 +106,10 @@ interface Refusal {
 
 type Event = AttachmentEvent | { readonly _tag: "Renew" }
 
-/** The queues that share a channel, and how they are. */
+/** The queues that share a channel, and their state. */
 class Group {
   members: ReadonlyArray<QueueRef>
-  /** What the members are called, as far as they were subscribed to. */
+  /** The names of the members that were subscribed to. */
   readonly names = new Map<QueueRef, string>()
   failure: AmqpConsumerFailed | undefined
   /** Whether it waits to try again. */
@@ -135,7 +136,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const { connection, queues, sharedPrefetch } = options
     const { ending, isOver, session: opened } = connection[internals]()
     const clock = yield* Clock.Clock
-    // All at once: each waits for its broker's answer.
+    // All close at once: each waits for an answer of the broker.
     const channels = yield* Scope.fork(yield* Effect.scope, "parallel")
     const supervising = yield* FiberSet.make<void>()
     const failed = Deferred.makeUnsafe<never, AmqpConsumerFailed>()
@@ -242,14 +243,14 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
       })
 
-    /** Closes the channels that no queue is subscribed on any more, once what came there is settled. */
+    /** Closes channels without a subscribed queue, once all their deliveries are settled. */
     const sweep = Effect.suspend(() =>
       Effect.forEach([...left].filter(({ isSpent }) => isSpent), close, { discard: true })
     )
 
     /**
-     * Takes from a group the other queues that are missing or locked, on channels that no message comes to: what a channel has
-     * got when it is closed over the next of them comes back as delivered once more, and a delivery limit counts that.
+     * Moves the other queues that are missing or locked out of a group. It uses channels to which no message comes: a
+     * message that a channel has when it is closed comes back as delivered once more, which a delivery limit counts.
      */
     const sift = (group: Group, session: Session): Effect.Effect<void> =>
       Effect.gen(function*() {
@@ -275,7 +276,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
         }
       }).pipe(Effect.scoped, Effect.ignore)
 
-    /** Takes the blame of an attempt from the group to the queue that it belongs to. */
+    /** Moves the blame for an attempt from the group to the one queue at fault. */
     const onRefused = (
       group: Group,
       { failure, queue }: Refusal,
@@ -292,7 +293,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
           : Effect.as(Effect.andThen(parted, sift(group, session)), undefined)
       }
       if (reason._tag !== "AmqpChannelClosed" || !isSoft(reason.cause)) return Effect.succeed(failure)
-      // It is one of them, nobody knows which: the halves try for themselves.
+      // One of them is at fault, nobody knows which. Each half tries alone.
       return Effect.as(part(group, group.members.slice(group.members.length / 2), undefined), undefined)
     }
 
@@ -321,7 +322,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
             return failedIn(group.members, "deliver")(reason)
           }
           if (group.members.length > 0 && happened.some((event) => event._tag === "Renew")) {
-            // A failure to stop is the channel's, of which an event tells.
+            // If stopping fails, the channel has failed, and an event reports that.
             if (!sharedPrefetch) yield* Effect.ignore(attachment.stop)
             const refused = yield* sharedPrefetch ? renewShared(attachment) : subscribe(group, attachment, session)
             if (refused !== undefined) return yield* onRefused(group, refused, session)
@@ -333,7 +334,9 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const renewShared = (attachment: Attachment): Effect.Effect<undefined> =>
       Effect.as(Effect.ignore(attachment.qos(options.prefetch(), true)), undefined)
 
-    /** Attaches a group and waits for the end of that. Returns what it failed with; nothing where others recover from it. */
+    /**
+     * Attaches a group and waits until it is detached. Returns the failure, or nothing if other groups recover from it.
+     */
     const live = (group: Group, onStable: () => void): Effect.Effect<AmqpConsumerFailed | undefined> =>
       Effect.gen(function*() {
         yield* sweep
@@ -376,7 +379,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
 
     // --- a group
 
-    /** Some queues of a group go on for themselves. */
+    /** Moves some queues of a group into a new one. */
     const part = (
       group: Group,
       members: ReadonlyArray<QueueRef>,
@@ -403,7 +406,7 @@ export const makeSubscriptions = (options: SubscriptionsOptions): Effect.Effect<
     const begin = (group: Group): Effect.Effect<void> =>
       Effect.suspend(() => {
         groups.add(group)
-        // A defect of this library must not leave behind a consumer that nobody looks after.
+        // After a defect of this library the consumer must fail: nobody would look after it any more.
         const kept = Effect.catchCause(keep(group), (cause) =>
           Cause.hasInterruptsOnly(cause) ? Effect.void : end(Effect.failCause(cause)))
         return Effect.asVoid(FiberSet.run(supervising, kept))
