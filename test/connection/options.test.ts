@@ -5,6 +5,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Redacted, Result } from "effect"
 import { inspect } from "node:util"
 import { AmqpConnectionError, AmqpEncodeError, ConnectFailed } from "../../src/AmqpError.ts"
+import type { TlsOptions } from "../../src/AmqpTransport.ts"
 import { type Options, resolve } from "../../src/internal/connection/options.ts"
 
 /** As a program in JavaScript gives them, or one whose values come from outside. */
@@ -47,6 +48,7 @@ describe("an option that cannot work", () => {
     [{ endpoints: ["a:5672"] }, "endpoints[0]", /expected \{ host, port \}, not a text$/],
     [{ endpoints: [{ hostname: "a" }] }, "endpoints[0]", /expected \{ host, port \}, not an object$/],
     [{ endpoints: "a" }, "endpoints", /expected a list/],
+    [{ endpoints: [] }, "endpoints", /at least one, or leave it out for host and port$/],
     [{ endpointOrder: "random" }, "endpointOrder", /"fixed" or "shuffled", not "random"$/],
     // durations
     [{ heartbeat: NaN }, "heartbeat", /such as "60 seconds".*not NaN$/],
@@ -78,6 +80,18 @@ describe("an option that cannot work", () => {
     // the rest
     [{ tls: "true" }, "tls", /true, false or options, not "true"$/],
     [{ tls: null }, "tls", /not null$/],
+    [{ tls: { ca: 5 } }, "tls.ca", /expected PEM as a text or bytes$/],
+    [{ tls: { caFile: new URL("file:///ca.pem") } }, "tls.caFile", /expected a path$/],
+    [{ tls: { cert: Redacted.make("") } }, "tls.cert", /PEM as a text or bytes$/],
+    [{ tls: { certFile: null } }, "tls.certFile", /a path$/],
+    [{ tls: { key: "PEM" } }, "tls.key", /PEM as Redacted\.make\("…"\)$/],
+    [{ tls: { key: Redacted.make(5) } }, "tls.key", /PEM as Redacted/],
+    [{ tls: { keyFile: 5 } }, "tls.keyFile", /a path$/],
+    [{ tls: { passphrase: "open" } }, "tls.passphrase", /expected Redacted\.make\("…"\)$/],
+    [{ tls: { servername: 5 } }, "tls.servername", /a name, or false$/],
+    [{ tls: { verify: 0 } }, "tls.verify", /true or false$/],
+    [{ endpoints: [{ host: "a", tls: { verify: "no" } }] }, "endpoints[0].tls.verify", /true or false$/],
+    [{ separatePublishers: "no" }, "separatePublishers", /true or false, not "no"$/],
     [{ mechanisms: "PLAIN" }, "mechanisms", /a list such as \["PLAIN"\], not "PLAIN"$/],
     [{ mechanisms: ["SCRAM"] }, "mechanisms", /unknown mechanism "SCRAM": build it with AmqpAuth\.make$/],
     [{ mechanisms: [undefined] }, "mechanisms", /unknown mechanism undefined/],
@@ -109,10 +123,36 @@ describe("an option that cannot work", () => {
     assert.notInclude(error.message, "s3cret")
   })
 
-  it.each([[{ endpoints: ["amqp://u:s3cret@broker"] }], [{ endpoints: "amqp://u:s3cret@broker" }]])(
-    "does not repeat a URL: %#",
+  it.each([
+    [{ endpoints: ["amqp://u:s3cret@broker"] }],
+    [{ endpoints: "amqp://u:s3cret@broker" }],
+    [{ host: "u:s3cret" }],
+    [{ host: "u:s3cret " }],
+    [{ endpoints: [{ host: "u:s3cret" }] }]
+  ])(
+    "does not repeat a URL, nor a host that may be a name and a password: %#",
     (options) => assert.notInclude(refused(options).message, "s3cret")
   )
+
+  const tlsOptions: Readonly<Record<keyof TlsOptions, true>> = {
+    ca: true,
+    caFile: true,
+    cert: true,
+    certFile: true,
+    key: true,
+    keyFile: true,
+    passphrase: true,
+    servername: true,
+    verify: true
+  }
+
+  it.each(Object.keys(tlsOptions))("repeats nothing of what tls.%s is in its place", (option) => {
+    for (const value of [["s3cret"], { s3cret: "s3cret" }, Redacted.make(["s3cret"])]) {
+      const error = refused({ tls: { [option]: value } })
+      assert.strictEqual(error.path, `options.tls.${option}`)
+      assert.notInclude(inspect(error, { depth: Infinity, showHidden: true }), "s3cret")
+    }
+  })
 })
 
 describe("options that work", () => {
@@ -128,6 +168,9 @@ describe("options that work", () => {
     [{ heartbeat: { minutes: 1 } }],
     [{ vhost: "", frameMax: 0, channelMax: 0 }],
     [{ tls: true, credentials: { username: "u", password } }],
+    [{ tls: { ca: "PEM", cert: new Uint8Array(1), key: Redacted.make("PEM"), passphrase: Redacted.make("") } }],
+    [{ tls: { caFile: "ca", certFile: "cert", keyFile: "key", servername: false, verify: false } }],
+    [{ tls: { key: Redacted.make(new Uint8Array(1)), servername: "broker" }, separatePublishers: true }],
     [{ endpoints: [{ host: "a" }, { host: "::1", port: 1, tls: {} }], endpointOrder: "shuffled" }],
     [{ mechanisms: ["EXTERNAL", "PLAIN"] }]
   ])("%j", (options) => {
@@ -146,6 +189,7 @@ describe("endpoints of an Effect", () => {
     [[{ host: "a:5672" }], "options.endpoints[0].host", /write host: "a", port: 5672/],
     [[{ host: "a" }, { host: "b", port: 0 }], "options.endpoints[1].port", /not 0/],
     [["a"], "options.endpoints[0]", /expected \{ host, port \}/],
+    [[{ host: "a", tls: { key: "PEM" } }], "options.endpoints[0].tls.key", /Redacted/],
     [[], "", /empty/]
   ])("that cannot work are an error of the attempt: %j", ([given, endpoint, detail]) =>
     Effect.gen(function*() {

@@ -74,6 +74,19 @@ const fleeting = (): MemoryBroker => {
   return broker
 }
 
+/** A broker that hangs up on this method, and says nothing. */
+const hangingUp = (method: "connection.start-ok" | "connection.open"): MemoryBroker => {
+  const broker = memoryBroker({
+    script: {
+      [method]: () => {
+        queueMicrotask(broker.lose)
+        return []
+      }
+    }
+  })
+  return broker
+}
+
 const summary = (status: AmqpConnection.Status): string =>
   status._tag === "Open"
     ? `Open ${status.epoch} ${status.endpoint}`
@@ -270,19 +283,6 @@ describe("the first connection", () => {
       assert.deepStrictEqual(delays(net.attempts), [1_000, 1_000, 1_000])
     }))
 
-  /** A broker that hangs up on this method, and says nothing. */
-  const hangingUp = (method: "connection.start-ok" | "connection.open"): MemoryBroker => {
-    const broker = memoryBroker({
-      script: {
-        [method]: () => {
-          queueMicrotask(broker.lose)
-          return []
-        }
-      }
-    })
-    return broker
-  }
-
   const silences = [
     ["connection.start-ok", "AuthenticationFailed"],
     ["connection.open", "NegotiationFailed"]
@@ -408,6 +408,33 @@ describe("where, and with what", () => {
       assert.deepInclude(yield* connection.status, { endpoint: "amqp://b:5672" })
       assert.deepStrictEqual(net.attempts.map(({ host }) => host), ["a", "b"])
     }))
+
+  /** Whose words, or whose silence after `connection.start-ok`, are a refusal. */
+  const refusing: ReadonlyArray<readonly [name: string, make: () => MemoryBroker, tag: string, times: number]> = [
+    ["knows no such vhost", () => closing(530, "NOT_ALLOWED - vhost v not found"), "NotAllowed", 1],
+    [
+      "refuses the credentials",
+      () => memoryBroker({ script: { "connection.start-ok": () => [close(403, "ACCESS_REFUSED")] } }),
+      "AuthenticationFailed",
+      1
+    ],
+    ["hangs up on them", () => hangingUp("connection.start-ok"), "AuthenticationFailed", 2]
+  ]
+
+  it.effect.each(refusing.flatMap((kind) => [["a", ...kind] as const, ["b", ...kind] as const]))(
+    "the first connection of two hosts, of which %s %s and the other is down, fails with the refusal",
+    ([refused, , make, tag, times]) =>
+      Effect.gen(function*() {
+        const net = network((_, host) => host === refused ? make() : "refused")
+        const connecting = yield* Effect.forkScoped(
+          Effect.flip(net.connect({ endpoints: [{ host: "a" }, { host: "b" }], reconnect: every })),
+          { startImmediately: true }
+        )
+        yield* TestClock.adjust("1 minute")
+        assert.deepNestedInclude(yield* Fiber.join(connecting), { "reason._tag": tag })
+        assert.lengthOf(net.attempts, 2 * times)
+      })
+  )
 
   it.effect("F31 a host that does not answer at all costs connectTimeout, and then the next is tried", () =>
     Effect.gen(function*() {

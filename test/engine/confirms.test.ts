@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
+import { fromChannelClose } from "../../src/AmqpError.ts"
 import { AmqpMessage, type Publish } from "../../src/AmqpMessage.ts"
 import type { BasicReturn, ChannelClose } from "../../src/internal/codec/spec.ts"
 import { Confirms, pairingTag, type PublishOutcome, type PublishWaiter } from "../../src/internal/engine/confirms.ts"
@@ -270,6 +271,78 @@ describe("the end", () => {
     assert.deepStrictEqual(blames(recorded().confirms, false), ["1 none", "2 none", "4 none", "5 none"])
   })
 
+  /** What publishes hear of a refusal that came when the broker had taken so many of them. */
+  const blamed = (
+    messages: ReadonlyArray<Omit<Publish, "body">>,
+    taken: number,
+    replyCode: number,
+    replyText: string
+  ): ReadonlyArray<string> => {
+    const { confirms } = recorded()
+    const heard: Array<string> = []
+    for (const message of messages) {
+      const waiter: PublishWaiter = {
+        messageOf: () => ({ ...message, body: "" }),
+        onOutcome: (outcome) => {
+          if (outcome._tag === "ChannelClosed") heard.push(`${outcome.sequence} ${outcome.blame}`)
+        }
+      }
+      confirms.add(waiter, message.exchange)
+    }
+    confirms.take(taken)
+    const close = { replyCode, replyText, classId: 60, methodId: 40 }
+    const refused = confirms.refused({ _tag: "channel.close", ...close })
+    confirms.fail(fromChannelClose({ ...close, operation: "basic.publish", entity: "e" }), refused, true)
+    return heard
+  }
+
+  it.each([
+    [404, "NOT_FOUND - no exchange 'e' in vhost '/'"],
+    [403, "ACCESS_REFUSED - write access to exchange 'e' in vhost '/' refused for user 'guest'"],
+    [403, "ACCESS_REFUSED - cannot publish to internal exchange 'e' in vhost '/'"]
+  ])("of an exchange that publishes were taken for, the last one alone is refused for certain: %i %s", (code, text) => {
+    const [e, x] = [{ exchange: "e" }, { exchange: "x" }]
+    assert.deepStrictEqual(blamed([e, e, e, e], 1, code, text), ["1 none", "2 alike", "3 alike", "4 own"])
+    assert.deepStrictEqual(blamed([e, x, e, x, e], 2, code, text), [
+      "1 none",
+      "2 none",
+      "3 alike",
+      "4 none",
+      "5 own"
+    ])
+    // It was never there.
+    assert.deepStrictEqual(blamed([e, e, e], 0, code, text), ["1 own", "2 own", "3 own"])
+    assert.deepStrictEqual(blamed([x, {}, e, e], 2, code, text), ["1 none", "2 none", "3 own", "4 own"])
+  })
+
+  it("what is wrong with a message was always wrong", () => {
+    const bad = { properties: { expiration: "x" } }
+    assert.deepStrictEqual(blamed([{}, bad, {}, bad], 1, 406, "PRECONDITION_FAILED - invalid expiration 'x': bad"), [
+      "1 none",
+      "2 own",
+      "3 none",
+      "4 own"
+    ])
+  })
+
+  it.each([
+    [404, "NOT_FOUND - no exchange '"],
+    [403, "ACCESS_REFUSED - cannot publish to internal exchange '"],
+    [403, "ACCESS_REFUSED - write access to exchange '"]
+  ])(
+    "the name of an exchange that the broker cut off names the only publish to one that begins so: %i %s",
+    (code, words) => {
+      for (const name of ["e".repeat(250), "é".repeat(125)]) {
+        const text = `${Buffer.from(`${words}${name}`).subarray(0, 252).toString()}...`
+        const long = { exchange: name }
+        const others = [{ exchange: "e" }, {}, { exchange: "x".repeat(250) }]
+        assert.deepStrictEqual(blamed([long, ...others], 0, code, text), ["1 own", "2 none", "3 none", "4 none"])
+        const alike = { exchange: `${name}.` }
+        assert.deepStrictEqual(blamed([long, alike], 0, code, text), ["1 possible", "2 possible"])
+      }
+    }
+  )
+
   it("what comes behind a publish answers for it: a nack, a return and a reply, but no number that was not sent", () => {
     const goneBy: ReadonlyArray<(confirms: Confirms) => void> = [
       (confirms) => confirms.settle(2, false, false),
@@ -323,6 +396,38 @@ describe("onIdle", () => {
     turn()
     assert.strictEqual(calls, 1)
     assert.strictEqual(withdrawn, 0)
+  })
+
+  it("does not wait for those that have waited for too long, whatever the broker says of them later", () => {
+    const lates: ReadonlyArray<(confirms: Confirms) => void> = [
+      (confirms) => confirms.settle(2, false, true),
+      (confirms) => confirms.settle(2, true, true),
+      (confirms) => confirms.settle(2, false, false),
+      (confirms) => confirms.returned(pairingTag(2), method, message)
+    ]
+    for (const late of lates) {
+      const { confirms, publish, turn } = recorded()
+      let calls = 0
+      publish(2)
+      confirms.onIdle(() => calls++)
+      confirms.settle(1, false, true)
+      confirms.expire(2, 5)
+      assert.isTrue(confirms.isIdle)
+      turn()
+      assert.strictEqual(calls, 1)
+      // They still count for the window.
+      assert.strictEqual(confirms.unsettled, 1)
+      publish()
+      assert.isFalse(confirms.isIdle)
+      confirms.onIdle(() => calls++)
+      late(confirms)
+      assert.isFalse(confirms.isIdle)
+      turn()
+      assert.strictEqual(calls, 1)
+      confirms.settle(3, false, true)
+      turn()
+      assert.strictEqual(calls, 2)
+    }
   })
 
   it("calls back at the end of the channel, once", () => {

@@ -224,7 +224,17 @@ describe("advice", () => {
       /CC and BCC are arrays/
     ],
     ["basic.publish", 406, "PRECONDITION_FAILED - fast reply consumer does not exist", /before publishing/],
+    ["basic.consume", 406, "PRECONDITION_FAILED - fast reply consumer already set", /another channel/],
+    ["basic.consume", 406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", /with noAck/],
+    ["basic.publish", 406, "PRECONDITION_FAILED - invalid message: {delivery_mode_unknown,3}", /Correct the message/],
     ["basic.publish", 406, "PRECONDITION_FAILED - something new", /Correct the message/],
+    [
+      "basic.publish",
+      403,
+      "ACCESS_REFUSED - cannot publish to internal exchange 'orders' in vhost '/'",
+      /bound to it only.*without internal/
+    ],
+    ["queue.bind", 403, "ACCESS_REFUSED - operation not permitted on the default exchange", /belongs to the broker/],
     ["basic.publish", 404, "NOT_FOUND - no exchange 'orders' in vhost '/'", /Declare it/],
     ["queue.delete", 406, "PRECONDITION_FAILED - queue 'orders' in vhost '/' in use", /ifUnused/],
     ["queue.delete", 406, "PRECONDITION_FAILED - queue 'orders' in vhost '/' not empty", /ifEmpty/],
@@ -692,5 +702,21 @@ describe("isTransient", () => {
       of(404, cut(`NOT_FOUND - failed to perform operation on queue '${name}' in vhost '/' due to timeout`))
     )
     assert.isTrue(of(404, cut(`NOT_FOUND - home node 'b' of durable queue '${name}' in vhost '/' is down`)))
+  })
+
+  it("is known of a queue by how the text begins, when the broker cut off the rest", () => {
+    const cut = (text: string): string => `${Buffer.from(text).subarray(0, 252).toString()}...`
+    for (const name of ["q".repeat(230), "é".repeat(115), "it's ".repeat(50)]) {
+      const queue = `queue '${name}' in vhost '/'`
+      for (const vhost of ["/", "v".repeat(40)]) {
+        const inUse = `ACCESS_REFUSED - queue '${name.slice(0, 190)}' in vhost '${vhost}' in exclusive use`
+        assert.isTrue(of(403, Buffer.byteLength(inUse) > 255 ? cut(inUse) : inUse), inUse)
+      }
+      assert.isTrue(of(404, cut(`NOT_FOUND - ${queue} process is stopped by supervisor`)))
+      assert.isTrue(of(404, cut(`NOT_FOUND - ${queue} has crashed and failed to restart`)))
+      assert.isFalse(of(404, cut(`NOT_FOUND - no ${queue}`)))
+      assert.isFalse(of(403, cut(`ACCESS_REFUSED - access to ${queue} refused for user 'guest'`)))
+      assert.isFalse(of(403, cut(`ACCESS_REFUSED - queue name '${name}' contains reserved prefix 'amq.*'`)))
+    }
   })
 })

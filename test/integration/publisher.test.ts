@@ -166,6 +166,41 @@ layer(onVhost, { excludeTestServices: true })("publisher", (it) => {
       assert.strictEqual(error._tag === "AmqpEncodeError" && error.path, "options.maxInFlight")
     })))
 
+  it.effect("refuses options and messages of a wrong type, typed, and publishes the next message", () =>
+    onConnection(Effect.gen(function*() {
+      const wrong: ReadonlyArray<readonly [option: keyof AmqpPublisher.Options, value: unknown, says: RegExp]> = [
+        ["mandatory", "yes", /true or false, not "yes"$/],
+        ["persistent", 1, /true or false, not 1$/],
+        ["exchange", 5, /a text, not 5$/],
+        ["exchange", null, /a text, not null$/]
+      ]
+      for (const [option, value, says] of wrong) {
+        const options: AmqpPublisher.Options = { ...Object.fromEntries([[option, value]]) }
+        const error = yield* Effect.flip(AmqpPublisher.make(options))
+        if (error._tag !== "AmqpEncodeError") return assert.fail(error.message)
+        assert.strictEqual(error.path, `options.${option}`)
+        assert.match(error.reason, says)
+      }
+      const queue = yield* makeQueue()
+      const publisher = yield* AmqpPublisher.make()
+      const resend = Schedule.forever
+      for (const routingKey of [5, true, {}]) {
+        const untyped: object = { routingKey }
+        const message: Publish = { body: "", ...untyped }
+        for (
+          const error of [
+            yield* Effect.flip(publisher.publish(message)),
+            yield* Effect.flip(publisher.publish(message, { resend })),
+            yield* Effect.flip(Stream.run(Stream.make(message), publisher.sink())),
+            (yield* Effect.flip(publisher.publishAll([message]))).failures[0]?.error
+          ]
+        ) {
+          assert.deepInclude(error, { _tag: "AmqpEncodeError", path: "routingKey" })
+        }
+        yield* publisher.publish({ routingKey: queue, body: "good" })
+      }
+    })))
+
   // --- losses
 
   it.effect("F69 a publish without a connection waits for the next one, and is sent once", () =>

@@ -235,6 +235,53 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
         if (to === "" || !failures.has(String(body))) assert.isTrue(counts.has(String(body)))
       }
     })))
+
+  it.effect.each([[false], [true]])(
+    "an exchange that another channel deletes in the midst of many: none is called refused that is stored (resend: %s)",
+    ([resending]) =>
+      onConnection(Effect.gen(function*() {
+        const queue = yield* makeQueue
+        const exchange = uniqueName("deleted")
+        const channel = yield* AmqpChannel.open
+        yield* channel.exchangeDeclare({ exchange })
+        yield* channel.queueBind({ queue, exchange, routingKey: "k" })
+        // For a moment the exchange is there and its bindings are not: then the broker would return them.
+        const publisher = yield* AmqpPublisher.make({ mandatory: false })
+        const publish = (
+          body: string
+        ): Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublisherError> => {
+          const message = { exchange, routingKey: "k", body }
+          return resending ? publisher.publish(message, { resend }) : publisher.publish(message)
+        }
+        let published = 0
+        const flowing = yield* Deferred.make<void>()
+        /** Goes on until something fails. */
+        const flow: Effect.Effect<readonly [body: string, error: Effect.Error<ReturnType<typeof publish>>]> = Effect
+          .suspend(() => {
+            const body = String(++published)
+            return Effect.matchEffect(publish(body), {
+              onFailure: (error) => Effect.succeed([body, error] as const),
+              onSuccess: () => published < 3000 ? flow : Effect.andThen(Deferred.succeed(flowing, undefined), flow)
+            })
+          })
+        const publishing = yield* Effect.forkChild(Effect.replicateEffect(flow, 500, { concurrency: "unbounded" }))
+        yield* Deferred.await(flowing)
+        yield* channel.exchangeDelete({ exchange })
+        const failures = yield* Fiber.join(publishing)
+        const stored = yield* storedIn(queue)
+        for (const [body, error] of failures) {
+          if (error._tag === "AmqpNotFound") assert.isFalse(stored.has(body), `${body} is stored`)
+          else if (error._tag === "AmqpResendFailed") assert.isTrue(error.inDoubt)
+          else assert.strictEqual(error._tag, "AmqpPublishUnconfirmed")
+          if ("cause" in error) assert.propertyVal(error.cause, "_tag", "AmqpNotFound")
+        }
+        // Nor is it sent again, only to be refused in the same words.
+        const inDoubt = failures.filter(([, error]) =>
+          error._tag === "AmqpResendFailed" ? error.attempts === 1 : error._tag === "AmqpPublishUnconfirmed"
+        )
+        assert.isNotEmpty(inDoubt)
+      }))
+  )
 })
 
 describe.runIf(canControl)("publishes that the user may not do, among others that they may", () => {
@@ -366,6 +413,26 @@ describe("one publish that ends what it is sent on, in words that name nobody", 
           const messages = spoiled(numbered(100, { routingKey: queue }), [50], { routingKey: `${queue}-poison` })
           const { failures } = yield* Effect.flip(publisher.publishAll(messages, { resend }))
           assert.deepStrictEqual(failures.map(({ index }) => index), [50])
+        }),
+        { channelMax: 1 }
+      ))
+
+    it.effect("from 20 fibers, where the connection has no number left for another channel", () =>
+      faulty(
+        Effect.gen(function*() {
+          const queue = yield* makeQueue
+          yield* poison(queue, unheardOf)
+          const messages = spoiled(numbered(2000, { routingKey: queue }), [777], { routingKey: `${queue}-poison` })
+          const failures = yield* AmqpPublisher.make().pipe(
+            Effect.flatMap((publisher) =>
+              fromFibers(20, messages, (message) => publisher.publish(message, { resend }))
+            ),
+            Effect.timeout("20 seconds"),
+            // It has the only channel.
+            Effect.scoped
+          )
+          assert.deepStrictEqual(tagsOf(failures), ["777 AmqpPreconditionFailed"])
+          assertStored(yield* storedIn(queue), without(2000, [777]), 19)
         }),
         { channelMax: 1 }
       ))

@@ -9,6 +9,7 @@ import * as Net from "node:net"
 import * as Os from "node:os"
 import * as Path from "node:path"
 import * as Tls from "node:tls"
+import { inspect } from "node:util"
 import { vi } from "vitest"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import { AmqpTransport, type Endpoint } from "../../src/AmqpTransport.ts"
@@ -216,5 +217,24 @@ describe("an option of the socket that cannot work", () => {
       yield* Effect.forkScoped(attempt)
       yield* untilOne(sockets)
       assert.strictEqual(sockets[0]?.remoteAddress, "127.0.0.1")
+    }).pipe(Effect.scoped))
+})
+
+describe("an option of TLS that cannot work", () => {
+  const untyped = (options: object): NodeAmqp.Options => ({ ...options })
+
+  it.live.each([
+    { servername: 5 },
+    { key: "s3cret" },
+    { passphrase: "s3cret" },
+    { ca: 5 },
+    { verify: 0 }
+  ])("fails the layer before anything is dialed, and is not repeated: %j", (tls) =>
+    Effect.gen(function*() {
+      const { port, sockets } = yield* secure()
+      const error = yield* Effect.flip(Layer.build(NodeAmqp.layer(untyped({ host: "127.0.0.1", port, tls }))))
+      assert.deepInclude(error, { _tag: "AmqpEncodeError", path: `options.tls.${Object.keys(tls)[0]}` })
+      assert.notInclude(inspect(error, { depth: Infinity, showHidden: true }), "s3cret")
+      assert.deepStrictEqual(sockets, [])
     }).pipe(Effect.scoped))
 })
