@@ -8,22 +8,23 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpSupervisedDelivery } from "../../src/AmqpDelivery.ts"
-import { isTransient } from "../../src/AmqpError.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { ProxyLink } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName, type Vhost } from "../harness/shared.ts"
-import { connect, framesOf, nextMethod, onConnection, openOn, proxied } from "./support.ts"
-
-/** A durable queue with so many messages, "0" first, made by another connection. */
-const filled = Effect.fnUntraced(function*(count: number, name = uniqueName("ends")) {
-  const channel = yield* openOn(yield* connect())
-  const { queue } = yield* channel.queueDeclare({ queue: name, durable: true })
-  yield* channel.confirmSelect
-  for (let i = 0; i < count; i++) yield* channel.publish({ routingKey: queue, body: String(i) })
-  return { channel, queue }
-})
+import {
+  connect,
+  filled,
+  framesOf,
+  isAttachedIn,
+  nextMethod,
+  onConnection,
+  openOn,
+  proxied,
+  recoverSoon,
+  until
+} from "./support.ts"
 
 /** What the client has sent since the first `basic.cancel`, on channels: names, with the numbers of what was settled. */
 const endOf = (link: ProxyLink) =>
@@ -256,9 +257,6 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
 })
 
 layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (it) => {
-  const attached = (consumer: AmqpConsumer.AmqpConsumer) =>
-    Stream.runDrain(Stream.takeUntil(consumer.changes, ({ _tag }) => _tag === "Attached"))
-
   it.effect("one that is deleted and comes back by `topology` does not disturb the handlers of the other", () =>
     onConnection(Effect.gen(function*() {
       const channel = yield* AmqpChannel.open
@@ -320,7 +318,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
       assert.strictEqual(status._tag === "Recovering" && status.cause.reason._tag, "AmqpNotFound")
       assert.strictEqual(status._tag === "Recovering" && status.cause.queue, missing)
       yield* channel.queueDeclare({ queue: missing, durable: true })
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       yield* channel.publish({ routingKey: missing, body: "late" })
       yield* Deferred.await(six)
       assert.deepStrictEqual(seen, ["0", "1", "2", "3", "4", "late"])
@@ -347,7 +345,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
       })
       const consumer = yield* Effect.provideService(AmqpConsumer.make(names), AmqpConnection, connection)
       const running = yield* Effect.forkScoped(Stream.runDrain(consumer.deliveries))
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       const sent = (yield* framesOf(link, "up")).flatMap((frame) => frame._tag === "Method" ? [frame.method._tag] : [])
       assert.lengthOf(sent.filter((name) => name === "basic.qos"), 1)
       assert.lengthOf(sent.filter((name) => name === "channel.open"), 2)
@@ -390,7 +388,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
         Effect.forkScoped
       )
       yield* Deferred.await(three)
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       // Behind everything that the broker has sent for the old one.
       yield* Effect.scoped(AmqpChannel.open)
       assert.lengthOf(held, 3)
@@ -460,16 +458,6 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer.layer", (it) => {
 })
 
 layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lost", (it) => {
-  /** As the default, but soon. */
-  const soon = Schedule.spaced("20 millis").pipe(
-    Schedule.setInputType<AmqpConsumer.AmqpConsumerFailed>(),
-    Schedule.while(({ input }) => isTransient(input))
-  )
-  const isAttachedIn = (epoch: number) => (status: AmqpConsumer.Status): boolean =>
-    status._tag === "Attached" && status.epoch >= epoch
-  const until = (consumer: AmqpConsumer.AmqpConsumer, is: (status: AmqpConsumer.Status) => boolean) =>
-    Stream.runDrain(Stream.takeUntil(consumer.changes, is))
-
   describe("for somebody else's mistake goes on with the next epoch:", () => {
     const bystander = <E>(
       what: string,
@@ -481,7 +469,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
             const connection = yield* AmqpConnection
             const { channel, queue } = yield* filled(0)
             const { queue: other } = yield* filled(0)
-            const consumer = yield* AmqpConsumer.make(queue, { recover: soon })
+            const consumer = yield* AmqpConsumer.make(queue, { recover: recoverSoon })
             const done = yield* Deferred.make<string>()
             const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
             yield* consumer.deliveries.pipe(
@@ -532,10 +520,10 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
           arguments: { "x-queue-type": "quorum" }
         })
         const { queue } = yield* filled(0)
-        const other = yield* AmqpConsumer.make(queue, { recover: soon })
+        const other = yield* AmqpConsumer.make(queue, { recover: recoverSoon })
         yield* Effect.forkScoped(Stream.runDrain(other.deliveries))
         const error = yield* Effect.flip(Stream.runDrain(
-          AmqpConsumer.stream(quorum, { sharedPrefetch: true, recover: soon })
+          AmqpConsumer.stream(quorum, { sharedPrefetch: true, recover: recoverSoon })
         ))
         assert.strictEqual(error._tag, "AmqpConsumerFailed")
         assert.strictEqual(error.queue, quorum)
@@ -549,7 +537,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
     noLeaks(Effect.gen(function*() {
       const { queue } = yield* filled(1)
       const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
-      const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: soon }).pipe(
+      const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: recoverSoon }).pipe(
         Effect.provideService(AmqpConnection, connection)
       )
       const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
@@ -585,7 +573,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
         yield* AmqpTopology.make([AmqpTopology.classicQueue(name, { exclusive: true, durable: false })], {
           patience: "50 millis"
         })
-        const consumer = yield* AmqpConsumer.make(name, { recover: soon })
+        const consumer = yield* AmqpConsumer.make(name, { recover: recoverSoon })
         const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
         yield* consumer.deliveries.pipe(
           Stream.runDrain,
