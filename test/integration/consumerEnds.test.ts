@@ -18,6 +18,7 @@ import {
   filled,
   framesOf,
   isAttachedIn,
+  millisOf,
   nextMethod,
   onConnection,
   openOn,
@@ -207,6 +208,94 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
       yield* Scope.close(scope, Exit.void)
       assert.isBelow(performance.now() - before, 2_500)
     })))
+
+  describe("by AmqpConnection.close is no news, whatever happens meanwhile:", () => {
+    /** `run` in the background: how it ends, and what it logs as an error. */
+    const watched = Effect.fnUntraced(function*<E>(
+      run: Effect.Effect<void, E, AmqpConnection>,
+      connection: AmqpConnection
+    ) {
+      const logs: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => {
+        if (logLevel === "Error") logs.push(String(message))
+      })
+      const running = yield* Effect.flip(run).pipe(
+        Effect.provideService(AmqpConnection, connection),
+        Effect.provide(Logger.layer([logger])),
+        Effect.forkScoped
+      )
+      return Effect.map(Fiber.join(running), (error) => {
+        assert.nestedPropertyVal(error, "reason.reason._tag", "ConnectionClosed")
+        assert.deepStrictEqual(logs, [])
+      })
+    })
+
+    it.effect("a queue attaches again while a handler of another one is at work", () =>
+      noLeaks(Effect.gen(function*() {
+        const { queue } = yield* filled(1)
+        const { channel, queue: other } = yield* filled(0)
+        const { connection, link, proxy } = yield* proxied()
+        const busy = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        const settled = yield* Deferred.make<unknown>()
+        const run = AmqpConsumer.run([queue, other], (delivery) =>
+          Effect.gen(function*() {
+            yield* Deferred.succeed(busy, undefined)
+            yield* Deferred.await(go)
+            // As long as the other one has an answer to come.
+            yield* Effect.sleep("300 millis")
+            yield* Deferred.succeed(settled, yield* delivery.ack)
+          }), { recover: recoverSoon })
+        const isOver = yield* watched(run, connection)
+        yield* Deferred.await(busy)
+        yield* nextMethod(link, "up", "basic.qos")
+        yield* channel.queueDelete({ queue: other })
+        yield* nextMethod(link, "down", "basic.cancel")
+        yield* proxy.set("down", { delay: 50 })
+        yield* channel.queueDeclare({ queue: other, durable: true })
+        yield* nextMethod(link, "up", "basic.qos")
+        yield* Deferred.succeed(go, undefined)
+        yield* connection.close
+        yield* isOver
+        assert.strictEqual(yield* Deferred.await(settled), "Settled")
+      })))
+
+    it.effect("the connection is lost", () =>
+      noLeaks(Effect.gen(function*() {
+        const { queue } = yield* filled(1)
+        const { connection, link } = yield* proxied({ reconnect: Schedule.spaced("20 millis") })
+        const busy = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        const run = AmqpConsumer.run(queue, () =>
+          Deferred.succeed(busy, undefined).pipe(
+            Effect.andThen(Deferred.await(go)),
+            // As long as the loss takes to be noticed.
+            Effect.andThen(Effect.sleep("100 millis"))
+          ))
+        const isOver = yield* watched(run, connection)
+        yield* Deferred.await(busy)
+        const closing = yield* Effect.forkScoped(connection.close, { startImmediately: true })
+        yield* nextMethod(link, "up", "basic.cancel")
+        yield* link.reset
+        yield* link.closed
+        yield* Deferred.succeed(go, undefined)
+        yield* Fiber.join(closing)
+        yield* isOver
+      })))
+
+    it.effect("topologies of its own wait for a queue that another connection has", () =>
+      noLeaks(Effect.gen(function*() {
+        const owner = yield* openOn(yield* connect())
+        const { queue } = yield* owner.queueDeclare({ queue: uniqueName("locked"), exclusive: true })
+        const { connection, link } = yield* proxied()
+        const topology = [AmqpTopology.classicQueue(queue, { exclusive: true, durable: false })]
+        const run = AmqpConsumer.run(queue, () => Effect.void, { topology })
+        // Each of them tries again at some time within 2 s.
+        const ends = yield* Effect.forEach(Array.from({ length: 5 }), () => watched(run, connection))
+        for (const _ of ends) yield* nextMethod(link, "up", "channel.close-ok")
+        assert.isBelow(yield* millisOf(Effect.andThen(connection.close, Effect.all(ends))), 700)
+      })))
+  })
 
   describe.runIf(canControl)("is bounded where nothing is answered:", () => {
     it.effect("an idle one on a blocked connection", () =>
