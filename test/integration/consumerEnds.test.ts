@@ -261,7 +261,7 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
     })))
 
   describe("by AmqpConnection.close is no news, whatever happens meanwhile:", () => {
-    /** `run` in the background: how it ends, and what it logs as an error. */
+    /** `run` in the background. It ends because the connection was closed, and logs no error. */
     const watched = Effect.fnUntraced(function*<E>(
       run: Effect.Effect<void, E, AmqpConnection>,
       connection: AmqpConnection
@@ -270,15 +270,15 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
       const logger = Logger.make(({ logLevel, message }) => {
         if (logLevel === "Error") logs.push(String(message))
       })
-      const running = yield* Effect.flip(run).pipe(
+      return yield* Effect.flip(run).pipe(
         Effect.provideService(AmqpConnection, connection),
         Effect.provide(Logger.layer([logger])),
+        Effect.map((error) => {
+          assert.nestedPropertyVal(error, "reason.reason._tag", "ConnectionClosed")
+          assert.deepStrictEqual(logs, [])
+        }),
         Effect.forkScoped
       )
-      return Effect.map(Fiber.join(running), (error) => {
-        assert.nestedPropertyVal(error, "reason.reason._tag", "ConnectionClosed")
-        assert.deepStrictEqual(logs, [])
-      })
     })
 
     it.effect("a queue attaches again while a handler of another one is at work", () =>
@@ -297,7 +297,7 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
             yield* Effect.sleep("300 millis")
             yield* Deferred.succeed(settled, yield* delivery.ack)
           }), { recover: recoverSoon })
-        const isOver = yield* watched(run, connection)
+        const running = yield* watched(run, connection)
         yield* Deferred.await(busy)
         yield* nextMethod(link, "up", "basic.qos")
         yield* channel.queueDelete({ queue: other })
@@ -307,7 +307,7 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
         yield* nextMethod(link, "up", "basic.qos")
         yield* Deferred.succeed(go, undefined)
         yield* connection.close
-        yield* isOver
+        yield* Fiber.join(running)
         assert.strictEqual(yield* Deferred.await(settled), "Settled")
       })))
 
@@ -323,7 +323,7 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
             // As long as the loss takes to be noticed.
             Effect.andThen(Effect.sleep("100 millis"))
           ))
-        const isOver = yield* watched(run, connection)
+        const running = yield* watched(run, connection)
         yield* Deferred.await(busy)
         const closing = yield* Effect.forkScoped(connection.close, { startImmediately: true })
         yield* nextMethod(link, "up", "basic.cancel")
@@ -331,7 +331,7 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
         yield* link.closed
         yield* Deferred.succeed(go, undefined)
         yield* Fiber.join(closing)
-        yield* isOver
+        yield* Fiber.join(running)
       })))
 
     it.effect("topologies of its own wait for a queue that another connection has", () =>
@@ -342,9 +342,9 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
         const topology = [AmqpTopology.classicQueue(queue, { exclusive: true, durable: false })]
         const run = AmqpConsumer.run(queue, () => Effect.void, { topology })
         // Each of them tries again at some time within 2 s.
-        const ends = yield* Effect.forEach(Array.from({ length: 5 }), () => watched(run, connection))
-        for (const _ of ends) yield* nextMethod(link, "up", "channel.close-ok")
-        assert.isBelow(yield* millisOf(Effect.andThen(connection.close, Effect.all(ends))), 700)
+        const running = yield* Effect.forEach(Array.from({ length: 5 }), () => watched(run, connection))
+        for (const _ of running) yield* nextMethod(link, "up", "channel.close-ok")
+        assert.isBelow(yield* millisOf(Effect.andThen(connection.close, Fiber.joinAll(running))), 700)
       })))
   })
 

@@ -249,7 +249,7 @@ layer(onVhost, { excludeTestServices: true })("one publish that the broker refus
         const publisher = yield* AmqpPublisher.make({ mandatory: false })
         const publish = (
           body: string
-        ): Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublisherError> => {
+        ): Effect.Effect<void, AmqpPublisher.ResendError | AmqpPublisher.PublishError> => {
           const message = { exchange, routingKey: "k", body }
           return resending ? publisher.publish(message, { resend }) : publisher.publish(message)
         }
