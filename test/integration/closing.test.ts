@@ -2,7 +2,7 @@
  * The end of a connection with everything on it: one bound for all of it, and no publish in doubt that the broker has taken.
  */
 import { assert, describe, layer } from "@effect/vitest"
-import { Clock, Effect, Exit, Fiber, Layer, Queue, Schedule, Scope, Stream } from "effect"
+import { Effect, Exit, Fiber, Layer, Queue, Schedule, Scope, Stream } from "effect"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
@@ -11,22 +11,14 @@ import * as AmqpPublisher from "../../src/AmqpPublisher.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import type { FaultProxy } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName } from "../harness/shared.ts"
-import { connect, drain, methodsOf, nextMethod, openOn, proxied } from "./support.ts"
+import { connect, drain, hole, methodsOf, millisOf, nextMethod, openOn, proxied } from "./support.ts"
 
 const count = 10
 const closeTimeout = 500
 
 /** What a machine that is busy with other tests may take for nothing. */
 const slack = 700
-
-const millisOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<number, E, R> =>
-  Effect.gen(function*() {
-    const start = yield* Clock.currentTimeMillis
-    yield* effect
-    return (yield* Clock.currentTimeMillis) - start
-  })
 
 const isOnce = (millis: number): void => {
   assert.isAtLeast(millis, closeTimeout - 1)
@@ -49,9 +41,6 @@ const crowd = Effect.gen(function*() {
   yield* Effect.forkScoped(Stream.runDrain(deliveries))
   yield* Stream.runHead(Stream.filter(changes, ({ _tag }) => _tag === "Attached"))
 })
-
-const hole = (proxy: FaultProxy) =>
-  Effect.andThen(proxy.set("up", { mode: "hole" }), proxy.set("down", { mode: "hole" }))
 
 /** A connection of a scope of its own, which `end` closes. */
 const ending = (options?: AmqpConnection.Options) =>

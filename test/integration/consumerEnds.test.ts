@@ -8,22 +8,24 @@ import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import { AmqpConnection, type Options } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import type { AmqpSupervisedDelivery } from "../../src/AmqpDelivery.ts"
-import { isTransient } from "../../src/AmqpError.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { Broker } from "../harness/broker.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { ProxyLink } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName, type Vhost } from "../harness/shared.ts"
-import { connect, framesOf, nextMethod, onConnection, openOn, proxied } from "./support.ts"
-
-/** A durable queue with so many messages, "0" first, made by another connection. */
-const filled = Effect.fnUntraced(function*(count: number, name = uniqueName("ends")) {
-  const channel = yield* openOn(yield* connect())
-  const { queue } = yield* channel.queueDeclare({ queue: name, durable: true })
-  yield* channel.confirmSelect
-  for (let i = 0; i < count; i++) yield* channel.publish({ routingKey: queue, body: String(i) })
-  return { channel, queue }
-})
+import {
+  connect,
+  filled,
+  framesOf,
+  isAttachedIn,
+  millisOf,
+  nextMethod,
+  onConnection,
+  openOn,
+  proxied,
+  recoverSoon,
+  until
+} from "./support.ts"
 
 /** What the client has sent since the first `basic.cancel`, on channels: names, with the numbers of what was settled. */
 const endOf = (link: ProxyLink) =>
@@ -258,6 +260,94 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
       assert.isBelow(performance.now() - before, 2_500)
     })))
 
+  describe("by AmqpConnection.close is no news, whatever happens meanwhile:", () => {
+    /** `run` in the background. It ends because the connection was closed, and logs no error. */
+    const watched = Effect.fnUntraced(function*<E>(
+      run: Effect.Effect<void, E, AmqpConnection>,
+      connection: AmqpConnection
+    ) {
+      const logs: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => {
+        if (logLevel === "Error") logs.push(String(message))
+      })
+      return yield* Effect.flip(run).pipe(
+        Effect.provideService(AmqpConnection, connection),
+        Effect.provide(Logger.layer([logger])),
+        Effect.map((error) => {
+          assert.nestedPropertyVal(error, "reason.reason._tag", "ConnectionClosed")
+          assert.deepStrictEqual(logs, [])
+        }),
+        Effect.forkScoped
+      )
+    })
+
+    it.effect("a queue attaches again while a handler of another one is at work", () =>
+      noLeaks(Effect.gen(function*() {
+        const { queue } = yield* filled(1)
+        const { channel, queue: other } = yield* filled(0)
+        const { connection, link, proxy } = yield* proxied()
+        const busy = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        const settled = yield* Deferred.make<unknown>()
+        const run = AmqpConsumer.run([queue, other], (delivery) =>
+          Effect.gen(function*() {
+            yield* Deferred.succeed(busy, undefined)
+            yield* Deferred.await(go)
+            // As long as the other one has an answer to come.
+            yield* Effect.sleep("300 millis")
+            yield* Deferred.succeed(settled, yield* delivery.ack)
+          }), { recover: recoverSoon })
+        const running = yield* watched(run, connection)
+        yield* Deferred.await(busy)
+        yield* nextMethod(link, "up", "basic.qos")
+        yield* channel.queueDelete({ queue: other })
+        yield* nextMethod(link, "down", "basic.cancel")
+        yield* proxy.set("down", { delay: 50 })
+        yield* channel.queueDeclare({ queue: other, durable: true })
+        yield* nextMethod(link, "up", "basic.qos")
+        yield* Deferred.succeed(go, undefined)
+        yield* connection.close
+        yield* Fiber.join(running)
+        assert.strictEqual(yield* Deferred.await(settled), "Settled")
+      })))
+
+    it.effect("the connection is lost", () =>
+      noLeaks(Effect.gen(function*() {
+        const { queue } = yield* filled(1)
+        const { connection, link } = yield* proxied({ reconnect: Schedule.spaced("20 millis") })
+        const busy = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        const run = AmqpConsumer.run(queue, () =>
+          Deferred.succeed(busy, undefined).pipe(
+            Effect.andThen(Deferred.await(go)),
+            // As long as the loss takes to be noticed.
+            Effect.andThen(Effect.sleep("100 millis"))
+          ))
+        const running = yield* watched(run, connection)
+        yield* Deferred.await(busy)
+        const closing = yield* Effect.forkScoped(connection.close, { startImmediately: true })
+        yield* nextMethod(link, "up", "basic.cancel")
+        yield* link.reset
+        yield* link.closed
+        yield* Deferred.succeed(go, undefined)
+        yield* Fiber.join(closing)
+        yield* Fiber.join(running)
+      })))
+
+    it.effect("topologies of its own wait for a queue that another connection has", () =>
+      noLeaks(Effect.gen(function*() {
+        const owner = yield* openOn(yield* connect())
+        const { queue } = yield* owner.queueDeclare({ queue: uniqueName("locked"), exclusive: true })
+        const { connection, link } = yield* proxied()
+        const topology = [AmqpTopology.classicQueue(queue, { exclusive: true, durable: false })]
+        const run = AmqpConsumer.run(queue, () => Effect.void, { topology })
+        // Each of them tries again at some time within 2 s.
+        const running = yield* Effect.forEach(Array.from({ length: 5 }), () => watched(run, connection))
+        for (const _ of running) yield* nextMethod(link, "up", "channel.close-ok")
+        assert.isBelow(yield* millisOf(Effect.andThen(connection.close, Fiber.joinAll(running))), 700)
+      })))
+  })
+
   describe.runIf(canControl)("is bounded where nothing is answered:", () => {
     it.effect("an idle one on a blocked connection", () =>
       noLeaks(Effect.gen(function*() {
@@ -307,9 +397,6 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
 })
 
 layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (it) => {
-  const attached = (consumer: AmqpConsumer.AmqpConsumer) =>
-    Stream.runDrain(Stream.takeUntil(consumer.changes, ({ _tag }) => _tag === "Attached"))
-
   it.effect("one that is deleted and comes back by `topology` does not disturb the handlers of the other", () =>
     onConnection(Effect.gen(function*() {
       const channel = yield* AmqpChannel.open
@@ -371,7 +458,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
       assert.strictEqual(status._tag === "Recovering" && status.cause.reason._tag, "AmqpNotFound")
       assert.strictEqual(status._tag === "Recovering" && status.cause.queue, missing)
       yield* channel.queueDeclare({ queue: missing, durable: true })
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       yield* channel.publish({ routingKey: missing, body: "late" })
       yield* Deferred.await(six)
       assert.deepStrictEqual(seen, ["0", "1", "2", "3", "4", "late"])
@@ -398,7 +485,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
       })
       const consumer = yield* Effect.provideService(AmqpConsumer.make(names), AmqpConnection, connection)
       const running = yield* Effect.forkScoped(Stream.runDrain(consumer.deliveries))
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       const sent = (yield* framesOf(link, "up")).flatMap((frame) => frame._tag === "Method" ? [frame.method._tag] : [])
       assert.lengthOf(sent.filter((name) => name === "basic.qos"), 1)
       assert.lengthOf(sent.filter((name) => name === "channel.open"), 2)
@@ -441,7 +528,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
         Effect.forkScoped
       )
       yield* Deferred.await(three)
-      yield* attached(consumer)
+      yield* until(consumer, isAttachedIn(1))
       // Behind everything that the broker has sent for the old one.
       yield* Effect.scoped(AmqpChannel.open)
       assert.lengthOf(held, 3)
@@ -511,16 +598,6 @@ layer(onVhost, { excludeTestServices: true })("AmqpConsumer.layer", (it) => {
 })
 
 layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lost", (it) => {
-  /** As the default, but soon. */
-  const soon = Schedule.spaced("20 millis").pipe(
-    Schedule.setInputType<AmqpConsumer.AmqpConsumerFailed>(),
-    Schedule.while(({ input }) => isTransient(input))
-  )
-  const isAttachedIn = (epoch: number) => (status: AmqpConsumer.Status): boolean =>
-    status._tag === "Attached" && status.epoch >= epoch
-  const until = (consumer: AmqpConsumer.AmqpConsumer, is: (status: AmqpConsumer.Status) => boolean) =>
-    Stream.runDrain(Stream.takeUntil(consumer.changes, is))
-
   describe("for somebody else's mistake goes on with the next epoch:", () => {
     const bystander = <E>(
       what: string,
@@ -532,7 +609,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
             const connection = yield* AmqpConnection
             const { channel, queue } = yield* filled(0)
             const { queue: other } = yield* filled(0)
-            const consumer = yield* AmqpConsumer.make(queue, { recover: soon })
+            const consumer = yield* AmqpConsumer.make(queue, { recover: recoverSoon })
             const done = yield* Deferred.make<string>()
             const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
             yield* consumer.deliveries.pipe(
@@ -583,10 +660,10 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
           arguments: { "x-queue-type": "quorum" }
         })
         const { queue } = yield* filled(0)
-        const other = yield* AmqpConsumer.make(queue, { recover: soon })
+        const other = yield* AmqpConsumer.make(queue, { recover: recoverSoon })
         yield* Effect.forkScoped(Stream.runDrain(other.deliveries))
         const error = yield* Effect.flip(Stream.runDrain(
-          AmqpConsumer.stream(quorum, { sharedPrefetch: true, recover: soon })
+          AmqpConsumer.stream(quorum, { sharedPrefetch: true, recover: recoverSoon })
         ))
         assert.strictEqual(error._tag, "AmqpConsumerFailed")
         assert.strictEqual(error.queue, quorum)
@@ -600,7 +677,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
     noLeaks(Effect.gen(function*() {
       const { queue } = yield* filled(1)
       const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
-      const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: soon }).pipe(
+      const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: recoverSoon }).pipe(
         Effect.provideService(AmqpConnection, connection)
       )
       const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
@@ -636,7 +713,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
         yield* AmqpTopology.make([AmqpTopology.classicQueue(name, { exclusive: true, durable: false })], {
           patience: "50 millis"
         })
-        const consumer = yield* AmqpConsumer.make(name, { recover: soon })
+        const consumer = yield* AmqpConsumer.make(name, { recover: recoverSoon })
         const failed = yield* Deferred.make<never, AmqpConsumer.AmqpConsumerFailed>()
         yield* consumer.deliveries.pipe(
           Stream.runDrain,

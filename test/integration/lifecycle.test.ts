@@ -3,7 +3,7 @@
  * left behind.
  */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { Clock, Effect, Exit, Fiber, Option, Redacted, Scope, Stream } from "effect"
+import { Effect, Exit, Fiber, Option, Redacted, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import type * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
@@ -15,7 +15,7 @@ import { makeProxy } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName, Vhost } from "../harness/shared.ts"
 import { memoryBroker } from "./memoryBroker.ts"
 import { runProgram } from "./program.ts"
-import { connect, methodsOf, noReconnect, openOn, printed, proxied } from "./support.ts"
+import { connect, methodsOf, millisOf, noReconnect, openOn, printed, proxied } from "./support.ts"
 
 /** The reason of the end of a connection. */
 const reasonOf = (connection: AmqpConnection.AmqpConnection) => Effect.map(connection.closed, ({ reason }) => reason)
@@ -23,14 +23,6 @@ const reasonOf = (connection: AmqpConnection.AmqpConnection) => Effect.map(conne
 /** Waits for the connection to be in that state. */
 const reaches = (connection: AmqpConnection.AmqpConnection, tag: AmqpConnection.Status["_tag"]) =>
   Stream.runHead(Stream.filter(connection.changes, ({ _tag }) => _tag === tag))
-
-/** How long it takes, in milliseconds. */
-const millisOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<number, E, R> =>
-  Effect.gen(function*() {
-    const start = yield* Clock.currentTimeMillis
-    yield* effect
-    return (yield* Clock.currentTimeMillis) - start
-  })
 
 /** Everything that a connection and what was opened on it can be asked for. */
 const everyOperation = (

@@ -1,18 +1,20 @@
 /**
- * What integration tests share: connections and channels on the test's vhost, and the frames that a proxy has seen.
+ * What integration tests share: connections, channels and filled queues on the test's vhost, the states of a consumer, and the
+ * frames that a proxy has seen.
  */
 import { assert } from "@effect/vitest"
-import { Cause, Effect, Redacted, Result, Schedule, type Scope } from "effect"
+import { Cause, Clock, Effect, Redacted, Result, Schedule, type Scope, Stream } from "effect"
 import { inspect } from "node:util"
 import * as AmqpChannel from "../../src/AmqpChannel.ts"
 import * as AmqpConnection from "../../src/AmqpConnection.ts"
-import type { AmqpConnectionErrorReason } from "../../src/AmqpError.ts"
+import type * as AmqpConsumer from "../../src/AmqpConsumer.ts"
+import { type AmqpConnectionErrorReason, isTransient } from "../../src/AmqpError.ts"
 import * as AmqpProtocol from "../../src/AmqpProtocol.ts"
 import * as NodeAmqp from "../../src/NodeAmqp.ts"
 import { Broker } from "../harness/broker.ts"
 import type { PeerClosed } from "../harness/bytes.ts"
 import { noLeaks } from "../harness/leaks.ts"
-import { type Direction, makeProxy, type ProxyLink } from "../harness/proxy.ts"
+import { type Direction, type FaultProxy, makeProxy, type ProxyLink } from "../harness/proxy.ts"
 import { uniqueName, Vhost } from "../harness/shared.ts"
 
 /** Gives up at once, so that the first loss of a connection ends everything typed. */
@@ -53,6 +55,43 @@ export const proxied = (options: AmqpConnection.Options = {}) =>
     yield* skipHeader(link)
     return { proxy, connection, link }
   })
+
+/** A durable queue with so many messages, "0" first, made by another connection. */
+export const filled = Effect.fnUntraced(function*(count: number) {
+  const channel = yield* openOn(yield* connect())
+  const { queue } = yield* channel.queueDeclare({ queue: uniqueName("filled"), durable: true })
+  yield* channel.confirmSelect
+  for (let i = 0; i < count; i++) yield* channel.publish({ routingKey: queue, body: String(i) })
+  return { channel, queue }
+})
+
+/** From here on nothing passes, in either direction, and nobody learns of it. */
+export const hole = (proxy: FaultProxy): Effect.Effect<void> =>
+  Effect.andThen(proxy.set("up", { mode: "hole" }), proxy.set("down", { mode: "hole" }))
+
+/** How long it takes, in milliseconds. */
+export const millisOf = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<number, E, R> =>
+  Effect.gen(function*() {
+    const start = yield* Clock.currentTimeMillis
+    yield* effect
+    return (yield* Clock.currentTimeMillis) - start
+  })
+
+/** How a consumer recovers by default, but soon. */
+export const recoverSoon = Schedule.spaced("20 millis").pipe(
+  Schedule.setInputType<AmqpConsumer.AmqpConsumerFailed>(),
+  Schedule.while(({ input }) => isTransient(input))
+)
+
+/** Waits for a state of a consumer; the present one is the first. */
+export const until = (
+  consumer: AmqpConsumer.AmqpConsumer,
+  is: (status: AmqpConsumer.Status) => boolean
+): Effect.Effect<void> => Stream.runDrain(Stream.takeUntil(consumer.changes, is))
+
+/** Subscribed to every queue, on this connection or a later one. */
+export const isAttachedIn = (epoch: number) => (status: AmqpConsumer.Status): boolean =>
+  status._tag === "Attached" && status.epoch >= epoch
 
 /** Runs a test with a connection of its own, which must leave nothing at the broker. */
 export const onConnection = <A, E, R>(
