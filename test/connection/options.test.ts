@@ -34,7 +34,7 @@ describe("an option that cannot work", () => {
     [{ host: "" }, "host", /not ""$/],
     [{ host: " broker" }, "host", /not " broker"$/],
     [{ host: "broker\n" }, "host", /not "broker\\n"$/],
-    [{ host: "1::2::3" }, "host", /not "1::2::3"$/],
+    [{ host: "1::2::3" }, "host", /address alone, without a port$/],
     [{ host: 1 }, "host", /expected a text, not 1$/],
     [{ host: null }, "host", /expected a text, not null$/],
     // ports
@@ -128,10 +128,12 @@ describe("an option that cannot work", () => {
     [{ endpoints: "amqp://u:s3cret@broker" }],
     [{ host: "u:s3cret" }],
     [{ host: "u:s3cret " }],
+    [{ host: "u:s3:cret" }],
+    [{ host: "u:p/s3cret:" }],
     [{ endpoints: [{ host: "u:s3cret" }] }]
   ])(
     "does not repeat a URL, nor a host that may be a name and a password: %#",
-    (options) => assert.notInclude(refused(options).message, "s3cret")
+    (options) => assert.notMatch(refused(options).message, /s3|cret/)
   )
 
   const tlsOptions: Readonly<Record<keyof TlsOptions, true>> = {

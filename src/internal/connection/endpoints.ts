@@ -41,11 +41,9 @@ const hostProblem = (host: string): string | undefined => {
   if (before !== undefined) {
     return `${name} without a port: write host: ${JSON.stringify(before)}, port: ${port === "" ? "5672" : port}`
   }
-  if (host === "" || /[\s/?#\\]/.test(host) || (host.includes(":") && !AmqpUri.isIpv6(host))) {
-    // It may be a name and a password.
-    return /^[^:]*:[^:]*$/.test(host) ? `${name} alone, without a port` : `${name}, not ${shown(host)}`
-  }
-  return undefined
+  // With a colon it may be a name and a password.
+  if (host.includes(":")) return AmqpUri.isIpv6(host) ? undefined : `${name} alone, without a port`
+  return host === "" || /[\s/?#\\]/.test(host) ? `${name}, not ${shown(host)}` : undefined
 }
 
 export const checkHost = (path: string, host: string): Result.Result<string, AmqpEncodeError> => {
