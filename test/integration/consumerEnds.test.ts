@@ -69,6 +69,19 @@ const working = Effect.fnUntraced(function*(
   }
 })
 
+/** The client's connection is lost, the broker's side of it stays until the link is reset. New ones are let through. */
+const strand = Effect.fnUntraced(function*({ connection, link, proxy }: Effect.Success<ReturnType<typeof proxied>>) {
+  yield* proxy.refuse(true)
+  yield* proxy.set("up", { mode: "hole" })
+  yield* link.halfClose("down")
+  // The first attempt, which is refused, comes when the old socket is closed.
+  yield* Stream.runDrain(
+    Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
+  )
+  yield* proxy.set("up", { mode: "pass" })
+  yield* proxy.refuse(false)
+})
+
 /** In good order: cancelled, the rest given back, the work settled, the channel closed or its connection. */
 const assertOrderly = (lines: ReadonlyArray<string>, acked: number): void => {
   const first = (name: string) => lines.findIndex((line) => line.startsWith(name))
@@ -398,11 +411,10 @@ layer(onVhost, { excludeTestServices: true })("the end of AmqpConsumer.run", (it
 
 layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (it) => {
   it.effect("one that is deleted and comes back by `topology` does not disturb the handlers of the other", () =>
-    onConnection(Effect.gen(function*() {
-      const channel = yield* AmqpChannel.open
-      yield* channel.confirmSelect
-      const [a, b] = [uniqueName("a"), uniqueName("b")]
-      yield* channel.queueDeclare({ queue: b, durable: true })
+    noLeaks(Effect.gen(function*() {
+      const { channel, queue: b } = yield* filled(1)
+      const { connection, link } = yield* proxied()
+      const a = uniqueName("a")
       const go = yield* Deferred.make<void>()
       const busy = yield* Deferred.make<void>()
       const back = yield* Deferred.make<void>()
@@ -415,20 +427,20 @@ layer(onVhost, { excludeTestServices: true })("a consumer of several queues", (i
           yield* Deferred.succeed(busy, undefined)
           yield* Deferred.await(go)
           yield* Deferred.succeed(done, yield* delivery.ack)
-        }), { topology: [AmqpTopology.classicQueue(a)], concurrency: 2 }).pipe(Effect.forkScoped)
-      yield* channel.publish({ routingKey: b, body: "long", mandatory: true })
+        }), { topology: [AmqpTopology.classicQueue(a)], concurrency: 2 }).pipe(
+          Effect.provideService(AmqpConnection, connection),
+          Effect.forkScoped
+        )
       yield* Deferred.await(busy)
       yield* channel.queueDelete({ queue: a })
-      // Comes back: until then it is returned.
-      yield* Effect.retry(
-        channel.publish({ routingKey: a, body: "again", mandatory: true }),
-        Schedule.spaced("5 millis")
-      )
+      yield* nextMethod(link, "down", "basic.cancel")
+      yield* nextMethod(link, "down", "queue.declare-ok")
+      yield* channel.publish({ routingKey: a, body: "again", mandatory: true })
       yield* Deferred.await(back)
       yield* Deferred.succeed(go, undefined)
       assert.strictEqual(yield* Deferred.await(done), "Settled")
       yield* Fiber.interrupt(running)
-      assert.deepStrictEqual(seen, [`${b} long false`, `${a} again false`])
+      assert.deepStrictEqual(seen, [`${b} 0 false`, `${a} again false`])
     })))
 
   it.effect("one that is missing recovers alone, and nothing of the others is handled twice", () =>
@@ -676,7 +688,8 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
   it.effect("an exclusive one waits until the broker has noticed the loss", () =>
     noLeaks(Effect.gen(function*() {
       const { queue } = yield* filled(1)
-      const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const stranded = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const { connection, link } = stranded
       const consumer = yield* AmqpConsumer.make(queue, { exclusive: true, recover: recoverSoon }).pipe(
         Effect.provideService(AmqpConnection, connection)
       )
@@ -687,16 +700,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
         Effect.forkScoped
       )
       yield* until(consumer, isAttachedIn(1))
-      // The broker's side stays.
-      yield* proxy.refuse(true)
-      yield* proxy.set("up", { mode: "hole" })
-      yield* link.halfClose("down")
-      // The first attempt, which is refused, comes when the old socket is closed.
-      yield* Stream.runDrain(
-        Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
-      )
-      yield* proxy.set("up", { mode: "pass" })
-      yield* proxy.refuse(false)
+      yield* strand(stranded)
       yield* Effect.raceFirst(
         until(consumer, (status) => status._tag === "Recovering" && status.cause.reason._tag === "AmqpAccessRefused"),
         Deferred.await(failed)
@@ -707,7 +711,8 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
 
   it.effect("one of an exclusive queue waits until the topology has it again, also while nobody has it", () =>
     noLeaks(Effect.gen(function*() {
-      const { connection, link, proxy } = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const stranded = yield* proxied({ reconnect: Schedule.spaced("10 millis") })
+      const { connection, link } = stranded
       const name = uniqueName("exclusive")
       yield* Effect.gen(function*() {
         yield* AmqpTopology.make([AmqpTopology.classicQueue(name, { exclusive: true, durable: false })], {
@@ -721,14 +726,7 @@ layer(onVhost, { excludeTestServices: true })("a consumer whose connection is lo
           Effect.forkScoped
         )
         yield* until(consumer, isAttachedIn(1))
-        yield* proxy.refuse(true)
-        yield* proxy.set("up", { mode: "hole" })
-        yield* link.halfClose("down")
-        yield* Stream.runDrain(
-          Stream.takeUntil(connection.changes, (status) => status._tag === "Reconnecting" && status.attempt > 1)
-        )
-        yield* proxy.set("up", { mode: "pass" })
-        yield* proxy.refuse(false)
+        yield* strand(stranded)
         yield* Effect.raceFirst(
           until(
             consumer,

@@ -15,7 +15,18 @@ import { isRestored } from "../../src/internal/topology/queueNames.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { FaultProxy, ProxyLink } from "../harness/proxy.ts"
 import { canControl, onVhost, uniqueName } from "../harness/shared.ts"
-import { assertFailure, connect, framesOf, methodsOf, nextMethod, openOn, proxied, skipHeader } from "./support.ts"
+import {
+  assertFailure,
+  connect,
+  framesOf,
+  isAttachedIn,
+  methodsOf,
+  nextMethod,
+  openOn,
+  proxied,
+  skipHeader,
+  until
+} from "./support.ts"
 
 const { bind, bindExchange, classicQueue, exchange, passiveExchange, passiveQueue, quorumQueue, serverNamedQueue } =
   AmqpTopology
@@ -667,7 +678,8 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
         const consume = (queue: string, topology: ReadonlyArray<AmqpTopology.Entity>) =>
           Effect.gen(function*() {
             const consumer = yield* AmqpConsumer.make(queue, { topology, recover })
-            return yield* Effect.forkScoped(Effect.exit(Stream.runDrain(consumer.deliveries)))
+            const running = yield* Effect.forkScoped(Effect.exit(Stream.runDrain(consumer.deliveries)))
+            return { consumer, running }
           }).pipe(on)
         const consumers = yield* Effect.forEach(queues, (queue) => consume(queue, of(good, queue)))
         const made = yield* Effect.all([
@@ -677,15 +689,16 @@ layer(onVhost, { excludeTestServices: true })("topology", (it) => {
         ], { concurrency: "unbounded" })
         assert.deepStrictEqual(made.map(({ _tag }) => _tag), ["Success", "Failure", "Success"])
         const failing = yield* consume("none", of(bad, uniqueName("q"), "x-no"))
-        const exit = yield* Fiber.join(failing)
+        const exit = yield* Fiber.join(failing.running)
         assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", `exchange "${bad}"`)
         // The others are where they were.
         const channel = yield* openOn(connection)
         yield* channel.confirmSelect
-        yield* channel.publish({ exchange: good, body: "", mandatory: true }).pipe(
-          Effect.retry({ while: ({ _tag }) => _tag === "AmqpMessageReturned", times: 100 })
-        )
-        for (const fiber of consumers) assert.isUndefined(fiber.pollUnsafe())
+        const status = yield* connection.status
+        if (status._tag !== "Open") return assert.fail(status._tag)
+        for (const { consumer } of consumers) yield* until(consumer, isAttachedIn(status.epoch))
+        yield* channel.publish({ exchange: good, body: "", mandatory: true })
+        for (const { running } of consumers) assert.isUndefined(running.pollUnsafe())
       })))
 
     it.effect("takes the end of the connection that somebody else provoked for a loss", () =>

@@ -2,7 +2,7 @@
  * The command, in a process of its own.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { type Cause, Duration, Effect, Queue, Redacted, Schedule } from "effect"
+import { type Cause, Deferred, Duration, Effect, Queue, Redacted, Schedule } from "effect"
 import { spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { connect, createServer } from "node:net"
@@ -57,10 +57,11 @@ const run = (...args: ReadonlyArray<string>) =>
     return { exitCode, output: yield* command.output, errors: yield* command.errors }
   }))
 
-/** A client that publishes to fifteen queues as fast as it can, and reads. */
+/** A client that publishes to fifteen queues as fast as it can, and reads; `declared` once it has heard of the last. */
 const flood = (host: string, port: number, prefix: string) =>
   Effect.acquireRelease(
     Effect.sync(() => {
+      const declared = Deferred.makeUnsafe<void>()
       const queues = Array.from({ length: 15 }, (_, i) => `${prefix}${i}`)
       const script = new Script().open().send(1, ...queues.map(declare))
       const publishes = new Script()
@@ -72,12 +73,16 @@ const flood = (host: string, port: number, prefix: string) =>
       const send = () => {
         while (!socket.destroyed && socket.write(chunk));
       }
-      socket.on("error", () => {}).on("data", () => {}).on("drain", send)
+      let heard = ""
+      socket.on("error", () => {}).on("drain", send).on("data", (bytes) => {
+        heard += bytes.toString("latin1")
+        if (heard.includes(`${prefix}14`)) Deferred.doneUnsafe(declared, Effect.void)
+      })
       socket.write(script.bytes())
       send()
-      return socket
+      return { socket, declared: Deferred.await(declared) }
     }),
-    (socket) => Effect.sync(() => socket.destroy())
+    ({ socket }) => Effect.sync(() => socket.destroy())
   )
 
 /** A process takes half a second to start, and more where others do the same. */
@@ -130,9 +135,12 @@ describe("effect-amqp broker", () => {
     Effect.gen(function*() {
       const command = yield* start("broker", "-p", "0", "-q")
       const { hostname, port } = new URL(listening.exec(yield* command.nextLine)?.[1] ?? "")
-      yield* Effect.forEach(Array.from({ length: 100 }), (_, i) => flood(hostname, Number(port), `q${i}.`))
-      // The clients' buffers are full, and so are the broker's.
-      yield* Effect.sleep("1 second")
+      const clients = yield* Effect.forEach(
+        Array.from({ length: 100 }),
+        (_, i) => flood(hostname, Number(port), `q${i}.`)
+      )
+      // What follows the last declaration fills the clients' buffers, and the broker's.
+      for (const { declared } of clients) yield* declared
       yield* command.signal("SIGINT")
       const [elapsed, exitCode] = yield* Effect.timed(command.exited)
       assert.strictEqual(exitCode, 0)

@@ -1,8 +1,5 @@
 /**
- * The service that connects to an endpoint: any `effect/socket` that carries bytes in both directions.
- *
- * A transport dials, and says how dialing failed. It knows nothing of AMQP: framing, credentials and timeouts are above
- * it. `NodeAmqp` has the one for TCP and TLS on Node.
+ * The transport service. `AmqpTransport` publishes and describes it.
  *
  * @since 0.1.0
  */
