@@ -5,8 +5,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Option, Redacted, Scope, Stream } from "effect"
 import { inspect } from "node:util"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import type { Status } from "../../src/AmqpConnection.ts"
 import { AmqpConnectionError } from "../../src/AmqpError.ts"
 import {
@@ -23,6 +21,7 @@ import {
   pattern,
   rawFrame
 } from "../engine/peer.ts"
+import { collectGarbage } from "../harness/garbage.ts"
 import {
   assertAlive,
   both,
@@ -39,9 +38,6 @@ import {
   start,
   tagged
 } from "./peer.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 const kibi = 1024
 const mebi = 1024 * kibi

@@ -4,13 +4,12 @@
  */
 import { assert, describe, layer } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Schedule, Stream } from "effect"
-import { setFlagsFromString } from "node:v8"
-import { runInNewContext } from "node:vm"
 import type { AmqpChannel } from "../../src/AmqpChannel.ts"
 import { AmqpConnection } from "../../src/AmqpConnection.ts"
 import * as AmqpConsumer from "../../src/AmqpConsumer.ts"
 import * as AmqpTopology from "../../src/AmqpTopology.ts"
 import { internals } from "../../src/internal/connection/service.ts"
+import { collectGarbage } from "../harness/garbage.ts"
 import { noLeaks } from "../harness/leaks.ts"
 import type { FaultProxy, ProxyLink } from "../harness/proxy.ts"
 import { onVhost, uniqueName } from "../harness/shared.ts"
@@ -26,9 +25,6 @@ import {
   skipHeader,
   until
 } from "./support.ts"
-
-setFlagsFromString("--expose-gc")
-const collectGarbage: () => void = runInNewContext("gc")
 
 /** Milliseconds that each piece from the broker takes, so that something can happen before it comes. */
 const delay = 50
